@@ -1,0 +1,45 @@
+# Every target makes what it needs; nothing but Python 3.11 has to be installed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: env
+env: $(VENV)/.installed  ## make .venv from the lock
+
+$(VENV)/.installed: constraints.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: demo
+demo: env  ## make a small archive, train on part of it, classify the rest
+	$(BIN)/python -m jobs.demo
+
+.PHONY: test
+test: env  ## run the tests
+	$(BIN)/python -m pytest tests
+
+.PHONY: lint
+lint: env  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: lock
+lock:  ## resolve the dependencies of setup.py anew into constraints.txt
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile --quiet --extra dev --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate setup.py -o constraints.txt
+	rm -rf $(VENV)-lock
+
+.PHONY: clean
+clean:  ## remove what the targets made
+	rm -rf $(VENV) demo-archive build *.egg-info

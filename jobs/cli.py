@@ -1,0 +1,77 @@
+"""The `imagecensus` command: finds the job and turns mistakes into sentences.
+
+Exit codes: 0 done; 1 the run ended but its books do not balance or too many images failed;
+2 the request cannot be carried out as given; 130 interrupted, rerun to resume; 3 a defect.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+from model_export.errors import UserError
+from model_export.version import __version__
+
+# name: (module, one line of help). Modules are imported only when called: `--help` is instant.
+JOBS = {
+    "classify": ("jobs.classify", "classify archives of images into a Parquet table"),
+    "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one job; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"imagecensus {__version__}")
+        return 0
+    if argv[0] not in JOBS:
+        print(f"imagecensus: no job {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    # TensorFlow and Beam talk a lot on import; a person asked for one thing.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return run_job(JOBS[argv[0]][0], argv[1:], debug)
+
+
+def run_job(module: str, argv: list[str], debug: bool = False) -> int:
+    """Calls `main(argv)` of a job's module and maps what it raises to an exit code."""
+    try:
+        return importlib.import_module(module).main(argv) or 0
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"imagecensus: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("imagecensus: interrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"imagecensus: unexpected {type(error).__name__}: {error}\n"
+            "This is a defect in imagecensus; run again with --debug for the traceback.",
+            file=sys.stderr,
+        )
+        return 3
+
+
+def _usage() -> str:
+    lines = ["usage: imagecensus JOB ...", "", "One label per picture, in a table you can query."]
+    lines += ["", "jobs:"]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in JOBS.items()]
+    lines += ["", "`imagecensus JOB --help` explains one. `--debug` shows tracebacks."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The contract of an exported model: what it takes, what it answers, and proof that it still does.
+
+A model folder is a TensorFlow SavedModel with these files in `assets.extra`:
+
+  contract.json   this contract
+  labels.txt      one label per line, class id = line number from 0
+  labels.json     {"0": "label", ...}, the same as a map
+  golden.npz      pictures (uint8 [G, H, W, 3]) and the answers recorded when it was exported
+
+Reading a contract runs nothing from the folder: JSON and plain arrays only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from model_export.errors import UserError
+from model_export.preprocess import PreprocessSpec
+
+CONTRACT_VERSION = 1
+EXTRA = "assets.extra"
+CONTRACT_FILE = "contract.json"
+LABELS_FILE = "labels.txt"
+LABEL_MAP_FILE = "labels.json"
+GOLDEN_FILE = "golden.npz"
+
+# An engine must reproduce the golden scores to this, or the model is not the one exported.
+GOLDEN_TOLERANCE = 1e-4
+
+
+class ModelError(UserError):
+    """The model folder cannot be used. The message names the folder and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What a model promises.
+
+    Attributes:
+      name: of the model, for people.
+      preprocess: how bytes become pixels.
+      labels: one per class id.
+      top_k: how many classes the signatures answer with, best first.
+      embedding_size: length of the `embed` signature's vectors.
+      training: free-form provenance (data, recipe, seed, versions).
+      metrics: free-form evaluation figures.
+      package_version: of the imagecensus that exported it.
+      digest: sha256 over the model's files, hex; see `model_digest`.
+    """
+
+    name: str
+    preprocess: PreprocessSpec
+    labels: tuple[str, ...]
+    top_k: int
+    embedding_size: int
+    training: dict
+    metrics: dict
+    package_version: str
+    digest: str = ""
+
+    def to_json(self) -> dict:
+        fields = dataclasses.asdict(self)
+        del fields["labels"]  # labels.txt holds them
+        return {"contract_version": CONTRACT_VERSION, **fields, "classes": len(self.labels)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """Recorded inputs and outputs.
+
+    `images` uint8 [G, H, W, 3]; `class_ids` int32 [G, K]; `scores` float32 [G, K].
+    """
+
+    images: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+
+    def check(self, class_ids: np.ndarray, scores: np.ndarray, who: str) -> None:
+        """Raises ModelError where an engine's answers differ from the recorded ones."""
+        if scores.shape != self.scores.shape:
+            raise ModelError(
+                f"{who}: answers of shape {scores.shape}, the contract says {self.scores.shape};"
+                " export the model again"
+            )
+        difference = float(np.abs(scores - self.scores).max(initial=0.0))
+        # Classes may swap places only where their scores tie within the tolerance.
+        swapped = (class_ids != self.class_ids) & (np.abs(self.scores - scores) > GOLDEN_TOLERANCE)
+        if difference > GOLDEN_TOLERANCE or swapped.any() or not np.isfinite(scores).all():
+            raise ModelError(
+                f"{who}: the golden pictures' scores differ by {difference:.2g} from the recorded"
+                f" ones (limit {GOLDEN_TOLERANCE:g}); the model files or the engine have changed:"
+                " export the model again, or try --engine=tensorflow"
+            )
+
+
+def write_contract(directory: str, contract: Contract, golden: Golden) -> Contract:
+    """Writes `assets.extra` into a SavedModel folder; returns the contract with its digest."""
+    extra = os.path.join(directory, EXTRA)
+    os.makedirs(extra, exist_ok=True)
+    with open(os.path.join(extra, LABELS_FILE), "w", encoding="utf-8") as file:
+        file.writelines(label + "\n" for label in contract.labels)
+    with open(os.path.join(extra, LABEL_MAP_FILE), "w", encoding="utf-8") as file:
+        json.dump({str(i): label for i, label in enumerate(contract.labels)}, file, indent=1)
+    np.savez_compressed(
+        os.path.join(extra, GOLDEN_FILE),
+        images=golden.images,
+        class_ids=golden.class_ids.astype(np.int32),
+        scores=golden.scores.astype(np.float32),
+    )
+    contract = dataclasses.replace(contract, digest=model_digest(directory))
+    with open(os.path.join(extra, CONTRACT_FILE), "w", encoding="utf-8") as file:
+        json.dump(contract.to_json(), file, indent=1)
+        file.write("\n")
+    return contract
+
+
+def model_digest(directory: str) -> str:
+    """sha256 over the names and contents of everything in the folder but contract.json."""
+    digest = hashlib.sha256()
+    paths = []
+    for root, _, names in os.walk(directory):
+        paths += [os.path.relpath(os.path.join(root, name), directory) for name in names]
+    for path in sorted(paths):
+        if path == os.path.join(EXTRA, CONTRACT_FILE) or path == "fingerprint.pb":
+            continue
+        with open(os.path.join(directory, path), "rb") as file:
+            content = hashlib.sha256(file.read()).digest()
+        digest.update(path.replace(os.sep, "/").encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def read_contract(directory: str, verify_digest: bool = True) -> Contract:
+    """Reads and checks the contract of a model folder.
+
+    Raises:
+      ModelError: no such folder, no SavedModel, no contract, labels that do not fit it, a newer
+        contract version, or files that changed since the export.
+    """
+    path = os.path.join(directory, EXTRA, CONTRACT_FILE)
+    if not os.path.isdir(directory):
+        raise ModelError(f"{directory}: no such model folder")
+    if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
+        raise ModelError(f"{directory}: holds no saved_model.pb; is this a model folder?")
+    try:
+        with open(path, encoding="utf-8") as file:
+            fields = json.load(file)
+        with open(os.path.join(directory, EXTRA, LABELS_FILE), encoding="utf-8") as file:
+            labels = tuple(file.read().removesuffix("\n").split("\n"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{error.filename}: missing; only models exported by imagecensus can be used"
+            " (make one with `imagecensus train` or `imagecensus export`)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None
+    try:
+        version = fields.pop("contract_version")
+        if version > CONTRACT_VERSION:
+            raise ModelError(
+                f"{path}: contract version {version}, this imagecensus reads up to"
+                f" {CONTRACT_VERSION}; update imagecensus"
+            )
+        classes = fields.pop("classes")
+        spec = PreprocessSpec.from_json(fields.pop("preprocess"))
+        contract = Contract(preprocess=spec, labels=labels, **fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: not a valid contract: {error}") from None
+    if len(labels) != classes:
+        raise ModelError(
+            f"{directory}: labels.txt has {len(labels)} labels, the model {classes} classes"
+        )
+    if verify_digest and model_digest(directory) != contract.digest:
+        raise ModelError(
+            f"{directory}: its files changed since the export (digest differs from contract.json);"
+            " copy or export it again"
+        )
+    return contract
+
+
+def read_golden(directory: str) -> Golden:
+    """The recorded inputs and outputs of a model folder. Raises ModelError."""
+    path = os.path.join(directory, EXTRA, GOLDEN_FILE)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Golden(arrays["images"], arrays["class_ids"], arrays["scores"])
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None

@@ -1,0 +1,7 @@
+"""The one error type that reaches a person as a sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what, which file, and what to do."""
+
+    exit_code = 2

@@ -1,0 +1,191 @@
+"""From a trained Keras classifier to a self-describing SavedModel.
+
+Signatures (names and dtypes as TensorFlow Serving's clients expect them):
+
+  serving_default  images uint8 [N, H, W, 3]  ->  class_ids int32 [N, K], scores float32 [N, K],
+                                                  embedding float32 [N, D]
+  serving_bytes    image_bytes string [N]     ->  class_ids, scores, labels string [N, K]
+  embed            images uint8 [N, H, W, 3]  ->  embedding float32 [N, D]
+
+The variables are frozen to constants held once and shared by the signatures; arithmetic and
+top-k are in the graph. `serving_default` carries the embedding too, so that one pass gives both
+(OpenVINO's reader takes that signature only).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from model_export.contract import (
+    Contract,
+    Golden,
+    ModelError,
+    read_contract,
+    write_contract,
+)
+from model_export.preprocess import PreprocessSpec
+from model_export.version import __version__
+
+EMBEDDING_LAYER = "embedding"
+EXPORTED_TOP_K = 10
+GOLDEN_IMAGES = 4
+
+
+def normalize(pixels: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
+    """uint8 [..., 3] pixels as the float32 that the network takes. Used in training too."""
+    return tf.cast(pixels, tf.float32) * spec.scale + spec.offset
+
+
+def export_classifier(
+    model: keras.Model,
+    spec: PreprocessSpec,
+    labels: list[str] | tuple[str, ...],
+    directory: str,
+    *,
+    name: str,
+    golden_images: np.ndarray,
+    embedding_layer: str | None = EMBEDDING_LAYER,
+    top_k: int = EXPORTED_TOP_K,
+    training: dict | None = None,
+    metrics: dict | None = None,
+) -> Contract:
+    """Exports a classifier; the folder appears whole or not at all.
+
+    Args:
+      model: float32 [N, H, W, 3] (already `normalize`d) -> probabilities float32 [N, classes].
+      spec: preprocessing the model was trained with.
+      labels: one per class.
+      directory: must not exist, or be an earlier export, which is replaced.
+      name: of the model, for people.
+      golden_images: uint8 [G, H, W, 3], non-trivial pictures; their answers are recorded.
+      embedding_layer: name of the layer whose output `[N, D]` (or `[N, h, w, D]`, averaged) is
+        the embedding; None takes the input of the last layer.
+      top_k: classes per answer, cut to the number of labels.
+      training, metrics: provenance for the contract.
+
+    Raises:
+      ModelError: outputs and labels do not match, or the folder holds something else.
+    """
+    classes = model.output_shape[-1]
+    if classes != len(labels):
+        raise ModelError(f"{name}: {classes} outputs for {len(labels)} labels")
+    if len(set(labels)) != len(labels) or any("\n" in label for label in labels):
+        raise ModelError(f"{name}: labels must be unique and without line breaks")
+    if os.path.exists(directory) and os.listdir(directory):
+        if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
+            raise ModelError(f"{directory}: exists and is no model folder; choose another")
+    top_k = min(top_k, classes)
+    root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)
+
+    directory = os.path.abspath(directory)
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=".exporting-", dir=os.path.dirname(directory))
+    try:
+        signatures = {
+            "serving_default": root.serving_default,
+            "serving_bytes": root.serving_bytes,
+            "embed": root.embed,
+        }
+        tf.saved_model.save(root, partial, signatures=signatures)
+        answers = root.serving_default(tf.constant(golden_images))
+        golden = Golden(golden_images, answers["class_ids"].numpy(), answers["scores"].numpy())
+        contract = Contract(
+            name=name,
+            preprocess=spec,
+            labels=tuple(labels),
+            top_k=top_k,
+            embedding_size=embedding_size,
+            training=training or {},
+            metrics=metrics or {},
+            package_version=__version__,
+        )
+        write_contract(partial, contract, golden)
+        os.chmod(partial, 0o755)
+        if os.path.isdir(directory):
+            shutil.rmtree(directory)
+        os.rename(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_contract(directory)
+
+
+def _build(model, spec, labels, embedding_layer, top_k):
+    """The module with its three traced signatures, and the embedding's length."""
+    if embedding_layer is None:
+        embedding = model.layers[-1].input
+    else:
+        embedding = model.get_layer(embedding_layer).output
+    both = keras.Model(model.input, [model.output, embedding])
+    images_spec = tf.TensorSpec([None, *spec.shape], tf.uint8, name="images")
+
+    @tf.function(input_signature=[images_spec])
+    def forward(images):
+        probabilities, features = both(normalize(images, spec), training=False)
+        if features.shape.rank == 4:
+            features = tf.reduce_mean(features, [1, 2])
+        return tf.cast(probabilities, tf.float32), tf.cast(features, tf.float32)
+
+    frozen = convert_variables_to_constants_v2(forward.get_concrete_function())
+
+    @tf.function(input_signature=[images_spec])
+    def serving_default(images):
+        probabilities, features = frozen(images)
+        scores, class_ids = tf.math.top_k(probabilities, k=top_k)
+        return {"class_ids": class_ids, "scores": scores, "embedding": features}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def serving_bytes(image_bytes):
+        images = tf.map_fn(
+            lambda data: _decode_in_graph(data, spec), image_bytes, fn_output_signature=tf.uint8
+        )
+        images = tf.ensure_shape(images, [None, *spec.shape])
+        probabilities, _ = frozen(images)
+        scores, class_ids = tf.math.top_k(probabilities, k=top_k)
+        return {
+            "class_ids": class_ids,
+            "scores": scores,
+            "labels": tf.gather(tf.constant(list(labels)), class_ids),
+        }
+
+    @tf.function(input_signature=[images_spec])
+    def embed(images):
+        return {"embedding": frozen(images)[1]}
+
+    root = tf.Module()
+    root.serving_default = serving_default
+    root.serving_bytes = serving_bytes
+    root.embed = embed
+    return root, int(frozen.outputs[1].shape[-1])
+
+
+def _decode_in_graph(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
+    """uint8 [H, W, 3] from encoded bytes, as near to `decode_image` as TensorFlow's ops come.
+
+    A picture already of the target size (BMP, PNG) passes through exactly. Otherwise the
+    differences are: no EXIF orientation, another JPEG decoder setting, float instead of 8-bit
+    resize, no DCT scaling; TensorFlow reads JPEG, PNG, GIF, BMP and WebP.
+    """
+    image = tf.io.decode_image(data, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    size = tf.shape(image)[:2]
+    if spec.crop == "center":
+        target = tf.constant([spec.height, spec.width], tf.float32)
+        sides = tf.cast(size, tf.float32)
+        box = target * tf.reduce_min(sides / target) * spec.crop_fraction
+        top_left = tf.cast(tf.round((sides - box) / 2), tf.int32)
+        box = tf.minimum(tf.cast(tf.round(box), tf.int32), size - top_left)
+        image = tf.slice(image, tf.concat([top_left, [0]], 0), tf.concat([box, [3]], 0))
+    method = {"lanczos": "lanczos3"}.get(spec.resize, spec.resize)
+    resized = tf.image.resize(image, [spec.height, spec.width], method=method, antialias=True)
+    image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    if spec.color == "grey":
+        grey = tf.image.rgb_to_grayscale(image)
+        image = tf.repeat(grey, 3, axis=-1)
+    return tf.ensure_shape(image, spec.shape)

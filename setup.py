@@ -1,0 +1,55 @@
+"""Package definition. Packages are listed by name, so that `tests` never ships to a worker."""
+
+from setuptools import setup
+
+version = {}
+with open("model_export/version.py", encoding="utf-8") as file:
+    exec(file.read(), version)
+
+EXTRAS = {
+    # Training, export, and the `tensorflow` and `tfx-bsl` engines. A worker that classifies
+    # with the `openvino` engine needs none of it.
+    "tensorflow": [
+        "tensorflow==2.21.*",
+        "tf-keras==2.21.*",
+        "tensorflow-hub==0.16.1",
+        "tfx-bsl==1.21.0",
+        "h5py",
+    ],
+    "report": ["scikit-learn", "matplotlib", "pandas"],
+    "browse": ["starlette", "uvicorn", "python-multipart"],
+}
+DEV = [
+    "pytest",
+    "pytest-timeout",
+    "hypothesis",
+    "ruff",
+    "polars",
+    "psutil",
+    "playwright",
+    "gcp-storage-emulator",
+    "setuptools",
+    "wheel",
+    "pip",
+]
+
+setup(
+    name="imagecensus",
+    version=version["__version__"],
+    description="One label per picture for archives of millions, in a table you can query.",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=["jobs", "transforms", "model_export"],
+    install_requires=[
+        "apache-beam[gcp]==2.77.0",
+        "google-cloud-storage",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "openvino",
+        "duckdb",
+        "tqdm",
+    ],
+    extras_require={**EXTRAS, "all": sum(EXTRAS.values(), []), "dev": sum(EXTRAS.values(), DEV)},
+    entry_points={"console_scripts": ["imagecensus = jobs.cli:main"]},
+)
