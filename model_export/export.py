@@ -78,9 +78,9 @@ def export_classifier(
         raise ModelError(f"{name}: {classes} outputs for {len(labels)} labels")
     if len(set(labels)) != len(labels) or any("\n" in label for label in labels):
         raise ModelError(f"{name}: labels must be unique and without line breaks")
-    if os.path.exists(directory) and os.listdir(directory):
-        if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
-            raise ModelError(f"{directory}: exists and is no model folder; choose another")
+    occupied = os.path.exists(directory) and os.listdir(directory)
+    if occupied and not os.path.isfile(os.path.join(directory, "saved_model.pb")):
+        raise ModelError(f"{directory}: exists and is no model folder; choose another")
     top_k = min(top_k, classes)
     root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)
 

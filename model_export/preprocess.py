@@ -135,7 +135,8 @@ class PreprocessSpec:
         unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(
-                f"preprocessing: unknown fields {sorted(unknown)}; update imagecensus to read this model"
+                f"preprocessing: unknown fields {sorted(unknown)};"
+                " update imagecensus to read this model"
             )
         return cls(**fields)
 
