@@ -40,6 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=["jobs", "transforms", "model_export"],
+    package_data={"jobs": ["*.html", "*.j2"]},
     install_requires=[
         "apache-beam[gcp]==2.77.0",
         "google-cloud-storage",
@@ -48,6 +49,7 @@ setup(
         "pyarrow",
         "openvino",
         "duckdb",
+        "jinja2",
         "tqdm",
     ],
     extras_require={**EXTRAS, "all": sum(EXTRAS.values(), []), "dev": sum(EXTRAS.values(), DEV)},

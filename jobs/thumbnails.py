@@ -1,0 +1,71 @@
+"""Small pictures for people to look at, made from untrusted files.
+
+A thumbnail is pixels only: the file is decoded by the job's own decoder and the pixels are
+encoded anew, so that nothing else of the file (EXIF text, profiles, trailing bytes) reaches a
+page.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
+
+MAX_FILE_BYTES = 64 * 2**20
+THREADS = 4
+
+
+def make_thumbnail(uri: str, side: int) -> bytes:
+    """A JPEG of `side` x `side` pixels, the centre of the picture.
+
+    Raises:
+      ImageError: the picture cannot be read, is over MAX_FILE_BYTES, or cannot be decoded.
+    """
+    configure_pillow()
+    spec = PreprocessSpec(height=side, width=side, crop="center")
+    pixels = np.empty(spec.shape, np.uint8)
+    decode_image(read_bytes(uri), spec, pixels)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def make_thumbnails(uris: list[str], side: int) -> dict[str, bytes]:
+    """The thumbnails of those pictures that can be read."""
+
+    def attempt(uri):
+        try:
+            return make_thumbnail(uri, side)
+        except ImageError:
+            return None
+
+    uris = list(dict.fromkeys(uris))
+    with ThreadPoolExecutor(THREADS) as pool:
+        made = zip(uris, pool.map(attempt, uris), strict=True)
+        return {uri: thumbnail for uri, thumbnail in made if thumbnail}
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes of one picture of the table.
+
+    Raises:
+      ImageError: `not_found`, `read_error` or `too_large`.
+    """
+    path = uri
+    if uri.startswith("file://"):
+        path = os.fsdecode(urllib.parse.unquote_to_bytes(uri[len("file://") :]))
+    try:
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            raise ImageError("too_large", "the file is too large to be shown")
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ImageError("not_found", "the file is gone") from None
+    except (OSError, ValueError) as error:
+        raise ImageError("read_error", str(error)) from None
