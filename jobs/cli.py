@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the run ended but its books do not balance or too many ima
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # TensorFlow and Beam talk a lot on import; a person asked for one thing.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
     return run_job(JOBS[argv[0]][0], argv[1:], debug)
 
 

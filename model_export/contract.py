@@ -80,7 +80,13 @@ class Golden:
     class_ids: np.ndarray
     scores: np.ndarray
 
-    def check(self, class_ids: np.ndarray, scores: np.ndarray, who: str) -> None:
+    def check(
+        self,
+        class_ids: np.ndarray,
+        scores: np.ndarray,
+        who: str,
+        tolerance: float = GOLDEN_TOLERANCE,
+    ) -> None:
         """Raises ModelError where an engine's answers differ from the recorded ones."""
         if scores.shape != self.scores.shape:
             raise ModelError(
@@ -90,10 +96,10 @@ class Golden:
         difference = float(np.abs(scores - self.scores).max(initial=0.0))
         # Classes may swap places only where their scores tie within the tolerance.
         swapped = (class_ids != self.class_ids) & (np.abs(self.scores - scores) > GOLDEN_TOLERANCE)
-        if difference > GOLDEN_TOLERANCE or swapped.any() or not np.isfinite(scores).all():
+        if difference > tolerance or swapped.any() or not np.isfinite(scores).all():
             raise ModelError(
                 f"{who}: the golden pictures' scores differ by {difference:.2g} from the recorded"
-                f" ones (limit {GOLDEN_TOLERANCE:g}); the model files or the engine have changed:"
+                f" ones (limit {tolerance:g}); the model files or the engine have changed:"
                 " export the model again, or try --engine=tensorflow"
             )
 

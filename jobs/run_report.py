@@ -1,0 +1,144 @@
+"""The books of a run: `run_report.json`, and the summary that a person reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+
+from model_export.version import __version__
+from transforms import storage
+from transforms.dataset import Layout
+from transforms.parts import Totals
+from transforms.plan_units import Planned
+
+_PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
+_SHOWN_LABELS = 8
+
+
+@dataclasses.dataclass
+class Run:
+    """What happened, gathered while a run goes on."""
+
+    run_id: str
+    started: float
+    inputs: tuple[str, ...]
+    model: str
+    model_name: str
+    model_digest: str
+    fingerprint: str
+    engine: str
+    runner: str
+    planned: Planned | None = None
+    images: int = 0  # classified in this run
+    seconds: float = 0.0  # of the pipeline
+    stage_seconds: dict = dataclasses.field(default_factory=dict)
+    counters: dict = dataclasses.field(default_factory=dict)
+    damaged: int = 0
+    interrupted: bool = False
+
+
+def books(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
+    """The counts that must balance, and whether they do.
+
+    listed = already_listed + duplicates + added, for this run's inputs;
+    images = rows + pending, rows = predicted + failed, for the dataset.
+    """
+    planned = run.planned
+    return {
+        "listed": planned.listed,
+        "already_listed": planned.known,
+        "duplicates": planned.duplicates,
+        "added": planned.added,
+        "images": planned_rows,
+        "rows": totals.rows,
+        "predicted": totals.predicted,
+        "failed": totals.failed,
+        "pending": pending_rows,
+        "balanced": (
+            planned.listed == planned.known + planned.duplicates + planned.added
+            and planned_rows == totals.rows + pending_rows
+            and totals.rows == totals.predicted + totals.failed
+            and (pending_rows == 0 or run.interrupted)
+        ),
+    }
+
+
+def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> dict:
+    """Writes `run_report.json` and returns what it holds."""
+    report = {
+        "run_id": run.run_id,
+        "started": _utc(run.started),
+        "finished": _utc(time.time()),
+        "interrupted": run.interrupted,
+        "books": counts,
+        "statuses": dict(totals.statuses.most_common()),
+        "labels": dict(totals.labels.most_common()),
+        "rates": {
+            "images": run.images,
+            "seconds": round(run.seconds, 3),
+            "images_per_second": round(run.images / run.seconds, 2) if run.seconds else None,
+            "cpu_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_seconds.items()},
+        },
+        "counters": run.counters,
+        "inputs": list(run.inputs),
+        "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
+        "fingerprint": run.fingerprint,
+        "engine": run.engine,
+        "runner": run.runner,
+        "damaged_parts_redone": run.damaged,
+        "versions": versions(),
+    }
+    storage.write(layout.run_report, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def summary(layout: Layout, report: dict) -> str:
+    """One screen for a person."""
+    counts, rates = report["books"], report["rates"]
+    lines = []
+    if rates["images"]:
+        lines.append(
+            f"classified {rates['images']:,} images in {rates['seconds']:,.1f} s"
+            f" ({rates['images_per_second']:,.1f} images/s, {report['engine']})"
+        )
+    else:
+        lines.append("nothing new to classify")
+    lines.append(
+        f"listed     {counts['listed']:,} = {counts['added']:,} new"
+        f" + {counts['already_listed']:,} known + {counts['duplicates']:,} duplicates"
+    )
+    verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
+    pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
+    lines.append(
+        f"dataset    {counts['images']:,} images = {counts['predicted']:,} predicted"
+        f" + {counts['failed']:,} failed{pending}  ({verdict})"
+    )
+    failures = {k: v for k, v in report["statuses"].items() if k != "ok"}
+    if failures:
+        lines.append("failures   " + ", ".join(f"{v:,} {k}" for k, v in failures.items()))
+    labels = list(report["labels"].items())
+    if labels:
+        shown = ", ".join(f"{v:,} {k}" for k, v in labels[:_SHOWN_LABELS])
+        more = f", and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
+        lines.append(f"labels     {shown}{more}")
+    lines.append(f"table      {layout.parts}")
+    lines.append(f"report     {layout.run_report}")
+    return "\n".join(lines)
+
+
+def versions() -> dict:
+    """Of this package, Python and the packages that decide what rows say; None: not installed."""
+    found = {"imagecensus": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,198 @@
+"""From decoded batches to predictions: Beam's RunInference over one of the engines.
+
+An engine is anything with
+  infer(pixels uint8 [N, H, W, 3]) -> (class_ids int32 [N, K], scores float32 [N, K],
+                                       embeddings float32 [N, D])
+and answers each picture alike whatever the batch it comes in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from model_export.contract import read_contract, read_golden
+from transforms import counters
+from transforms.engines import load_engine
+from transforms.records import (
+    REF_COLUMNS,
+    STATUS_TYPE,
+    TOP_K_TYPE,
+    ImageBatch,
+    PredictionBatch,
+    Status,
+    prediction_schema,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """How images are classified; the same on every worker."""
+
+    model: str  # model folder
+    engine: str
+    precision: str = "f32"
+    top_k: int = 5
+    embeddings: bool = False
+    threads: int = 0  # 0: one per core
+
+
+def infer_bisecting(engine, pixels: np.ndarray):
+    """Answers of an engine; a batch that fails is halved until the pictures at fault are alone.
+
+    Returns:
+      (class_ids [N, K], scores [N, K], embeddings [N, D], errors: N messages or None). Rows with
+      an error hold zeros. The arrays are None where not one picture could be answered.
+    """
+    try:
+        class_ids, scores, embeddings = engine.infer(pixels)
+        if not np.isfinite(scores).all():
+            raise FloatingPointError("a score is not a finite number")
+        return class_ids, scores, embeddings, [None] * len(pixels)
+    except Exception as error:
+        if len(pixels) == 1:
+            return None, None, None, [f"{type(error).__name__}: {error}"]
+        counters.BATCHES_SPLIT.inc()
+        half = len(pixels) // 2
+        left = infer_bisecting(engine, pixels[:half])
+        right = infer_bisecting(engine, pixels[half:])
+        arrays = []
+        for a, b in zip(left[:3], right[:3], strict=True):
+            if a is None and b is None:
+                arrays.append(None)
+                continue
+            like = a if a is not None else b
+            a = np.zeros((half, *like.shape[1:]), like.dtype) if a is None else a
+            if b is None:
+                b = np.zeros((len(pixels) - half, *like.shape[1:]), like.dtype)
+            arrays.append(np.concatenate([a, b]))
+        return (*arrays, left[3] + right[3])
+
+
+def classify_batch(
+    batch: ImageBatch, engine, labels: pa.Array, how: Classification, embedding_size: int
+) -> PredictionBatch:
+    """One decoded batch as finished rows of `prediction_schema`.
+
+    `labels` string [classes]. Every reference of the batch becomes exactly one row.
+    """
+    rows = len(batch)
+    status, error = list(batch.status), list(batch.error)
+    good = np.flatnonzero([value == Status.OK.value for value in status])
+    class_ids = scores = embeddings = None
+    if len(good):
+        class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
+        for row, message in zip(good, errors, strict=True):
+            if message is not None:
+                status[row], error[row] = Status.INFERENCE_ERROR.value, message
+        answered = [message is None for message in errors]
+        good = good[answered]
+        if len(good):
+            class_ids = np.ascontiguousarray(class_ids[answered][:, : how.top_k], np.int32)
+            scores = np.ascontiguousarray(scores[answered][:, : how.top_k], np.float32)
+            embeddings = embeddings[answered]
+    # Row i of the output takes answer `at[i]`, or null.
+    at = np.full(rows, -1)
+    at[good] = np.arange(len(good))
+    take = pa.array(at, pa.int32(), mask=at < 0)
+    if not len(good):
+        class_ids = np.zeros((0, how.top_k), np.int32)
+        scores = np.zeros((0, how.top_k), np.float32)
+        embeddings = np.zeros((0, embedding_size), np.float32)
+    flat_ids = pa.array(class_ids.ravel(), pa.int32())
+    flat_labels = labels.take(flat_ids)
+    entries = pa.StructArray.from_arrays(
+        [flat_labels, flat_ids, pa.array(scores.ravel(), pa.float32())], fields=list(_entry_type())
+    )
+    offsets = np.arange(len(good) + 1, dtype=np.int32) * class_ids.shape[1]
+    top_k = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries, type=TOP_K_TYPE)
+    best = pa.array(np.arange(len(good), dtype=np.int32) * class_ids.shape[1], pa.int32())
+    refs = batch.refs
+    columns = {
+        "uri": refs.column("uri"),
+        "status": pa.array(status, pa.string()).dictionary_encode().cast(STATUS_TYPE),
+        "error": pa.array(error, pa.string()),
+        "label": flat_labels.take(best).take(take),
+        "class_id": flat_ids.take(best).take(take),
+        "score": entries.field("score").take(best).take(take),
+        "top_k": top_k.take(take),
+        "width": pa.array(batch.width, pa.int32()),
+        "height": pa.array(batch.height, pa.int32()),
+        "format": pa.array(batch.format, pa.string()),
+        "bytes": pa.array(batch.bytes, pa.int64()),
+        "etag_or_mtime": refs.column("etag_or_mtime"),
+    }
+    if how.embeddings:
+        vectors = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(embeddings, np.float32).ravel()), embedding_size
+        )
+        columns["embedding"] = vectors.take(take)
+    passthrough = [field for field in refs.schema if field.name not in REF_COLUMNS]
+    for field in passthrough:
+        columns[field.name] = refs.column(field.name)
+    schema = prediction_schema(pa.schema(passthrough), embedding_size if how.embeddings else None)
+    table = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return PredictionBatch(batch.unit, table, batch.last)
+
+
+def _entry_type():
+    return [TOP_K_TYPE.value_type.field(i) for i in range(TOP_K_TYPE.value_type.num_fields)]
+
+
+@dataclasses.dataclass
+class LoadedClassifier:
+    """What one process holds: the engine and what turns its answers into rows."""
+
+    engine: Any
+    labels: pa.Array
+    embedding_size: int
+
+
+class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifier]):
+    """RunInference over pre-made batches: one `ImageBatch` in, one `PredictionBatch` out."""
+
+    def __init__(self, how: Classification):
+        super().__init__()
+        self._how = how
+
+    def load_model(self) -> LoadedClassifier:
+        """Loads the engine and checks it on the golden pictures before any image is read."""
+        contract = read_contract(self._how.model)
+        engine = load_engine(
+            self._how.engine, self._how.model, self._how.precision, self._how.threads
+        )
+        golden = read_golden(self._how.model)
+        class_ids, scores, _ = engine.infer(golden.images)
+        golden.check(class_ids, scores, f"{self._how.model} ({self._how.engine})", engine.tolerance)
+        return LoadedClassifier(
+            engine, pa.array(contract.labels, pa.string()), contract.embedding_size
+        )
+
+    def run_inference(
+        self, batch: ImageBatch, model: LoadedClassifier, inference_args=None
+    ) -> Sequence[PredictionBatch]:
+        rows = classify_batch(batch, model.engine, model.labels, self._how, model.embedding_size)
+        counters.STAGES.add_images(len(rows), len(rows) - len(batch.pixels))
+        return [rows]
+
+    def get_num_bytes(self, batch: ImageBatch) -> int:
+        return batch.pixels.nbytes  # the default would pickle the pixels
+
+    def should_skip_batching(self) -> bool:
+        return True
+
+
+@dataclasses.dataclass
+class ClassifyImages(beam.PTransform):
+    """`PCollection[ImageBatch]` → `PCollection[PredictionBatch]`, by RunInference."""
+
+    how: Classification
+
+    def expand(self, batches: beam.PCollection[ImageBatch]) -> beam.PCollection[PredictionBatch]:
+        return batches | RunInference(ClassifierHandler(self.how))

@@ -1,0 +1,187 @@
+"""From a unit of references to a stream of decoded batches, on all cores.
+
+While one batch is in the model, threads read and decode the next ones. The window of batches in
+flight bounds the memory; nothing waits for the whole unit.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from model_export.preprocess import (
+    MAX_PIXELS,
+    ImageError,
+    PreprocessSpec,
+    configure_pillow,
+    decode_image,
+)
+from transforms import counters, plan_units, storage
+from transforms.parts import failed_rows
+from transforms.read_images import MAX_BYTES, read_image
+from transforms.records import ImageBatch, Status, Unit
+
+# Set by Ctrl-C in a run in this very process: units not begun yet are left for the rerun.
+STOP = threading.Event()
+
+_TASK_IMAGES = 4  # images per thread task: small against a batch, large against a task's overhead
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How images are decoded; the same on every worker.
+
+    `batch_images` is a constant of memory, not of speed: engines cut batches to their own size.
+    """
+
+    spec: PreprocessSpec
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
+    batch_images: int = 64
+    window_batches: int = 3  # decoded or being decoded, beyond the one in the model
+    threads: int = 0  # 0: one per core
+    fetch_threads: int = 32  # readers ahead of the decoders, for buckets only
+
+
+def decode_unit(unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools) -> Iterator:
+    """Reads and decodes the references of one unit.
+
+    Yields:
+      ImageBatch, in row order, `how.batch_images` references each; the last one has `last`.
+    """
+    waiting = collections.deque()
+    starts = range(0, refs.num_rows, how.batch_images)
+    for start in starts:
+        waiting.append(_Pending(unit, refs.slice(start, how.batch_images), how, pools))
+        if len(waiting) > how.window_batches:
+            yield waiting.popleft().result(last=False)
+    while waiting:
+        yield waiting.popleft().result(last=not waiting)
+
+
+class Pools:
+    """The threads of one process: decoders, and readers where reading waits for a network."""
+
+    def __init__(self, how: Decoding):
+        self.decode = concurrent.futures.ThreadPoolExecutor(
+            how.threads or os.cpu_count() or 1, "decode"
+        )
+        self.fetch = concurrent.futures.ThreadPoolExecutor(how.fetch_threads, "fetch")
+
+    def close(self) -> None:
+        self.decode.shutdown(cancel_futures=True)
+        self.fetch.shutdown(cancel_futures=True)
+
+
+class _Pending:
+    """One batch being read and decoded."""
+
+    def __init__(self, unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools):
+        self._unit, self._refs, self._how = unit, refs, how
+        rows = refs.num_rows
+        self._pixels = np.empty((rows, *how.spec.shape), np.uint8)
+        self._status = [Status.OK.value] * rows
+        self._error = [None] * rows
+        self._width, self._height = [None] * rows, [None] * rows
+        self._format, self._bytes = [None] * rows, [None] * rows
+        self._uris = refs.column("uri").to_pylist()
+        self._sizes = refs.column("size").to_pylist()
+        self._etags = refs.column("etag_or_mtime").to_pylist()
+        self._fetched = {}
+        for row, uri in enumerate(self._uris):
+            if storage.is_bucket(uri):
+                self._fetched[row] = pools.fetch.submit(self._read, row)
+        self._tasks = [
+            pools.decode.submit(self._decode_rows, range(at, min(at + _TASK_IMAGES, rows)))
+            for at in range(0, rows, _TASK_IMAGES)
+        ]
+
+    def _read(self, row: int) -> bytes:
+        return read_image(self._uris[row], self._sizes[row], self._etags[row], self._how.max_bytes)
+
+    def _decode_rows(self, rows: range) -> tuple[float, float]:
+        """Decodes some rows in this thread; returns its CPU seconds of reading and decoding."""
+        reading = decoding = 0.0
+        for row in rows:
+            start = time.thread_time()
+            try:
+                fetched = self._fetched.pop(row, None)
+                data = fetched.result() if fetched else self._read(row)
+                middle = time.thread_time()
+                reading += middle - start
+                self._bytes[row] = len(data)
+                info = decode_image(data, self._how.spec, self._pixels[row], self._how.max_pixels)
+                decoding += time.thread_time() - middle
+                self._width[row], self._height[row] = info.width, info.height
+                self._format[row] = info.format
+            except ImageError as error:
+                self._status[row] = error.status
+                self._error[row] = str(error)
+                self._format[row] = error.image_format
+        return reading, decoding
+
+    def result(self, last: bool) -> ImageBatch:
+        """Waits for the batch's tasks."""
+        for task in self._tasks:
+            reading, decoding = task.result()
+            counters.STAGES.add_seconds("read", reading)
+            counters.STAGES.add_seconds("decode", decoding)
+        good = [row for row, status in enumerate(self._status) if status == Status.OK.value]
+        pixels = self._pixels if len(good) == len(self._status) else self._pixels[good]
+        return ImageBatch(
+            self._unit,
+            self._refs,
+            self._status,
+            self._error,
+            self._width,
+            self._height,
+            self._format,
+            self._bytes,
+            pixels,
+            last,
+        )
+
+
+@dataclasses.dataclass
+class DecodeImages(beam.PTransform):
+    """Units to decoded batches: `PCollection[Unit]` → `PCollection[ImageBatch]`."""
+
+    how: Decoding
+    parts: str  # folder of the parts; a retry unit looks there for its failed rows
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[ImageBatch]:
+        do_fn = _DecodeImages(self.how, self.parts)
+        return units | beam.ParDo(do_fn).with_output_types(ImageBatch)
+
+
+class _DecodeImages(beam.DoFn):
+    def __init__(self, how: Decoding, parts: str):
+        self._how, self._parts = how, parts
+
+    def setup(self):
+        configure_pillow()
+        self._pools = Pools(self._how)
+
+    def process(self, unit: Unit):
+        if STOP.is_set():
+            return
+        counters.UNITS.inc()
+        refs = plan_units.read_unit(unit)
+        if unit.retry:
+            refs = failed_rows(refs, self._parts, unit)
+        for batch in decode_unit(unit, refs, self._how, self._pools):
+            counters.IMAGES_READ.inc(len(batch))
+            counters.BYTES_READ.inc(sum(size or 0 for size in batch.bytes))
+            yield batch
+
+    def teardown(self):
+        self._pools.close()

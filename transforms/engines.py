@@ -1,0 +1,59 @@
+"""The engines by name. Each lives in its own module and is imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from model_export.errors import UserError
+
+# name: (module, the package it needs, precisions)
+ENGINES = {
+    "openvino": ("transforms.engine_openvino", "openvino", ("f32",)),
+    "tensorflow": ("transforms.engine_tensorflow", "tensorflow", ("f32",)),
+}
+
+
+class EngineError(UserError):
+    """An engine cannot be used here. The message says what to install or choose."""
+
+
+def choose_engine(name: str, precision: str = "f32") -> str:
+    """Resolves "auto" and checks that the engine can run here.
+
+    "auto" is TensorFlow where it sees a GPU, OpenVINO on CPUs, TensorFlow without OpenVINO.
+    """
+    if name == "auto":
+        name = "tensorflow" if _has_gpu() or not _installed("openvino") else "openvino"
+    if name not in ENGINES:
+        raise EngineError(f"--engine={name}: choose one of auto, {', '.join(ENGINES)}")
+    _, package, precisions = ENGINES[name]
+    if not _installed(package):
+        raise EngineError(f"--engine={name}: {package} is not installed; pip install {package}")
+    if precision not in precisions:
+        raise EngineError(f"--precision={precision}: {name} has {', '.join(precisions)}")
+    return name
+
+
+def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0):
+    """Loads a model folder into an engine.
+
+    Args:
+      name: of the engine, not "auto".
+      model: model folder.
+      precision: one that `ENGINES` lists for it.
+      threads: of inference; 0: one per core.
+    """
+    module = importlib.import_module(ENGINES[name][0])
+    return module.load(model, precision, threads)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _has_gpu() -> bool:
+    # Asked of the driver's device files: importing TensorFlow to ask it takes ten seconds.
+    import glob
+
+    return bool(glob.glob("/dev/nvidia[0-9]*")) and _installed("tensorflow")

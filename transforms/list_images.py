@@ -1,0 +1,307 @@
+"""What is to be classified: inputs as people give them, listed as a stream of references.
+
+Stated rules for a folder: every regular file in it, at any depth, is listed in name order, but
+for names that start with a dot and the litter of desktop systems (`LITTER`). Links to files are
+listed under their own name; links to folders are followed, each folder once, so that loops end.
+Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself: its row
+says `permission_denied`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from model_export.errors import UserError
+from transforms import storage
+from transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
+
+CHUNK = 8192
+LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
+MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
+_GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+class InputError(UserError):
+    """An input cannot be listed. The message names it and the remedy."""
+
+
+def list_images(inputs: tuple[str, ...], uri_column: str = "") -> Iterator[pa.RecordBatch]:
+    """Lists all inputs in turn.
+
+    Args:
+      inputs: folders, files, globs, manifests, gs:// prefixes and globs.
+      uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
+
+    Yields:
+      batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's other columns.
+
+    Raises:
+      InputError: an input does not exist or a manifest cannot be read.
+    """
+    for text in inputs:
+        if is_manifest(text):
+            yield from list_manifest(text, uri_column)
+        elif storage.is_bucket(text):
+            yield from _batches(list_bucket(text))
+        else:
+            yield from _batches(list_local(text))
+
+
+def is_manifest(text: str) -> bool:
+    return text.lower().endswith(MANIFEST_SUFFIXES) and not _GLOB_CHARACTERS.search(text)
+
+
+def check_inputs(inputs: tuple[str, ...]) -> list[str]:
+    """What is wrong with the inputs, as sentences, without listing them."""
+    problems = []
+    for text in inputs:
+        if storage.is_bucket(text):
+            continue
+        path = os.path.abspath(text)
+        if not os.path.lexists(path) and not _GLOB_CHARACTERS.search(text):
+            problems.append(f"{text}: no such file or folder")
+    return problems
+
+
+def list_local(text: str) -> Iterator[tuple[str, int, str]]:
+    """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
+    path = os.fsencode(os.path.abspath(text))
+    if os.path.lexists(path):
+        paths = [path]
+    elif _GLOB_CHARACTERS.search(text):
+        paths = sorted(glob.iglob(path, recursive=True))
+        if not paths:
+            raise InputError(f"{text}: nothing matches; quote the pattern and check it")
+    else:
+        raise InputError(f"{text}: no such file or folder")
+    visited: set[tuple[int, int]] = set()
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _walk(path, visited)
+        else:
+            reference = _reference(path)
+            if reference:
+                yield reference
+
+
+def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[tuple[str, int, str]]:
+    """Depth first, in name order; no recursion, as folders nest deeper than Python's stack."""
+    pending = [top]
+    while pending:
+        path = pending.pop()
+        try:
+            info = os.stat(path)
+        except OSError:
+            yield (storage.uri_of_path(path), -1, "")
+            continue
+        if not stat.S_ISDIR(info.st_mode):
+            reference = _reference(path)
+            if reference:
+                yield reference
+            continue
+        if (info.st_dev, info.st_ino) in visited:
+            continue
+        visited.add((info.st_dev, info.st_ino))
+        try:
+            with os.scandir(path) as entries:
+                names = sorted(
+                    (entry.name, entry.is_dir(follow_symlinks=True)) for entry in entries
+                )
+        except OSError:
+            yield (storage.uri_of_path(path), -1, "")
+            continue
+        # Files at once; folders go on the stack, last first, so that they come in name order.
+        for name, is_folder in names:
+            if not is_folder and not _ignored(name):
+                reference = _reference(os.path.join(path, name))
+                if reference:
+                    yield reference
+        pending.extend(
+            os.path.join(path, name)
+            for name, is_folder in reversed(names)
+            if is_folder and not _ignored(name)
+        )
+
+
+def _ignored(name: bytes) -> bool:
+    return name.startswith(b".") or name.lower() in LITTER
+
+
+def _reference(path: bytes) -> tuple[str, int, str] | None:
+    try:
+        info = os.stat(path)
+    except OSError:  # a broken link or a loop of links: its row will say so
+        return (storage.uri_of_path(path), -1, "")
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    return (storage.uri_of_path(path), info.st_size, str(info.st_mtime_ns))
+
+
+def list_bucket(text: str) -> Iterator[tuple[str, int, str]]:
+    """References of a gs:// prefix, object or glob: (uri, size, generation), one page at a time."""
+    bucket, pattern = storage.split_bucket(text)
+    magic = _GLOB_CHARACTERS.search(pattern)
+    prefix = pattern[: magic.start()] if magic else pattern
+    matches = re.compile(_translate(pattern)).fullmatch if magic else None
+    found = 0
+    blobs = storage.bucket_client().list_blobs(
+        bucket, prefix=prefix, fields="items(name,size,generation),nextPageToken"
+    )
+    for blob in blobs:
+        if matches:
+            if not matches(blob.name):
+                continue
+        elif not _under(blob.name, prefix):
+            continue
+        base = blob.name.rsplit("/", 1)[-1]
+        if not base or _ignored(base.encode()):
+            continue
+        found += 1
+        yield (f"gs://{bucket}/{blob.name}", blob.size, str(blob.generation))
+    if not found:
+        raise InputError(f"{text}: no objects there; check the prefix")
+
+
+def _under(name: str, prefix: str) -> bool:
+    """Whether an object is the prefix itself or lies in the folder of that name."""
+    return not prefix or prefix.endswith("/") or name == prefix or name.startswith(prefix + "/")
+
+
+def _translate(pattern: str) -> str:
+    """A glob as a regular expression: `*` and `?` stop at slashes, `**` does not."""
+    out = ""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    for part in parts:
+        if part == "**/":
+            out += "(?:.*/)?"
+        elif part == "**":
+            out += ".*"
+        elif part == "*":
+            out += "[^/]*"
+        elif part == "?":
+            out += "[^/]"
+        elif part.startswith("[") and part.endswith("]"):
+            out += "[" + part[1:-1].replace("!", "^", 1) + "]"
+        else:
+            out += re.escape(part)
+    return out
+
+
+def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
+    """References of a manifest; its other columns follow them, so that they reach the output.
+
+    txt: one location per line. CSV, TSV, JSON Lines, Parquet: a column of locations. Relative
+    locations are taken from the manifest's folder. A column that has the name of an output column
+    gets the prefix `manifest_`.
+    """
+    import duckdb
+
+    local = location
+    if storage.is_bucket(location):
+        import tempfile
+
+        local = tempfile.mkdtemp() + "/" + location.rsplit("/", 1)[-1]
+        with open(local, "wb") as file:
+            file.write(storage.read(location))
+    base = location.rsplit("/", 1)[0] if storage.is_bucket(location) else os.path.dirname(location)
+    if location.lower().endswith(".txt"):
+        yield from _batches(_list_lines(local, base))
+        return
+    reader = {
+        ".csv": "read_csv(?, header=true, sample_size=-1)",
+        ".tsv": "read_csv(?, header=true, sample_size=-1, delim='\t')",
+        ".jsonl": "read_json_auto(?, format='newline_delimited')",
+        ".ndjson": "read_json_auto(?, format='newline_delimited')",
+        ".parquet": "read_parquet(?)",
+    }[os.path.splitext(location.lower())[1]]
+    try:
+        with duckdb.connect() as connection:
+            result = connection.execute(f"SELECT * FROM {reader}", [local])
+            rows = result.to_arrow_reader(CHUNK)
+            column = _uri_column(location, rows.schema.names, uri_column)
+            for batch in rows:
+                yield from _manifest_refs(batch, column, base)
+    except duckdb.Error as error:
+        raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _uri_column(location: str, names: list[str], wanted: str) -> str:
+    if wanted:
+        if wanted in names:
+            return wanted
+        raise InputError(f"{location}: has no column {wanted!r}; it has {', '.join(names)}")
+    for candidate in URI_COLUMNS:
+        for name in names:
+            if name.lower() == candidate:
+                return name
+    raise InputError(
+        f"{location}: no column of locations among {', '.join(names)}; name it with --uri-column"
+    )
+
+
+def _manifest_refs(batch: pa.RecordBatch, column: str, base: str) -> Iterator[pa.RecordBatch]:
+    locations = batch.column(column).cast(pa.string())
+    if locations.null_count:
+        raise InputError(f"column {column!r}: {locations.null_count} rows have no location")
+    refs = [_located(location, base) for location in locations.to_pylist()]
+    arrays, fields = list(_columns(refs).columns), list(REF_SCHEMA)
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        if name != column:
+            taken = name in OUTPUT_COLUMNS or name in REF_COLUMNS
+            fields.append(pa.field("manifest_" + name if taken else name, values.type))
+            arrays.append(values)
+    yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _list_lines(path: str, base: str) -> Iterator[tuple[str, int, str]]:
+    with open(path, "rb") as file:
+        for line in file:
+            line = line.rstrip(b"\r\n")
+            if line.strip():
+                yield _located(os.fsdecode(line), base)
+
+
+def _located(location: str, base: str) -> tuple[str, int, str]:
+    """The reference of one manifest entry. What is not there is listed: its row will say so."""
+    if storage.is_bucket(location):
+        return (location, -1, "")
+    if location.startswith("file://"):
+        path = storage.path_of_uri(location)
+    elif storage.is_bucket(base) and not location.startswith("/"):
+        return (storage.join(base, location), -1, "")
+    else:
+        path = os.path.abspath(os.fsencode(os.path.join(base, location)))
+    return _reference(path) or (storage.uri_of_path(path), -1, "")
+
+
+def _batches(references: Iterator[tuple[str, int, str]]) -> Iterator[pa.RecordBatch]:
+    chunk = []
+    for reference in references:
+        chunk.append(reference)
+        if len(chunk) == CHUNK:
+            yield _columns(chunk)
+            chunk = []
+    if chunk:
+        yield _columns(chunk)
+
+
+def _columns(references: list[tuple[str, int, str]]) -> pa.RecordBatch:
+    uris, sizes, etags = zip(*references, strict=True) if references else ((), (), ())
+    nothing = pa.nulls(len(uris), pa.string())
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(uris, pa.string()),
+            pa.array(sizes, pa.int64()),
+            pa.array(etags, pa.string()),
+            nothing,
+            nothing,
+        ],
+        schema=REF_SCHEMA,
+    )

@@ -1,0 +1,75 @@
+"""The bytes of one image, or the typed reason why there are none."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from model_export.preprocess import ImageError
+from transforms import storage
+
+MAX_BYTES = 1 << 30
+
+
+def read_image(uri: str, size: int = -1, etag: str = "", max_bytes: int = MAX_BYTES) -> bytes:
+    """The whole file or object.
+
+    Args:
+      uri: a local path, `file://` uri or `gs://` uri.
+      size: bytes as listed, or -1; a larger file than `max_bytes` is refused unread.
+      etag: a bucket object's generation as listed; that very generation is read.
+
+    Raises:
+      ImageError: not_found, permission_denied, too_large or read_error.
+    """
+    if size > max_bytes:
+        raise _too_many_bytes(size, max_bytes)
+    try:
+        if storage.is_bucket(uri):
+            return _read_object(uri, etag, max_bytes)
+        return _read_file(storage.path_of_uri(uri), max_bytes)
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("not_found", "there is no such file any more") from None
+    except PermissionError as error:
+        raise ImageError("permission_denied", error.strerror or str(error)) from None
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError("read_error", f"{type(error).__name__}: {reason}") from None
+
+
+def _read_file(path: bytes, max_bytes: int) -> bytes:
+    # Not blocking: a pipe put in a picture's place must not hang the job.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:
+        info = os.fstat(handle)
+        if stat.S_ISDIR(info.st_mode):
+            os.listdir(path)  # raises PermissionError for the folder that could not be listed
+            raise ImageError("not_an_image", "a folder")
+        if not stat.S_ISREG(info.st_mode):
+            raise ImageError("not_an_image", "not a regular file")
+        if info.st_size > max_bytes:
+            raise _too_many_bytes(info.st_size, max_bytes)
+        return file.readall()
+
+
+def _read_object(uri: str, etag: str, max_bytes: int) -> bytes:
+    from google.api_core import exceptions
+
+    blob = storage.bucket_object(uri)
+    try:
+        # checksum=None: the listing's crc32c would cost more than TLS already gives.
+        return blob.download_as_bytes(
+            if_generation_match=int(etag) if etag else None, checksum=None
+        )
+    except (exceptions.NotFound, exceptions.PreconditionFailed):
+        raise ImageError("not_found", "the object was deleted or replaced") from None
+    except (exceptions.Forbidden, exceptions.Unauthorized) as error:
+        raise ImageError("permission_denied", str(error.message)) from None
+
+
+def _too_many_bytes(size: int, max_bytes: int) -> ImageError:
+    return ImageError(
+        "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
+    )

@@ -1,0 +1,240 @@
+"""Files, on disk or in a bucket, behind one set of functions.
+
+A location is a local path, a `file://` uri (names that are not UTF-8), or `gs://bucket/name`.
+Every write is atomic: a reader sees the whole object or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import tempfile
+import urllib.parse
+
+from model_export.errors import UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+class StorageError(UserError):
+    """A location cannot be read or written. The message names it and the remedy."""
+
+
+def is_bucket(location: str) -> bool:
+    return location.startswith("gs://")
+
+
+def join(base: str, *names: str) -> str:
+    return "/".join([base.rstrip("/"), *names]) if is_bucket(base) else os.path.join(base, *names)
+
+
+def uri_of_path(path: bytes) -> str:
+    """The uri of a local file: its absolute path; percent-encoded where that is not UTF-8."""
+    try:
+        text = path.decode("utf-8")
+    except UnicodeDecodeError:
+        return "file://" + urllib.parse.quote(path)
+    return text if text.startswith("/") else os.path.abspath(text)
+
+
+def path_of_uri(uri: str) -> bytes:
+    """The inverse of `uri_of_path`."""
+    if uri.startswith("file://"):
+        return urllib.parse.unquote_to_bytes(uri[len("file://") :])
+    return os.fsencode(uri)
+
+
+def split_bucket(uri: str) -> tuple[str, str]:
+    """('bucket', 'object/name') of a gs:// uri."""
+    bucket, _, name = uri[len("gs://") :].partition("/")
+    if not bucket:
+        raise StorageError(f"{uri}: names no bucket; write gs://BUCKET/PREFIX")
+    return bucket, name
+
+
+@functools.cache
+def bucket_client():
+    """The one pooled client of this process: connections are kept and shared by all threads."""
+    import google.auth.credentials
+    from google.cloud import storage
+    from requests.adapters import HTTPAdapter
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        client = storage.Client(
+            project="emulator", credentials=google.auth.credentials.AnonymousCredentials()
+        )
+    else:
+        import google.auth
+        import google.auth.exceptions
+
+        try:
+            client = storage.Client()
+        except (google.auth.exceptions.GoogleAuthError, OSError) as error:
+            raise StorageError(
+                f"gs://: no credentials: {error}; run `gcloud auth application-default login`"
+                " or set GOOGLE_APPLICATION_CREDENTIALS"
+            ) from None
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=64)
+    client._http.mount("https://", adapter)
+    client._http.mount("http://", adapter)
+    return client
+
+
+def bucket_object(uri: str):
+    bucket, name = split_bucket(uri)
+    return bucket_client().bucket(bucket).blob(name)
+
+
+def read(location: str) -> bytes:
+    """The whole object. Raises FileNotFoundError, PermissionError or OSError."""
+    if not is_bucket(location):
+        with open(path_of_uri(location), "rb") as file:
+            return file.read()
+    from google.api_core import exceptions
+
+    try:
+        return bucket_object(location).download_as_bytes()
+    except exceptions.NotFound:
+        raise FileNotFoundError(2, "no such object", location) from None
+    except (exceptions.Forbidden, exceptions.Unauthorized) as error:
+        raise PermissionError(13, str(error.message), location) from None
+    except exceptions.GoogleAPICallError as error:
+        raise OSError(5, str(error.message), location) from None
+
+
+def write(location: str, data: bytes) -> None:
+    """Writes the object whole: temporary name, sync, rename; one finalised object in a bucket."""
+    if is_bucket(location):
+        bucket_object(location).upload_from_string(data, "application/octet-stream")
+        return
+    with atomic_path(location) as partial, open(partial, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_path(location: str):
+    """A temporary local path that becomes the object when the block ends without an error.
+
+    On disk it lies beside the target, so that the rename is atomic; in a bucket it is uploaded.
+    """
+    folder = None if is_bucket(location) else os.path.dirname(location) or "."
+    handle, partial = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+    os.close(handle)
+    try:
+        yield partial
+        if is_bucket(location):
+            bucket_object(location).upload_from_filename(partial)
+            return
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, location)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+@functools.cache
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def exists(location: str) -> bool:
+    if is_bucket(location):
+        return bucket_object(location).exists()
+    return os.path.exists(path_of_uri(location))
+
+
+def delete(location: str) -> None:
+    """Removes an object; it may be gone already."""
+    if is_bucket(location):
+        from google.api_core import exceptions
+
+        with contextlib.suppress(exceptions.NotFound):
+            bucket_object(location).delete()
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(location)
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of the objects directly in a folder, sorted; empty where there is none."""
+    if is_bucket(folder):
+        bucket, prefix = split_bucket(folder.rstrip("/") + "/")
+        found = bucket_client().list_blobs(
+            bucket, prefix=prefix, delimiter="/", fields="items(name),nextPageToken"
+        )
+        return sorted(blob.name[len(prefix) :] for blob in found)
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def make_folder(folder: str) -> None:
+    """Makes a local folder; a bucket has none. Raises StorageError."""
+    if is_bucket(folder):
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made: {error.strerror}; choose another --output"
+        ) from None
+
+
+def remove_temporary(folder: str) -> None:
+    """Removes what an interrupted `atomic_path` left on disk. Call under the lock."""
+    if not is_bucket(folder):
+        for name in list_names(folder):
+            if name.startswith(TEMPORARY_PREFIX):
+                delete(os.path.join(folder, name))
+
+
+class Lock:
+    """Holds an output dataset for one run; the operating system frees it when a process dies."""
+
+    def __init__(self, location: str):
+        self.location = location
+        self._handle = None
+
+    def __enter__(self) -> Lock:
+        if is_bucket(self.location):
+            self._enter_bucket()
+            return self
+        self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip()
+            os.close(self._handle)
+            self._refuse(f"process {owner}")
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(self, *_):
+        if is_bucket(self.location):
+            delete(self.location)
+        else:
+            os.close(self._handle)
+
+    def _enter_bucket(self):
+        from google.api_core import exceptions
+
+        owner = f"{os.uname().nodename}:{os.getpid()}"
+        try:
+            bucket_object(self.location).upload_from_string(owner, if_generation_match=0)
+        except exceptions.PreconditionFailed:
+            self._refuse(read(self.location).decode(errors="replace"), delete_it=True)
+
+    def _refuse(self, owner: str, delete_it: bool = False):
+        remedy = f"; if that run is dead, delete {self.location}" if delete_it else ""
+        raise StorageError(
+            f"{os.path.dirname(os.path.dirname(self.location))}: another run is writing to this"
+            f" output ({owner}); wait for it, or choose another --output{remedy}"
+        )
