@@ -128,7 +128,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     from model_export.contract import read_contract
     from transforms import dataset, parts, plan_units, storage
     from transforms.engines import choose_engine
-    from transforms.list_images import list_images
+    from transforms.list_images import list_images, passthrough_columns
 
     started = time.time()
     output = (
@@ -145,11 +145,11 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             " export it again with a larger top-k"
         )
 
+    passthrough = passthrough_columns(options.inputs, options.uri_column)
     references = list_images(options.inputs, options.uri_column)
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")
-    passthrough = plan_units.passthrough_of(first.schema)
     wanted = dataset.ingredients(
         contract,
         top_k=top_k,

@@ -9,6 +9,7 @@ says `permission_denied`.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -24,6 +25,13 @@ from transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
 CHUNK = 8192
 LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
 MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_MANIFEST_READERS = {
+    ".csv": "read_csv(?, header=true, sample_size=-1)",
+    ".tsv": "read_csv(?, header=true, sample_size=-1, delim='\t')",
+    ".jsonl": "read_json_auto(?, format='newline_delimited')",
+    ".ndjson": "read_json_auto(?, format='newline_delimited')",
+    ".parquet": "read_parquet(?)",
+}
 URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
@@ -194,6 +202,28 @@ def _translate(pattern: str) -> str:
     return out
 
 
+def passthrough_columns(inputs: tuple[str, ...], uri_column: str = "") -> pa.Schema:
+    """The columns that the manifests among the inputs pass through to the output, together.
+
+    Raises:
+      InputError: two manifests give one column different types.
+    """
+    fields: dict[str, pa.Field] = {}
+    for text in inputs:
+        if not is_manifest(text) or text.lower().endswith(".txt"):
+            continue
+        with _manifest_rows(text) as rows:
+            column = _uri_column(text, rows.schema.names, uri_column)
+            for field in _passed_through(rows.schema, column):
+                known = fields.setdefault(field.name, field)
+                if known.type != field.type:
+                    raise InputError(
+                        f"{text}: column {field.name!r} is {field.type}, in an earlier manifest"
+                        f" {known.type}; rename one of them"
+                    )
+    return pa.schema(list(fields.values()))
+
+
 def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
     """References of a manifest; its other columns follow them, so that they reach the output.
 
@@ -201,35 +231,48 @@ def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatc
     locations are taken from the manifest's folder. A column that has the name of an output column
     gets the prefix `manifest_`.
     """
-    import duckdb
-
-    local = location
-    if storage.is_bucket(location):
-        import tempfile
-
-        local = tempfile.mkdtemp() + "/" + location.rsplit("/", 1)[-1]
-        with open(local, "wb") as file:
-            file.write(storage.read(location))
     base = location.rsplit("/", 1)[0] if storage.is_bucket(location) else os.path.dirname(location)
     if location.lower().endswith(".txt"):
-        yield from _batches(_list_lines(local, base))
+        with storage.local_copy(location) as path:
+            yield from _batches(_list_lines(path, base))
         return
-    reader = {
-        ".csv": "read_csv(?, header=true, sample_size=-1)",
-        ".tsv": "read_csv(?, header=true, sample_size=-1, delim='\t')",
-        ".jsonl": "read_json_auto(?, format='newline_delimited')",
-        ".ndjson": "read_json_auto(?, format='newline_delimited')",
-        ".parquet": "read_parquet(?)",
-    }[os.path.splitext(location.lower())[1]]
+    with _manifest_rows(location) as rows:
+        column = _uri_column(location, rows.schema.names, uri_column)
+        passed = _passed_through(rows.schema, column)
+        for batch in rows:
+            locations = batch.column(column).cast(pa.string())
+            if locations.null_count:
+                raise InputError(f"{location}: {locations.null_count} rows have no {column!r}")
+            refs = _columns([_located(text, base) for text in locations.to_pylist()])
+            values = [batch.column(name) for name in batch.schema.names if name != column]
+            yield pa.RecordBatch.from_arrays(
+                [*refs.columns, *values], schema=pa.schema([*REF_SCHEMA, *passed])
+            )
+
+
+@contextlib.contextmanager
+def _manifest_rows(location: str):
+    """A stream of Arrow batches of a manifest's rows, read by DuckDB."""
+    import duckdb
+
+    reader = _MANIFEST_READERS[os.path.splitext(location.lower())[1]]
     try:
-        with duckdb.connect() as connection:
-            result = connection.execute(f"SELECT * FROM {reader}", [local])
-            rows = result.to_arrow_reader(CHUNK)
-            column = _uri_column(location, rows.schema.names, uri_column)
-            for batch in rows:
-                yield from _manifest_refs(batch, column, base)
+        with storage.local_copy(location) as path, duckdb.connect() as connection:
+            connection.execute(f"SELECT * FROM {reader}", [path])
+            yield connection.to_arrow_reader(CHUNK)
     except duckdb.Error as error:
         raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
+    except FileNotFoundError:
+        raise InputError(f"{location}: no such manifest") from None
+
+
+def _passed_through(schema: pa.Schema, uri_column: str) -> list[pa.Field]:
+    fields = []
+    for field in schema:
+        if field.name != uri_column:
+            taken = field.name in OUTPUT_COLUMNS or field.name in REF_COLUMNS
+            fields.append(field.with_name("manifest_" + field.name) if taken else field)
+    return fields
 
 
 def _uri_column(location: str, names: list[str], wanted: str) -> str:
@@ -244,20 +287,6 @@ def _uri_column(location: str, names: list[str], wanted: str) -> str:
     raise InputError(
         f"{location}: no column of locations among {', '.join(names)}; name it with --uri-column"
     )
-
-
-def _manifest_refs(batch: pa.RecordBatch, column: str, base: str) -> Iterator[pa.RecordBatch]:
-    locations = batch.column(column).cast(pa.string())
-    if locations.null_count:
-        raise InputError(f"column {column!r}: {locations.null_count} rows have no location")
-    refs = [_located(location, base) for location in locations.to_pylist()]
-    arrays, fields = list(_columns(refs).columns), list(REF_SCHEMA)
-    for name, values in zip(batch.schema.names, batch.columns, strict=True):
-        if name != column:
-            taken = name in OUTPUT_COLUMNS or name in REF_COLUMNS
-            fields.append(pa.field("manifest_" + name if taken else name, values.type))
-            arrays.append(values)
-    yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _list_lines(path: str, base: str) -> Iterator[tuple[str, int, str]]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from model_export.errors import UserError
 from transforms import storage
-from transforms.records import REF_COLUMNS, REF_FIELDS, Unit
+from transforms.records import REF_FIELDS, Unit
 
 UNIT_ROWS = 1024
 UNITS_PER_FILE = 256
@@ -247,11 +247,6 @@ def unit_name(rows: pa.RecordBatch, fingerprint: str) -> str:
         for value in rows.column(column).to_pylist():
             digest.update(value.encode() + b"\0")
     return digest.hexdigest()
-
-
-def passthrough_of(schema: pa.Schema) -> pa.Schema:
-    """The columns of a reference batch that are not references."""
-    return pa.schema([field for field in schema if field.name not in REF_COLUMNS])
 
 
 def _plan_files(folder: str) -> list[str]:

@@ -136,6 +136,19 @@ def atomic_path(location: str):
             os.unlink(partial)
 
 
+@contextlib.contextmanager
+def local_copy(location: str):
+    """A local path of the object while the block lasts: a bucket's object is downloaded."""
+    if not is_bucket(location):
+        yield location
+        return
+    with tempfile.TemporaryDirectory(prefix="imagecensus-") as folder:
+        path = os.path.join(folder, os.path.basename(location))
+        with open(path, "wb") as file:
+            file.write(read(location))
+        yield path
+
+
 @functools.cache
 def _umask() -> int:
     umask = os.umask(0)

@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+from samples import SHARED_DATA, export_tiny
+
+
+def pytest_collection_modifyitems(items):
+    if SHARED_DATA.is_dir():
+        return
+    skip = pytest.mark.skip(reason="no ../shared/data beside the checkout")
+    for item in items:
+        if "real_data" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    return export_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory) -> str:
+    """The same architecture with other weights: another digest, other rows."""
+    return export_tiny(tmp_path_factory.mktemp("models") / "other", seed=2)
