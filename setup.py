@@ -14,6 +14,7 @@ EXTRAS = {
         "tf-keras==2.21.*",
         "tensorflow-hub==0.16.1",
         "tfx-bsl==1.21.0",
+        "tensorboard",
         "h5py",
     ],
     "report": ["scikit-learn", "matplotlib", "pandas"],

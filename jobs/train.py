@@ -1,0 +1,197 @@
+"""`imagecensus train DATA --output MODEL_DIR`: train a classifier on labelled pictures.
+
+A pretrained MobileNet-V2 with a new head is the default and what photos want:
+
+    imagecensus train photos --output model
+
+Without downloaded weights, a small network learns a few visually distinct classes in a minute:
+
+    imagecensus train shapes --output model --weights none --alpha 0.35 --image-size 64 \\
+        --epochs 20 --learning-rate 0.01 --schedule cosine --patience 0
+
+(`--weights none` also makes batch norm's running averages settle within such a short training; a
+high rate that falls to zero, and no early stop, let it use each of its few epochs.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from jobs.options import argument, option, parse_options, size_in_bytes
+from model_export.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Options of a training; each is documented once, here."""
+
+    data: str = argument(
+        "folder of class folders (or of train, val, test), manifest (.csv, .jsonl, .parquet), or"
+        " tfds:NAME",
+        metavar="DATA",
+    )
+    output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
+    recipe: str = option("", "start from a known task's options; --list-recipes shows them")
+    name: str = option("", "of the model, for people; default: the output folder's name")
+
+    label_column: str = option("label", "manifest: column of the class", "data")
+    path_column: str = option("", "manifest: column of the picture's path", "data")
+    split_column: str = option("split", "manifest: column of train, val or test", "data")
+    val_fraction: float = option(0.1, "share cut for validation, where DATA has none", "data")
+    test_fraction: float = option(0.15, "share cut for the test, where DATA has none", "data")
+    max_broken_rate: float = option(0.05, "share of unreadable pictures left out", "data")
+    cache_memory: int = option(
+        2**31, "decoded pictures in memory", "data", type=size_in_bytes, metavar="SIZE"
+    )
+    cache_disk: int = option(
+        20 * 2**30, "decoded pictures on disk", "data", type=size_in_bytes, metavar="SIZE"
+    )
+
+    backbone: str = option(
+        "mobilenet_v2",
+        "mobilenet_v2, vgg16, cnn:32-32-pool-64-pool (numbers are convolutions; pool, bn,"
+        " drop0.25, gap), or hub:URL",
+        "network",
+    )
+    alpha: float = option(1.0, "width of mobilenet_v2: 0.35, 0.5, 0.75, 1.0, 1.3, 1.4", "network")
+    weights: str = option("imagenet", "imagenet (downloaded), none, or a file", "network")
+    image_size: int = option(0, "pixels a side; 0 takes the backbone's own", "network")
+    color: str = option("rgb", "rgb or grey", "network", choices=("rgb", "grey"))
+    hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
+    dropout: float = option(0.2, "before the last layer and after each hidden one", "network")
+
+    epochs: int = option(30, "at most", "schedule")
+    batch_size: int = option(
+        32, "global: split over all replicas, so that their number changes no result", "schedule"
+    )
+    learning_rate: float = option(1e-3, "of Adam", "schedule")
+    schedule: str = option(
+        "constant", "of the learning rate", "schedule", choices=("constant", "cosine")
+    )
+    patience: int = option(
+        5, "epochs without a better validation loss before stopping; 0: never", "schedule"
+    )
+    label_smoothing: float = option(0.0, "0 to 1", "schedule")
+    balance_classes: bool = option(False, "weigh rare classes up", "schedule")
+    augment: str = option(
+        "",
+        "training pictures only: flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.2,contrast=0.2",
+        "schedule",
+    )
+    feature_passes: int = option(
+        0,
+        "frozen trunk: passes over the pictures, those after the first augmented; 0: 1, or 4 with"
+        " --augment",
+        "schedule",
+    )
+    fine_tune: int = option(0, "then train the last N blocks of the trunk too", "schedule")
+    fine_tune_epochs: int = option(10, "at most", "schedule")
+    fine_tune_rate: float = option(1e-4, "learning rate of the fine-tuning", "schedule")
+    seed: int = option(0, "of the split, the weights, the order and the augmentation", "schedule")
+    mixed_precision: str = option(
+        "auto", "16-bit arithmetic; auto: on a GPU", "schedule", choices=("auto", "on", "off")
+    )
+
+    fresh: bool = option(False, "throw an unfinished training away instead of resuming it", "run")
+    quiet: bool = option(False, "print the figures only", "run")
+
+
+def main(argv: list[str]) -> int:
+    """Trains, evaluates and exports; returns the exit code."""
+    options = parse_options(
+        TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
+    )
+    _validate(options)
+    from model_export.backbones import BackboneSpec, default_preprocess
+    from model_export.classifier import ClassifierSpec
+    from model_export.data import SplitFractions, read_labelled_data
+    from model_export.fit import FitSpec
+    from model_export.pictures import ArrayCache
+    from model_export.training import Augmentation, Say, TrainingSpec, train
+
+    data = read_labelled_data(
+        options.data,
+        SplitFractions(options.val_fraction, options.test_fraction, options.seed),
+        options.label_column,
+        options.path_column,
+        options.split_column,
+    )
+    backbone = BackboneSpec(options.backbone, options.alpha, options.weights)
+    augmentation = Augmentation.parse(options.augment)
+    head = FitSpec(
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.schedule,
+        options.label_smoothing,
+        options.patience,
+        options.seed,
+    )
+    spec = TrainingSpec(
+        ClassifierSpec(
+            backbone,
+            default_preprocess(backbone, options.image_size, options.color),
+            len(data.labels),
+            _hidden(options.hidden),
+            options.dropout,
+        ),
+        head,
+        options.fine_tune,
+        dataclasses.replace(
+            head, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate
+        ),
+        augmentation,
+        options.feature_passes or (4 if augmentation else 1),
+        options.balance_classes,
+        _mixed_precision(options.mixed_precision),
+        options.max_broken_rate,
+        options.name or os.path.basename(os.path.normpath(options.output)),
+    )
+    work = os.path.normpath(options.output) + ".training"
+    cache = ArrayCache(os.path.join(work, "cache"), options.cache_memory, options.cache_disk)
+    trained = train(data, spec, options.output, work, cache, options.fresh, Say(options.quiet))
+    _print_summary(trained, options.output, work)
+    return 0
+
+
+def _validate(options: TrainOptions) -> None:
+    problems = []
+    for name in ("epochs", "batch_size", "learning_rate", "fine_tune_epochs", "fine_tune_rate"):
+        if getattr(options, name) <= 0:
+            problems.append(f"--{name.replace('_', '-')} must be more than 0")
+    for name in ("patience", "fine_tune", "feature_passes", "seed", "image_size"):
+        if getattr(options, name) < 0:
+            problems.append(f"--{name.replace('_', '-')} cannot be negative")
+    for name in ("dropout", "label_smoothing", "max_broken_rate"):
+        if not 0 <= getattr(options, name) < 1:
+            problems.append(f"--{name.replace('_', '-')} must be within [0, 1)")
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def _hidden(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdigit() and int(word) for word in words):
+        raise UserError(f"--hidden {text}: expected numbers of units, e.g. 512,256")
+    return tuple(map(int, words))
+
+
+def _mixed_precision(choice: str) -> bool:
+    import tensorflow as tf
+
+    return choice == "on" or (choice == "auto" and bool(tf.config.list_physical_devices("GPU")))
+
+
+def _print_summary(trained, output: str, work: str) -> None:
+    for split, figures in trained.metrics.items():
+        if figures["examples"]:
+            print(
+                f"{split:<6} {figures['examples']:>6} pictures   accuracy"
+                f" {figures['accuracy']:.4f}   loss {figures['loss']:.4f}   macro F1"
+                f" {figures['macro_f1']:.4f}"
+            )
+    times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
+    print(f"{times}\nmodel: {output}\nlogs: {work}")
+    if trained.broken:
+        print(f"{len(trained.broken)} picture(s) could not be read and were left out")

@@ -1,0 +1,66 @@
+"""A classifier: a backbone, hidden layers, and a softmax."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+from model_export.backbones import Backbone, BackboneSpec, build_backbone
+from model_export.export import EMBEDDING_LAYER
+from model_export.preprocess import PreprocessSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSpec:
+    """Enough to build the same classifier again, weights aside."""
+
+    backbone: BackboneSpec
+    preprocess: PreprocessSpec
+    classes: int
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """Three views of the same layers.
+
+    Attributes:
+      model: float32 [N, H, W, 3], normalised -> probabilities float32 [N, classes].
+      head: features float32 [N, D] -> probabilities.
+      backbone: with its trunk, pictures -> features.
+    """
+
+    model: keras.Model
+    head: keras.Model
+    backbone: Backbone
+
+
+def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classifier:
+    """Builds a classifier in the current strategy's scope.
+
+    Args:
+      spec: what to build.
+      load_weights: False leaves a pretrained trunk random, to be assigned over.
+
+    Raises:
+      BackboneError: the backbone cannot be built; see `build_backbone`.
+    """
+    backbone = build_backbone(spec.backbone, spec.preprocess, load_weights)
+    size = backbone.trunk.output_shape[-1]
+    features = x = keras.Input((size,), name="features")
+    for index, units in enumerate(spec.hidden):
+        x = keras.layers.Dense(units, activation="relu", name=f"hidden_{index}")(x)
+        if spec.dropout:
+            x = keras.layers.Dropout(spec.dropout, name=f"dropout_{index}")(x)
+    if not spec.hidden and spec.dropout:
+        x = keras.layers.Dropout(spec.dropout, name="dropout")(x)
+    # float32 whatever the policy: a softmax over 16-bit logits loses classes.
+    x = keras.layers.Dense(spec.classes, dtype="float32", name="logits")(x)
+    head = keras.Model(features, keras.layers.Softmax(dtype="float32")(x), name="head")
+
+    pictures = keras.Input(spec.preprocess.shape, name="pictures")
+    embedding = keras.layers.Identity(name=EMBEDDING_LAYER)(backbone.trunk(pictures))
+    model = keras.Model(pictures, head(embedding), name="classifier")
+    return Classifier(model, head, backbone)

@@ -1,0 +1,73 @@
+"""How good a classifier is: figures from probabilities and true labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    """The figures that go into the contract.
+
+    Args:
+      probabilities: float32 [N, classes].
+      labels: int [N], true class ids.
+
+    Returns:
+      examples, accuracy, top5_accuracy, loss, macro_precision, macro_recall, macro_f1 and
+      calibration_error, as plain numbers; only examples = 0 for an empty split.
+    """
+    if not len(labels):
+        return {"examples": 0}
+    figures = per_class(probabilities, labels)
+    present = figures["support"] > 0
+    order = np.argsort(-probabilities, axis=1)[:, :5]
+    chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+    return {
+        "examples": int(len(labels)),
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "top5_accuracy": float((order == labels[:, None]).any(1).mean()),
+        "loss": float(-np.log(chosen).mean()),
+        "macro_precision": float(figures["precision"][present].mean()),
+        "macro_recall": float(figures["recall"][present].mean()),
+        "macro_f1": float(figures["f1"][present].mean()),
+        "calibration_error": calibration(probabilities, labels)["error"],
+    }
+
+
+def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """int64 [classes, classes]: rows are true classes, columns the answers."""
+    from sklearn.metrics import confusion_matrix
+
+    classes = range(probabilities.shape[1])
+    return confusion_matrix(labels, probabilities.argmax(1), labels=list(classes))
+
+
+def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """precision, recall, f1 and support of each class, [classes] each; 0 where undefined."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    figures = precision_recall_fscore_support(
+        labels,
+        probabilities.argmax(1),
+        labels=list(range(probabilities.shape[1])),
+        zero_division=0,
+    )
+    return dict(zip(("precision", "recall", "f1", "support"), figures, strict=True))
+
+
+def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> dict:
+    """Whether a score of 0.8 is right 8 times in 10.
+
+    Returns:
+      confidence, accuracy and count of each bin of the top score (NaN where empty), and the
+      expected calibration error.
+    """
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(which, confidence, bins) / count
+        accuracy = np.bincount(which, right, bins) / count
+    error = np.nansum(np.abs(mean - accuracy) * count) / max(len(labels), 1)
+    return {"confidence": mean, "accuracy": accuracy, "count": count, "error": float(error)}

@@ -1,0 +1,382 @@
+"""A whole training: data in, evaluated and exported model out.
+
+The order of work: find the pictures, build the network (every refusal happens by here), decode,
+fit, evaluate, export. A pretrained trunk is frozen first: its features are computed once and only
+the head is fitted on them, in seconds; `fine_tune` then goes on with its last blocks. A trunk
+without weights is fitted whole.
+
+What a training leaves beside the model folder, in `MODEL_DIR.training/`: the state that a killed
+run resumes from, TensorBoard logs, the history, and the answers for each test picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model_export import evaluation
+from model_export.augment import Augmentation, augment
+from model_export.classifier import Classifier, ClassifierSpec, build_classifier
+from model_export.contract import Contract
+from model_export.data import LabelledData
+from model_export.errors import UserError
+from model_export.export import export_classifier, normalize
+from model_export.fit import FitSpec, Inputs, class_weights, fit, make_strategy, predict
+from model_export.pictures import ArrayCache, Broken, Pictures, decode_pictures
+from model_export.preprocess import PreprocessSpec
+from model_export.version import __version__
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.parquet"
+_EVALUATION_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSpec:
+    """Everything that the trained weights depend on, apart from the pictures."""
+
+    classifier: ClassifierSpec
+    head: FitSpec
+    fine_tune_blocks: int = 0
+    fine_tune: FitSpec = FitSpec(epochs=10, learning_rate=1e-4)
+    augmentation: Augmentation = Augmentation()
+    feature_passes: int = 1  # over the training pictures; those after the first are augmented
+    balance_classes: bool = False
+    mixed_precision: bool = False
+    max_broken_rate: float = 0.05
+    name: str = "classifier"
+
+    @property
+    def frozen_trunk(self) -> bool:
+        return self.classifier.backbone.weights != "none" and (
+            self.classifier.backbone.kind != "cnn"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training answers with."""
+
+    contract: Contract
+    metrics: dict
+    history: list[dict]
+    broken: tuple[Broken, ...]
+    seconds: dict[str, float]
+
+
+class Say:
+    """Where progress goes; replaced in tests and by quiet runs."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+
+    def __call__(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+
+
+def train(
+    data: LabelledData,
+    spec: TrainingSpec,
+    directory: str,
+    work: str,
+    cache: ArrayCache,
+    fresh: bool = False,
+    say: Say | None = None,
+) -> Trained:
+    """Trains, evaluates and exports a classifier.
+
+    Args:
+      data: what to train on.
+      spec: how.
+      directory: of the exported model.
+      work: folder of the training's state; where it holds an unfinished training of the same
+        data and spec, that one goes on.
+      cache: bounds of the decoded pictures.
+      fresh: throws an earlier state away.
+      say: told each step.
+
+    Raises:
+      UserError: what cannot be trained as asked; before anything is decoded where possible.
+    """
+    say = say or Say()
+    seconds: dict[str, float] = {}
+    provenance = _provenance(data, spec)
+    _open_work(work, provenance, fresh)
+    keras.utils.set_random_seed(spec.head.seed)
+    strategy = make_strategy()
+    replicas = strategy.num_replicas_in_sync
+    say(
+        f"{data.source}: {data.summary()}\n{replicas} replica(s), global batch"
+        f" {spec.head.batch_size}"
+    )
+    keras.mixed_precision.set_global_policy("mixed_float16" if spec.mixed_precision else "float32")
+    with strategy.scope():
+        classifier = build_classifier(spec.classifier)
+    trained_model = classifier.model
+
+    started = time.perf_counter()
+    pictures = {name: _decode(split, spec, cache, name, say) for name, split in data.splits.items()}
+    seconds["decode"] = time.perf_counter() - started
+    broken = tuple(b for split in pictures.values() for b in split.broken)
+    for picture in broken[:10]:
+        say(f"left out: {picture.name}: {picture.status}: {picture.message}")
+
+    started = time.perf_counter()
+    history = _fit_all(classifier, pictures, spec, strategy, work, cache, say)
+    seconds["fit"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    model = _plain_float32(spec.classifier, trained_model)
+    answers = {
+        name: predict(model, picture_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
+        for name, split in pictures.items()
+    }
+    metrics = {
+        name: evaluation.evaluate(answers[name], split.labels) for name, split in pictures.items()
+    }
+    seconds["evaluate"] = time.perf_counter() - started
+    _write_history(os.path.join(work, "history.csv"), history)
+    write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, pictures, answers)
+
+    started = time.perf_counter()
+    contract = export_classifier(
+        model,
+        spec.classifier.preprocess,
+        data.labels,
+        directory,
+        name=spec.name,
+        golden_images=_golden_pictures(pictures),
+        training={**provenance, "replicas": replicas, "left_out": len(broken)},
+        metrics=metrics,
+    )
+    seconds["export"] = time.perf_counter() - started
+    for name in ("state", "cache"):
+        shutil.rmtree(os.path.join(work, name), ignore_errors=True)
+    return Trained(contract, metrics, history, broken, seconds)
+
+
+def picture_inputs(
+    pictures: Pictures, preprocess: PreprocessSpec, augmentation: Augmentation | None = None
+) -> Inputs:
+    """Pictures as a network's inputs, augmented where training asks for it."""
+
+    def prepare(pixels, seed):
+        if augmentation and seed is not None:
+            pixels = augment(pixels, augmentation, seed)
+        return normalize(pixels, preprocess)
+
+    return Inputs(pictures.take, pictures.labels, prepare, np.uint8, preprocess.shape)
+
+
+def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
+    """Features computed before, as a head's inputs."""
+    return Inputs(
+        lambda indices: features[indices],
+        labels,
+        lambda items, seed: items,
+        np.float32,
+        features.shape[1:],
+    )
+
+
+def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, say: Say) -> Pictures:
+    from tqdm import tqdm
+
+    with tqdm(total=len(split), desc=f"decode {name}", disable=say.quiet or None) as bar:
+        return decode_pictures(
+            split,
+            spec.classifier.preprocess,
+            cache,
+            name,
+            spec.max_broken_rate,
+            progress=bar.update,
+        )
+
+
+def _fit_all(classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say):
+    """Fits head and trunk in the order that the spec asks for; returns the history."""
+    train, val = pictures["train"], pictures["val"]
+    preprocess = spec.classifier.preprocess
+    weights = None
+    if spec.balance_classes:
+        weights = class_weights(train.labels, spec.classifier.classes)
+
+    def fit_phase(phase, model, inputs, validation, fit_spec):
+        say(f"{phase}: {len(inputs)} examples, {fit_spec.epochs} epochs at most")
+        entries = fit(
+            model,
+            inputs,
+            validation,
+            fit_spec,
+            strategy,
+            os.path.join(work, "state", f"{phase}.npz"),
+            weights,
+            log_dir=os.path.join(work, "tensorboard", phase),
+            verbose=not say.quiet,
+        )
+        return [{"phase": phase, **entry} for entry in entries]
+
+    if not spec.frozen_trunk:
+        return fit_phase(
+            "network",
+            classifier.model,
+            picture_inputs(train, preprocess, spec.augmentation),
+            picture_inputs(val, preprocess),
+            spec.head,
+        )
+    classifier.backbone.trunk.trainable = False
+    train_features = _features(classifier, train, spec, spec.feature_passes, "train", cache)
+    val_features = _features(classifier, val, spec, 1, "val", cache)
+    history = fit_phase("head", classifier.head, train_features, val_features, spec.head)
+    if spec.fine_tune_blocks:
+        unfreeze_blocks(classifier, spec.fine_tune_blocks)
+        history += fit_phase(
+            "fine-tune",
+            classifier.model,
+            picture_inputs(train, preprocess, spec.augmentation),
+            picture_inputs(val, preprocess),
+            spec.fine_tune,
+        )
+    return history
+
+
+def unfreeze_blocks(classifier: Classifier, count: int) -> None:
+    """Lets gradients into the last blocks of a trunk; batch norm keeps its averages.
+
+    Raises:
+      UserError: the trunk cannot be fine-tuned, or has fewer blocks.
+    """
+    backbone = classifier.backbone
+    if not backbone.can_train or count > len(backbone.blocks):
+        raise UserError(
+            f"--fine-tune {count}: this backbone has {len(backbone.blocks)} blocks to fine-tune"
+        )
+    frozen = {id(layer) for block in backbone.blocks[: len(backbone.blocks) - count]
+              for layer in block}  # fmt: skip
+    backbone.trunk.trainable = True
+    for block in backbone.blocks:
+        for layer in block:
+            norm = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = not norm and id(layer) not in frozen
+
+
+def _features(classifier, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
+    """The frozen trunk's features, computed once: [passes * N, D]."""
+    trunk = classifier.backbone.trunk
+    count, size = len(pictures), trunk.output_shape[-1]
+    features = cache.allocate(f"features-{name}", (passes * count, size), np.float32)
+    for index in range(passes):
+        # A pass's augmentation depends on its number and the picture's batch only.
+        inputs = picture_inputs(pictures, spec.classifier.preprocess)
+        if index:
+            changed = picture_inputs(pictures, spec.classifier.preprocess, spec.augmentation)
+            seed = tf.constant([spec.head.seed, 1_000_000 + index], tf.int64)
+            inputs = dataclasses.replace(
+                changed, prepare=lambda pixels, _, p=changed.prepare, s=seed: p(pixels, s)
+            )
+        features[index * count : (index + 1) * count] = predict(trunk, inputs, _EVALUATION_BATCH)
+    return feature_inputs(features, np.tile(pictures.labels, passes))
+
+
+def _plain_float32(spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
+    """The trained classifier without strategy and mixed precision, for evaluation and export."""
+    weights = trained.get_weights()
+    keras.mixed_precision.set_global_policy("float32")
+    model = build_classifier(spec, load_weights=False).model
+    model.set_weights(weights)
+    return model
+
+
+def _golden_pictures(pictures: dict[str, Pictures], count: int = 4) -> np.ndarray:
+    """uint8 [count, H, W, 3]: one picture of each of the first classes, and noise."""
+    split = pictures["test"] if len(pictures["test"]) else pictures["train"]
+    first = [np.flatnonzero(split.labels == label)[0] for label in np.unique(split.labels)]
+    chosen = split.take(np.asarray(first[: count - 1]))
+    noise = np.random.default_rng(0).integers(0, 256, (1, *chosen.shape[1:]), np.uint8)
+    return np.concatenate([chosen, noise])
+
+
+def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:
+    """What the contract says of the training, and what a resumed run must have in common."""
+    digest = hashlib.sha256(json.dumps(data.labels).encode())
+    for name, split in data.splits.items():
+        for picture, label in zip(split.names, split.labels, strict=True):
+            digest.update(f"{name}\0{os.path.basename(picture)}\0{label}\n".encode())
+    facts = {
+        "data": os.path.basename(os.path.normpath(data.source)),
+        "data_digest": digest.hexdigest(),
+        "pictures": {name: len(split) for name, split in data.splits.items()},
+        "spec": dataclasses.asdict(spec),
+        "versions": {
+            "imagecensus": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    }
+    return json.loads(json.dumps(facts))
+
+
+def _open_work(work: str, provenance: dict, fresh: bool) -> None:
+    """Makes the work folder, or checks that it holds the same training."""
+    path = os.path.join(work, RUN_FILE)
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    unfinished = os.path.isdir(os.path.join(work, "state"))
+    if unfinished and os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            earlier = json.load(file)
+        different = sorted(_differences(earlier, provenance))
+        if different:
+            raise UserError(
+                f"{work}: holds an unfinished training that differs in {', '.join(different)};"
+                " repeat its command to resume it, or add --fresh to throw it away"
+            )
+        return
+    os.makedirs(os.path.join(work, "state"), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(provenance, file, indent=1)
+
+
+def _differences(one, other, path: str = ""):
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from _differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+    elif one != other:
+        yield f"{path.removeprefix('spec.')} ({one} there, {other} now)"
+
+
+def _write_history(path: str, history: list[dict]) -> None:
+    columns = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers) -> None:
+    """The trainer's answer for each picture, to be compared with the batch job's rows.
+
+    Columns: split, uri, label (true), predicted, score.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"split": [], "uri": [], "label": [], "predicted": [], "score": []}
+    for name, split in pictures.items():
+        best = answers[name].argmax(1) if len(split) else []
+        columns["split"] += [name] * len(split)
+        columns["uri"] += split.names
+        columns["label"] += [labels[i] for i in split.labels]
+        columns["predicted"] += [labels[i] for i in best]
+        columns["score"] += [float(answers[name][row, i]) for row, i in enumerate(best)]
+    pq.write_table(pa.table(columns), path)
