@@ -18,6 +18,7 @@ from model_export.version import __version__
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
 JOBS = {
     "classify": ("jobs.classify", "classify archives of images into a Parquet table"),
+    "evaluate": ("jobs.evaluate", "compare a finished table with true labels"),
     "report": ("jobs.report", "write a page about a finished table, for people to look at"),
     "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
 }

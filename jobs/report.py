@@ -13,22 +13,31 @@ import datetime
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import jinja2
-import pyarrow.parquet as pq
 
 from jobs.options import argument, option, parse_options
-from jobs.table import Table, open_table, read_json, write_text
+from jobs.report_facts import (
+    check_books,
+    count_labels,
+    count_scores,
+    count_statuses,
+    describe_archive,
+    flatten,
+    measure_rate,
+    part_times,
+    pick_failures,
+    pick_random,
+    pick_sheets,
+)
+from jobs.table import Table, open_table, read_bytes, read_json, write_bytes
 from jobs.thumbnails import make_thumbnails
 from model_export.version import __version__
 
 REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation/evaluation.json"
-LABELS_SHOWN = 40
-SCORE_BINS = 20
-RATE_BINS = 60
-PAUSE_SECONDS = 600  # nothing finished for so long: the run was stopped, not slow
+EVALUATION_FORMAT = 1  # raised when the page needs figures that older files lack
+PLOTS = ("confusion", "calibration", "coverage")
 THUMBNAIL_SIDE = 112
 
 STATUS_MEANING = {
@@ -80,7 +89,7 @@ def write_report(output: str, labels: int = 8, examples: int = 4, sample: int = 
     """
     with open_table(output) as table:
         facts = gather_facts(table, labels, examples, sample)
-    return write_text(output, REPORT_FILE, render(facts))
+    return write_bytes(output, REPORT_FILE, render(facts).encode())
 
 
 def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
@@ -88,15 +97,8 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
     statuses = count_statuses(table)
     rows = sum(statuses.values())
     predicted = statuses.get("ok", 0)
-    sheets = pick_sheets(table, labels, examples)
-    random_sample = pick_random(table, sample)
-    tiles = [tile for sheet in sheets for tile in sheet["most"] + sheet["least"]] + random_sample
-    thumbnails = make_thumbnails([tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
-    for tile in tiles:
-        if tile["uri"] in thumbnails:
-            tile["src"] = _data_uri(thumbnails[tile["uri"]])
-    label_counts, label_total = count_labels(table, LABELS_SHOWN)
-    return {
+    label_counts, label_total = count_labels(table)
+    facts = {
         "output": table.output,
         "rows": rows,
         "predicted": predicted,
@@ -104,175 +106,43 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "books": check_books(read_json(table.output, "run_report.json"), rows),
         "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
-        "statuses": list(statuses.items()),
         "failures": pick_failures(table, examples),
         "labels": label_counts,
         "label_total": label_total,
         "scores": count_scores(table),
         "rate": measure_rate(part_times(table)),
-        "sheets": sheets,
-        "sample": random_sample,
+        "sheets": pick_sheets(table, labels, examples),
+        "sample": pick_random(table, sample),
         "archive": describe_archive(table),
         "provenance": flatten(read_json(table.output, "_imagecensus/dataset.json")),
-        "evaluation": read_json(table.output, EVALUATION_FILE),
+        **_evaluation(table.output),
     }
-
-
-def check_books(run: dict, rows: int) -> dict:
-    """Whether the table holds as many rows as were listed, where the last run has told."""
-    listed = run.get("listed")
-    known = isinstance(listed, int)
-    return {"known": known, "listed": listed, "balanced": known and listed == rows}
-
-
-def count_statuses(table: Table) -> dict[str, int]:
-    """Rows by status, most frequent first, "ok" ahead of all."""
-    counts = table.query(
-        "SELECT status, count(*) FROM predictions GROUP BY 1 ORDER BY status != 'ok', 2 DESC, 1"
+    _add_thumbnails(
+        [tile for sheet in facts["sheets"] for tile in sheet["most"] + sheet["least"]]
+        + facts["sample"]
+        + facts["mistakes"]
     )
-    return dict(counts)
+    return facts
 
 
-def count_labels(table: Table, limit: int) -> tuple[list[dict], int]:
-    """The most frequent labels with count and mean score, and how many labels there are."""
-    rows = table.query(
-        "SELECT label, count(*), avg(score) FROM predictions WHERE status = 'ok'"
-        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",
-        limit,
-    )
-    [(total,)] = table.query("SELECT count(DISTINCT label) FROM predictions WHERE status = 'ok'")
-    return [{"label": name, "count": n, "score": mean} for name, n, mean in rows], total
-
-
-def count_scores(table: Table, bins: int = SCORE_BINS) -> list[int]:
-    """Classified rows by score, in equal bins over [0, 1]."""
-    counts = [0] * bins
-    for index, count in table.query(
-        "SELECT least(greatest(floor(score * ?), 0), ? - 1)::INT, count(*) FROM predictions"
-        " WHERE status = 'ok' AND NOT isnan(score) GROUP BY 1",
-        bins,
-        bins,
-    ):
-        counts[index] = count
-    return counts
-
-
-def pick_sheets(table: Table, labels: int, examples: int) -> list[dict]:
-    """For the most frequent labels, the rows the model is most and least certain of."""
-    # The uri breaks ties, so that the same table gives the same page.
-    rows = table.query(
-        f"""
-        SELECT label, count(*) AS n,
-          max_by({_TILE}, {{s: score, u: uri}}, {int(examples)}),
-          min_by({_TILE}, {{s: score, u: uri}}, {int(examples)})
-        FROM predictions WHERE status = 'ok'
-          AND label IN (SELECT label FROM predictions WHERE status = 'ok'
-                        GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {int(labels)})
-        GROUP BY 1 ORDER BY 2 DESC, 1
-        """
-    )
-    sheets = []
-    for label, count, most, least in rows:
-        shown = {tile["uri"] for tile in most}
-        least = [tile for tile in least if tile["uri"] not in shown]
-        sheets.append({"label": label, "count": count, "most": most, "least": least})
-    return sheets
-
-
-def pick_random(table: Table, sample: int) -> list[dict]:
-    """Classified rows drawn at random; the same ones each time, whatever the parts' order."""
-    rows = table.query(
-        f"SELECT {_TILE} FROM predictions WHERE status = 'ok' ORDER BY md5(uri), uri LIMIT ?",
-        sample,
-    )
-    return [tile for (tile,) in rows]
-
-
-def pick_failures(table: Table, examples: int) -> list[dict]:
-    """Per status other than "ok": its count and examples."""
-    rows = table.query(
-        f"""
-        SELECT status, count(*),
-          min_by({{uri: uri, error: error, bytes: bytes}}, {{h: md5(uri), u: uri}}, {int(examples)})
-        FROM predictions WHERE status != 'ok' GROUP BY 1 ORDER BY 2 DESC, 1
-        """
-    )
-    return [{"status": name, "count": n, "examples": found} for name, n, found in rows]
-
-
-def describe_archive(table: Table) -> dict:
-    """What the files themselves are: formats, sizes."""
-    formats = table.query(
-        "SELECT coalesce(format, 'unknown'), count(*), sum(bytes) FROM predictions"
-        " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8"
-    )
-    [(total, largest, pixels, most_pixels)] = table.query(
-        "SELECT sum(bytes), max(bytes), approx_quantile(width::BIGINT * height, 0.5),"
-        " max(width::BIGINT * height) FROM predictions"
-    )
+def _evaluation(output: str) -> dict:
+    """What `imagecensus evaluate` left, if it was run (by a version that wrote the same)."""
+    evaluation = read_json(output, EVALUATION_FILE)
+    if evaluation.get("format") != EVALUATION_FORMAT:
+        return {"evaluation": None, "plots": {}, "mistakes": []}
+    plots = {name: read_bytes(output, f"evaluation/{name}.png") for name in PLOTS}
     return {
-        "formats": formats,
-        "bytes": total,
-        "largest": largest,
-        "median_pixels": pixels,
-        "most_pixels": most_pixels,
+        "evaluation": evaluation,
+        "plots": {name: _data_uri(png, "png") for name, png in plots.items() if png},
+        "mistakes": evaluation["mistakes"],
     }
 
 
-def part_times(table: Table) -> list[tuple[float, int]]:
-    """When each part was written (seconds since the epoch), and its rows; in order of time."""
-    with ThreadPoolExecutor() as pool:
-        rows = pool.map(lambda part: pq.read_metadata(part).num_rows, table.parts)
-        times = map(os.path.getmtime, table.parts)
-        return sorted(zip(times, rows, strict=True))
-
-
-def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict | None:
-    """Images per second over the time the job worked.
-
-    Args:
-      times: (second, rows) of each finished part, in order of time.
-
-    Returns:
-      `seconds` worked, `pauses` cut out, and `rates`: images/s in equal bins of that time; None
-      where there are too few parts to tell. The first part has no start, so its rows do not count.
-    """
-    pauses, clock, marks = 0, 0.0, []
-    for (before, _), (now, count) in zip(times, times[1:], strict=False):
-        if now - before > PAUSE_SECONDS:
-            pauses += 1
-            continue
-        clock += now - before
-        marks.append((clock, now - before, count))
-    if len(marks) < 3 or clock <= 0:
-        return None
-    bins = min(bins, len(marks))
-    width = clock / bins
-    totals = [0.0] * bins
-    for end, length, count in marks:
-        # A part's rows were made during the whole of its interval: spread them over its bins.
-        start = end - length
-        if length <= 0:
-            totals[min(int(end / width), bins - 1)] += count
-            continue
-        index = min(int(start / width), bins - 1)
-        while start < end and index < bins:
-            stop = end if index == bins - 1 else min(end, (index + 1) * width)
-            totals[index] += count * max(0.0, stop - start) / length
-            start, index = stop, index + 1
-    rates = [total / width for total in totals]
-    return {"seconds": clock, "pauses": pauses, "rates": rates, "mean": sum(totals) / clock}
-
-
-def flatten(tree: dict, prefix: str = "") -> list[tuple[str, str]]:
-    """A JSON object as (dotted name, text) pairs."""
-    pairs = []
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            pairs += flatten(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", "" if value is None else str(value)))
-    return pairs
+def _add_thumbnails(tiles: list[dict]) -> None:
+    thumbnails = make_thumbnails([tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
+    for tile in tiles:
+        if tile["uri"] in thumbnails:
+            tile["src"] = _data_uri(thumbnails[tile["uri"]], "jpeg")
 
 
 def render(facts: dict) -> str:
@@ -322,11 +192,9 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def _data_uri(picture: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
-
-_TILE = "{uri: uri, label: label, score: score}"
 
 if __name__ == "__main__":
     from jobs.cli import run_job

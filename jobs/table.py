@@ -80,32 +80,41 @@ def connect(spill: str) -> duckdb.DuckDBPyConnection:
     )
 
 
+def read_bytes(output: str, name: str) -> bytes | None:
+    """A file of the output folder; None where it does not exist. Raises UserError."""
+    path = os.path.join(output, name)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def read_json(output: str, name: str) -> dict:
     """A JSON file of the output folder; {} where it does not exist.
 
     Raises:
-      UserError: it exists and is not a JSON object.
+      UserError: it cannot be read or holds no JSON object.
     """
-    path = os.path.join(output, name)
+    content = read_bytes(output, name)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; delete it and run classify again")
-    return content
+        tree = {} if content is None else json.loads(content)
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise UserError(f"{output}/{name}: is damaged; delete it and run classify again")
+    return tree
 
 
-def write_text(output: str, name: str, text: str) -> str:
+def write_bytes(output: str, name: str, content: bytes) -> str:
     """Writes a file of the output folder, whole or not at all; returns its path."""
     path = os.path.join(output, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(content)
     os.replace(partial, path)
     return path
 

@@ -1,0 +1,224 @@
+"""`imagecensus evaluate`: how good the labels of a finished table are, against the truth."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.options import argument, option, parse_options
+from jobs.report import EVALUATION_FORMAT, write_report
+from jobs.table import Table, open_table, write_bytes
+from jobs.truth import HELP, join_truth
+from model_export.errors import UserError
+
+FOLDER = "evaluation"
+MISTAKES_LISTED = 1000
+MISTAKES_SHOWN = 12
+CONFUSIONS_SHOWN = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `imagecensus evaluate`."""
+
+    output: str = argument("the --output folder of a classify run")
+    labels: str = option("", f"where the true labels are: {HELP}", metavar="SOURCE")
+    uri_column: str = option("uri", "column of the --labels file that names the picture")
+    label_column: str = option("label", "column of the --labels file that holds the true label")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        argv,
+        "imagecensus evaluate",
+        "Compares a finished table with true labels; writes OUTPUT/evaluation and renews the"
+        " report.",
+    )
+    if not options.labels:
+        raise UserError(f"--labels is missing: {HELP}")
+    evaluation = evaluate(options.output, options.labels, options.uri_column, options.label_column)
+    print(summarize(evaluation))
+    print(f"\nreport       {write_report(options.output)}")
+    return 0
+
+
+def evaluate(
+    output: str, labels: str, uri_column: str = "uri", label_column: str = "label"
+) -> dict:
+    """Evaluates a table; writes `evaluation/` into its folder; returns what evaluation.json holds.
+
+    The folder gets evaluation.json, per_class.csv, confusion.csv (truth, label, count: all pairs
+    that occur), mistakes.csv (the most certain ones first) and plots as PNG.
+
+    Raises:
+      UserError: no table; no truth (see `join_truth`); or no true label among the model's.
+    """
+    with open_table(output) as table:
+        matched = join_truth(table, labels, uri_column, label_column)
+        evaluation = {
+            "format": EVALUATION_FORMAT,
+            "labels": labels,
+            "matched_by": matched,
+            **count_rows(table),
+        }
+        evaluation["unknown_labels"] = _unknown_labels(table, labels)
+        evaluation |= _measure(table)
+        confusion = _rows(
+            table,
+            "SELECT truth, label, count(*) AS count FROM judged WHERE status = 'ok'"
+            " AND truth IS NOT NULL GROUP BY ALL ORDER BY count DESC, truth, label",
+        )
+        mistakes = _rows(
+            table,
+            "SELECT uri, truth, label, score FROM judged WHERE status = 'ok' AND truth != label"
+            f" ORDER BY score DESC, uri LIMIT {MISTAKES_LISTED}",
+        )
+    evaluation["confusions"] = [row for row in confusion if row["truth"] != row["label"]]
+    evaluation["confusions"] = evaluation["confusions"][:CONFUSIONS_SHOWN]
+    evaluation["mistakes"] = mistakes[:MISTAKES_SHOWN]
+    from jobs.plots import plot_evaluation
+
+    files = {
+        "per_class.csv": _csv(evaluation["per_class"]),
+        "confusion.csv": _csv(confusion),
+        "mistakes.csv": _csv(mistakes),
+        **plot_evaluation(evaluation, confusion),
+        "evaluation.json": json.dumps(evaluation, indent=1).encode(),
+    }
+    for name, content in files.items():
+        write_bytes(output, f"{FOLDER}/{name}", content)
+    return evaluation
+
+
+def count_rows(table: Table) -> dict[str, int]:
+    """How many rows there are, have a truth, and can be judged."""
+    [(rows, known, judged)] = table.query(
+        "SELECT count(*), count(truth), count(truth) FILTER (status = 'ok') FROM judged"
+    )
+    if not judged:
+        raise UserError(
+            f"{table.output}: {known:,} of {rows:,} rows have a true label and none of these was"
+            " classified; nothing to evaluate"
+        )
+    return {"rows": rows, "with_truth": known, "evaluated": judged, "failed": known - judged}
+
+
+def summarize(evaluation: dict) -> str:
+    """The figures that matter most, one a line."""
+    accuracy, average = evaluation["accuracy"], evaluation["average"]["macro"]
+    lines = [
+        f"evaluated    {evaluation['evaluated']:,} of {evaluation['rows']:,} rows, truth by"
+        f" {evaluation['matched_by']}"
+    ]
+    if evaluation["failed"]:
+        lines.append(f"failed       {evaluation['failed']:,} more rows have a truth and no label")
+    lines.append(
+        f"accuracy     {accuracy['value']:.4f}"
+        f"   (95 % interval {accuracy['low']:.4f} to {accuracy['high']:.4f})"
+    )
+    lines += [
+        f"top-{k:<8} {share['value']:.4f}"
+        for k, share in evaluation["top_k_accuracy"].items()
+        if k != "1"
+    ]
+    lines.append(
+        f"macro        precision {average['precision']:.4f}   recall {average['recall']:.4f}"
+        f"   F1 {average['f1']:.4f}"
+    )
+    lines.append(f"calibration  expected error {evaluation['calibration']['ece']:.4f}")
+    for point in evaluation["coverage"]:
+        if point["threshold"] in (0.5, 0.8, 0.9, 0.95) and point["accuracy"] is not None:
+            lines.append(
+                f"score ≥ {point['threshold']:.2f} {point['coverage']:.1%} of rows,"
+                f" accuracy {point['accuracy']:.4f}"
+            )
+    if evaluation["unknown_labels"]:
+        unknown = evaluation["unknown_labels"]
+        lines.append(
+            f"note         {sum(unknown.values()):,} rows count as wrong whose true label the model"
+            f" never answers: {', '.join(list(unknown)[:5])}{' …' if len(unknown) > 5 else ''}"
+        )
+    return "\n".join(lines)
+
+
+def _unknown_labels(table: Table, source: str) -> dict[str, int]:
+    """True labels that are never among the model's answers, with their rows.
+
+    Raises:
+      UserError: that is all of them: truth in other words than the model's is a mistake in the
+        request, not an accuracy of 0.
+    """
+    truth = dict(
+        table.query(
+            "SELECT truth, count(*) FROM judged WHERE status = 'ok' AND truth IS NOT NULL"
+            " GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+    )
+    answers = {
+        label
+        for (label,) in table.query(
+            "SELECT DISTINCT answer.label FROM (SELECT unnest(top_k) AS answer FROM judged"
+            " WHERE status = 'ok')"
+        )
+    }
+    if not answers.intersection(truth):
+        raise UserError(
+            f"--labels {source}: no true label is one of the model's; the truth has"
+            f" {', '.join(sorted(truth)[:4])}; the table has {', '.join(sorted(answers)[:4])}"
+        )
+    return {label: count for label, count in truth.items() if label not in answers}
+
+
+def _measure(table: Table) -> dict:
+    """The figures of `jobs.metrics` over the judged rows."""
+    from jobs.metrics import measure
+
+    table.connection.execute(
+        """
+        CREATE TABLE classes AS SELECT name, row_number() OVER (ORDER BY name) - 1 AS code FROM (
+          SELECT truth AS name FROM judged WHERE status = 'ok' AND truth IS NOT NULL
+          UNION SELECT label FROM judged WHERE status = 'ok' AND truth IS NOT NULL)
+        """
+    )
+    labels = [name for (name,) in table.query("SELECT name FROM classes ORDER BY code")]
+    arrays = table.connection.execute(
+        """
+        SELECT t.code::INT AS truth, p.code::INT AS predicted, score,
+          coalesce(list_position(list_transform(top_k, lambda x: x.label), j.truth), 0)::INT
+            AS rank
+        FROM judged j JOIN classes t ON j.truth = t.name JOIN classes p ON j.label = p.name
+        WHERE status = 'ok'
+        """
+    ).fetchnumpy()
+    truth, predicted, score, rank = (
+        np.ma.filled(arrays[name], 0) for name in ("truth", "predicted", "score", "rank")
+    )
+    [(top_k,)] = table.query("SELECT max(len(top_k)) FROM judged")
+    return measure(truth, predicted, score, rank, labels, top_k or 1)
+
+
+def _rows(table: Table, sql: str) -> list[dict]:
+    cursor = table.connection.execute(sql)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _csv(rows: list[dict]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_job
+
+    sys.exit(run_job("jobs.evaluate", sys.argv[1:]))
