@@ -23,7 +23,7 @@ from jobs.report_facts import (
     count_scores,
     count_statuses,
     describe_archive,
-    flatten,
+    list_provenance,
     measure_rate,
     part_times,
     pick_failures,
@@ -94,6 +94,7 @@ def write_report(output: str, labels: int = 8, examples: int = 4, sample: int = 
 
 def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
     """All that the page shows, as plain values; bounded, however long the table is."""
+    run = read_json(table.output, "run_report.json")
     statuses = count_statuses(table)
     rows = sum(statuses.values())
     predicted = statuses.get("ok", 0)
@@ -103,7 +104,7 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "rows": rows,
         "predicted": predicted,
         "failed": rows - predicted,
-        "books": check_books(read_json(table.output, "run_report.json"), rows),
+        "books": check_books(run, rows),
         "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "failures": pick_failures(table, examples),
@@ -114,7 +115,7 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "sheets": pick_sheets(table, labels, examples),
         "sample": pick_random(table, sample),
         "archive": describe_archive(table),
-        "provenance": flatten(read_json(table.output, "_imagecensus/dataset.json")),
+        "provenance": list_provenance(run, read_json(table.output, "_imagecensus/dataset.json")),
         **_evaluation(table.output),
     }
     _add_thumbnails(

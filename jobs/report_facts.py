@@ -16,14 +16,22 @@ LABELS_SHOWN = 40
 SCORE_BINS = 20
 RATE_BINS = 60
 PAUSE_SECONDS = 600  # nothing finished for so long: the run was stopped, not slow
+_PROVENANCE = ("inputs", "started", "finished", "model", "engine", "runner", "run_id", "versions")
 _TILE = "{uri: uri, label: label, score: score}"
 
 
-def check_books(run: dict, rows: int) -> dict:
-    """Whether the table holds as many rows as were listed, where the last run has told."""
-    listed = run.get("listed")
-    known = isinstance(listed, int)
-    return {"known": known, "listed": listed, "balanced": known and listed == rows}
+def check_books(run: dict, rows: int) -> dict | None:
+    """Whether the table holds a row for each image ever listed; None where no run has told.
+
+    Args:
+      run: what run_report.json holds.
+      rows: of the table, as counted now.
+    """
+    books = run.get("books")
+    if not isinstance(books, dict) or not isinstance(books.get("images"), int):
+        return None
+    listed = books["images"]
+    return {"listed": listed, "pending": max(listed - rows, 0), "balanced": listed == rows}
 
 
 def count_statuses(table: Table) -> dict[str, int]:
@@ -163,6 +171,14 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict 
             start, index = stop, index + 1
     rates = [total / width for total in totals]
     return {"seconds": clock, "pauses": pauses, "rates": rates, "mean": sum(totals) / clock}
+
+
+def list_provenance(run: dict, dataset: dict) -> list[tuple[str, str]]:
+    """What made the table, as (name, text) pairs."""
+    told = {name: run[name] for name in _PROVENANCE if name in run}
+    return flatten(told | {"fingerprint": dataset.get("fingerprint")}) + flatten(
+        dataset.get("ingredients", {})
+    )
 
 
 def flatten(tree: dict, prefix: str = "") -> list[tuple[str, str]]:

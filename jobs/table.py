@@ -13,10 +13,14 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 
 from model_export.errors import UserError
+from transforms import storage
+from transforms.dataset import Layout
+from transforms.parts import list_parts
 
 MEMORY_LIMIT = "1GB"
 
@@ -82,14 +86,13 @@ def connect(spill: str) -> duckdb.DuckDBPyConnection:
 
 def read_bytes(output: str, name: str) -> bytes | None:
     """A file of the output folder; None where it does not exist. Raises UserError."""
-    path = os.path.join(output, name)
+    location = storage.join(output, name)
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return storage.read(location)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{location}: cannot be read: {error.strerror}") from None
 
 
 def read_json(output: str, name: str) -> dict:
@@ -104,28 +107,52 @@ def read_json(output: str, name: str) -> dict:
     except ValueError:
         tree = None
     if not isinstance(tree, dict):
-        raise UserError(f"{output}/{name}: is damaged; delete it and run classify again")
+        location = storage.join(output, name)
+        raise UserError(f"{location}: is damaged; delete it and run classify again")
     return tree
 
 
 def write_bytes(output: str, name: str, content: bytes) -> str:
-    """Writes a file of the output folder, whole or not at all; returns its path."""
-    path = os.path.join(output, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
-        file.write(content)
-    os.replace(partial, path)
-    return path
+    """Writes a file of the output folder, whole or not at all; returns where. Raises UserError."""
+    location = storage.join(output, name)
+    storage.make_folder(location.rpartition("/")[0])
+    try:
+        storage.write(location, content)
+    except OSError as error:
+        raise UserError(f"{location}: cannot be written: {error.strerror}") from None
+    return location
 
 
 def _local_parts(output: str, scratch: str) -> list[str]:
-    if not os.path.isdir(output):
+    folder = Layout(output).parts
+    try:
+        parts = sorted(list_parts(folder).values())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}") from None
+    if parts:
+        return _mirror(parts, scratch) if storage.is_bucket(output) else parts
+    if not storage.is_bucket(output) and not os.path.isdir(output):
         raise UserError(f"{output}: no such folder; name the --output of a classify run")
-    parts = sorted(glob.glob(os.path.join(glob.escape(output), "predictions", "*.parquet")))
-    if not parts:
-        raise UserError(
-            f"{output}: holds no predictions yet (no Parquet file in its folder predictions);"
-            " run classify with this --output first"
-        )
-    return parts
+    raise UserError(
+        f"{output}: holds no predictions yet; run classify with this --output, and then this"
+    )
+
+
+def _mirror(parts: list[str], scratch: str) -> list[str]:
+    """Copies parts out of a bucket, their times with them; returns the copies."""
+    bucket, prefix = storage.split_bucket(parts[0].rpartition("/")[0] + "/")
+    blobs = {
+        f"gs://{bucket}/{blob.name}": blob
+        for blob in storage.bucket_client().list_blobs(bucket, prefix=prefix)
+    }
+
+    def fetch(location):
+        path = os.path.join(scratch, location.rpartition("/")[2])
+        try:
+            blobs[location].download_to_filename(path)  # sets the file's time to the object's
+        except Exception as error:
+            raise UserError(f"{location}: cannot be read: {error}") from None
+        return path
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(fetch, parts))

@@ -8,14 +8,13 @@ page.
 from __future__ import annotations
 
 import io
-import os
-import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
+from transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
 THREADS = 4
@@ -30,7 +29,7 @@ def make_thumbnail(uri: str, side: int) -> bytes:
     configure_pillow()
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
-    decode_image(read_bytes(uri), spec, pixels)
+    decode_image(read_image(uri, max_bytes=MAX_FILE_BYTES), spec, pixels)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
@@ -49,23 +48,3 @@ def make_thumbnails(uris: list[str], side: int) -> dict[str, bytes]:
     with ThreadPoolExecutor(THREADS) as pool:
         made = zip(uris, pool.map(attempt, uris), strict=True)
         return {uri: thumbnail for uri, thumbnail in made if thumbnail}
-
-
-def read_bytes(uri: str) -> bytes:
-    """The bytes of one picture of the table.
-
-    Raises:
-      ImageError: `not_found`, `read_error` or `too_large`.
-    """
-    path = uri
-    if uri.startswith("file://"):
-        path = os.fsdecode(urllib.parse.unquote_to_bytes(uri[len("file://") :]))
-    try:
-        if os.path.getsize(path) > MAX_FILE_BYTES:
-            raise ImageError("too_large", "the file is too large to be shown")
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise ImageError("not_found", "the file is gone") from None
-    except (OSError, ValueError) as error:
-        raise ImageError("read_error", str(error)) from None
