@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -28,3 +29,28 @@ def tiny_model(tmp_path_factory) -> str:
 def other_model(tmp_path_factory) -> str:
     """The same architecture with other weights: another digest, other rows."""
     return export_tiny(tmp_path_factory.mktemp("models") / "other", seed=2)
+
+
+@pytest.fixture
+def ordinary_user():
+    """Calls a function as a user who is not root (nothing is forbidden to root)."""
+
+    def call(function):
+        if os.getuid() != 0:
+            return function()
+        context = multiprocessing.get_context("fork")
+        receive, send = context.Pipe(duplex=False)
+
+        def child():
+            os.setgid(65534)
+            os.setuid(65534)
+            send.send(function())
+
+        process = context.Process(target=child)
+        process.start()
+        send.close()
+        result = receive.recv()
+        process.join()
+        return result
+
+    return call

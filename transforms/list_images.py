@@ -119,9 +119,7 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[tuple[str, int,
         visited.add((info.st_dev, info.st_ino))
         try:
             with os.scandir(path) as entries:
-                names = sorted(
-                    (entry.name, entry.is_dir(follow_symlinks=True)) for entry in entries
-                )
+                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError:
             yield (storage.uri_of_path(path), -1, "")
             continue
@@ -136,6 +134,13 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[tuple[str, int,
             for name, is_folder in reversed(names)
             if is_folder and not _ignored(name)
         )
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def _ignored(name: bytes) -> bool:

@@ -1,0 +1,180 @@
+"""What is listed, and what is not: folders, links, odd names, globs, manifests."""
+
+import json
+import os
+import socket
+import tempfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from samples import make_photos
+
+from transforms.list_images import (
+    InputError,
+    check_inputs,
+    list_images,
+    passthrough_columns,
+)
+from transforms.records import REF_COLUMNS
+from transforms.storage import path_of_uri, uri_of_path
+
+
+def listed(*inputs, uri_column="") -> list[dict]:
+    rows = []
+    for batch in list_images(tuple(str(i) for i in inputs), uri_column):
+        rows += batch.to_pylist()
+    return rows
+
+
+def uris(*inputs, **options) -> list[str]:
+    return [row["uri"] for row in listed(*inputs, **options)]
+
+
+def test_a_folder_is_listed_at_any_depth_in_name_order(tmp_path):
+    names = ["a.jpg", "b/a.jpg", "b/c/deep.jpg", "b/z.jpg", "z.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    rows = listed(tmp_path)
+    assert sorted(row["uri"] for row in rows) == sorted(str(tmp_path / name) for name in names)
+    assert [r["uri"] for r in rows] == uris(tmp_path)  # the same order each time
+    assert {row["size"] for row in rows} == {5}
+    assert rows[0]["etag_or_mtime"] == str((tmp_path / "a.jpg").stat().st_mtime_ns)
+
+
+def test_extensions_do_not_matter_but_hidden_files_and_litter_do(tmp_path):
+    for name in ("photo", "photo.txt", "Thumbs.db", "desktop.ini", ".DS_Store", ".git/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert uris(tmp_path) == [str(tmp_path / "photo"), str(tmp_path / "photo.txt")]
+
+
+def test_links_loops_and_special_files(tmp_path):
+    make_photos(tmp_path / "real", 2)
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "real" / "00000.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "real")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+        rows = listed(tmp_path)
+    found = {os.path.relpath(row["uri"], tmp_path): row["size"] for row in rows}
+    photos = {k: v for k, v in found.items() if v > 0}
+    # The folder `real` is entered once, by whichever name comes first.
+    assert set(photos) == {"link.jpg", "again/00000.jpg", "again/00001.jpg"}
+    assert {k for k, v in found.items() if v == -1} == {"broken.jpg", "self.jpg"}
+
+
+@pytest.mark.parametrize("name", [b"new\nline.jpg", b"latin\xe9.jpg", b"#1 100%.jpg", "ß雪.jpg"])
+def test_odd_names_keep_their_identity(tmp_path, name):
+    name = os.fsencode(name)
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "wb") as file:
+        file.write(b"x")
+    (uri,) = uris(tmp_path)
+    assert path_of_uri(uri) == path
+    uri.encode("utf-8")  # fits into Arrow
+
+
+def test_uris_of_paths_are_distinct():
+    assert uri_of_path(b"/a/b\xff.jpg") == "file:///a/b%FF.jpg"
+    assert path_of_uri("file:///a/b%FF.jpg") == b"/a/b\xff.jpg"
+    assert uri_of_path(b"/a/b%FF.jpg") == "/a/b%FF.jpg"
+
+
+def test_an_unreadable_folder_is_listed_itself(ordinary_user):
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        (readable,) = make_photos(f"{top}/open", 1)
+        make_photos(f"{top}/locked", 1)
+        os.chmod(f"{top}/locked", 0)
+        found = ordinary_user(lambda: uris(top))
+        os.chmod(f"{top}/locked", 0o755)
+    assert sorted(found) == sorted([readable, f"{top}/locked"])
+
+
+def test_globs_and_single_files(tmp_path):
+    paths = make_photos(tmp_path / "a", 3) + make_photos(tmp_path / "b", 1, first=5)
+    assert uris(tmp_path / "*" / "0000[01].jpg") == paths[:2]
+    assert uris(f"{tmp_path}/**/*.jpg") == paths
+    assert uris(tmp_path / "?") == paths  # folders that match are listed whole
+    assert uris(paths[2], tmp_path / "b") == [paths[2], paths[3]]
+    with pytest.raises(InputError, match="nothing matches"):
+        uris(tmp_path / "*.png")
+
+
+def test_a_missing_input_is_told_before_listing(tmp_path):
+    assert check_inputs((str(tmp_path / "nowhere"),)) == [
+        f"{tmp_path}/nowhere: no such file or folder"
+    ]
+    assert check_inputs((str(tmp_path), f"{tmp_path}/*.jpg", "gs://bucket/x")) == []
+
+
+def test_text_manifest(tmp_path):
+    paths = make_photos(tmp_path / "pictures", 2)
+    manifest = tmp_path / "list.txt"
+    manifest.write_text(f"pictures/00000.jpg\n\n{paths[1]}\r\ngone.jpg\ngs://bucket/x.jpg\n")
+    rows = listed(manifest)
+    assert [row["uri"] for row in rows] == [*paths, f"{tmp_path}/gone.jpg", "gs://bucket/x.jpg"]
+    assert [row["size"] > 0 for row in rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_table_manifests_pass_their_other_columns_through(tmp_path, suffix):
+    make_photos(tmp_path, 3)
+    table = pa.table(
+        {
+            "path": [f"{i:05d}.jpg" for i in range(3)],
+            "label": ["x,y", 'quo"te', "line\nbreak"],
+            "taken": pa.array([2019, None, 2021], pa.int64()),
+        }
+    )
+    manifest = tmp_path / f"list.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, manifest)
+    elif suffix == "jsonl":
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    else:
+        import csv
+
+        with open(manifest, "w", newline="") as file:
+            writer = csv.writer(file, delimiter="," if suffix == "csv" else "\t")
+            writer.writerow(table.column_names)
+            writer.writerows(
+                [v if v is not None else "" for v in r.values()] for r in table.to_pylist()
+            )
+    rows = listed(manifest)
+    assert [row["uri"] for row in rows] == [f"{tmp_path}/{i:05d}.jpg" for i in range(3)]
+    assert [row["manifest_label"] for row in rows] == ["x,y", 'quo"te', "line\nbreak"]
+    assert [row["taken"] for row in rows] == [2019, None, 2021]
+    assert passthrough_columns((str(manifest),)).names == ["manifest_label", "taken"]
+
+
+def test_manifest_mistakes_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("picture,n\nx.jpg,1\n")
+    (tmp_path / "b.csv").write_text("uri,n\nx.jpg,one\n")
+    (tmp_path / "c.jsonl").write_text('{"uri": "x.jpg"')
+    (tmp_path / "d.csv").write_text("uri,n\n,1\n")
+    with pytest.raises(InputError, match=r"a\.csv: no column of locations among picture, n"):
+        uris(tmp_path / "a.csv")
+    assert uris(tmp_path / "a.csv", uri_column="picture") == [f"{tmp_path}/x.jpg"]
+    with pytest.raises(InputError, match="has no column 'url'"):
+        uris(tmp_path / "a.csv", uri_column="url")
+    with pytest.raises(InputError, match=r"c\.jsonl: cannot be read"):
+        uris(tmp_path / "c.jsonl")
+    with pytest.raises(InputError, match="1 rows have no 'uri'"):
+        uris(tmp_path / "d.csv")
+    (tmp_path / "e.csv").write_text("uri,n\nx.jpg,1\n")
+    with pytest.raises(InputError, match="column 'n' is string, in an earlier manifest int64"):
+        passthrough_columns((str(tmp_path / "e.csv"), str(tmp_path / "b.csv")))
+
+
+def test_inputs_of_all_kinds_at_once_have_the_reference_columns(tmp_path):
+    paths = make_photos(tmp_path / "folder", 1)
+    (tmp_path / "list.csv").write_text(f"uri,camera\n{paths[0]},north\n")
+    batches = list(list_images((str(tmp_path / "folder"), str(tmp_path / "list.csv"))))
+    assert all(tuple(b.schema.names[: len(REF_COLUMNS)]) == REF_COLUMNS for b in batches)
+    assert batches[1].schema.names[-1] == "camera"
