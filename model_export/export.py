@@ -122,7 +122,7 @@ def _build(model, spec, labels, embedding_layer, top_k):
         embedding = model.layers[-1].input
     else:
         embedding = model.get_layer(embedding_layer).output
-    both = keras.Model(model.input, [model.output, embedding])
+    both = keras.Model(model.inputs, [model.outputs[0], embedding])
     images_spec = tf.TensorSpec([None, *spec.shape], tf.uint8, name="images")
 
     @tf.function(input_signature=[images_spec])
