@@ -19,6 +19,7 @@ from model_export.version import __version__
 JOBS = {
     "classify": ("jobs.classify", "classify archives of images into a Parquet table"),
     "evaluate": ("jobs.evaluate", "compare a finished table with true labels"),
+    "predict": ("jobs.predict", "classify a few pictures and print the answers"),
     "report": ("jobs.report", "write a page about a finished table, for people to look at"),
     "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
 }

@@ -1,0 +1,189 @@
+"""`imagecensus predict`: the answers of a model for a few pictures, at once.
+
+The same decoding, the same engines and the same columns as the batch job, without Beam: what
+`predict` says of a picture is what its row of the table says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.options import argument, option, parse_options
+from model_export.contract import read_contract
+from model_export.errors import UserError
+from model_export.preprocess import ImageError, configure_pillow, decode_image
+from transforms import storage
+from transforms.engines import choose_engine, load_engine
+from transforms.read_images import MAX_BYTES, read_image
+
+STDIN = "-"
+_BATCH = 32
+_BAR = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `imagecensus predict`."""
+
+    pictures: tuple[str, ...] = argument(
+        "picture files, gs:// objects, or - for one picture on standard input",
+        nargs="+",
+        metavar="IMAGE",
+    )
+    model: str = option(
+        None, "model folder; without it, MobileNet-V2 trained on ImageNet", metavar="DIR"
+    )
+    weights: str = option(
+        None, "weights file for the ImageNet model, where there is no network", metavar="FILE"
+    )
+    top_k: int = option(5, "best classes shown per picture", metavar="K")
+    json: bool = option(False, "one JSON object per line, with the table's columns")
+    engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns 1 where a picture failed."""
+    options = parse_options(
+        Options, argv, "imagecensus predict", "Classifies a few pictures and prints the answers."
+    )
+    _validate(options)
+    predictor = Predictor(_model_folder(options), options.engine, options.top_k)
+    failed = False
+    for row in predictor.predict(_read(picture) for picture in options.pictures):
+        failed |= row["status"] != "ok"
+        print(json.dumps(row) if options.json else describe(row))
+    return int(failed)
+
+
+class Predictor:
+    """A model, loaded and ready to answer for a few pictures.
+
+    Attributes:
+      contract: of the model.
+    """
+
+    def __init__(self, model: str, engine: str = "auto", top_k: int = 5):
+        """Raises UserError: no such model, or an engine that is not here."""
+        self.contract = read_contract(model)
+        if top_k > self.contract.top_k and self.contract.top_k < len(self.contract.labels):
+            raise UserError(
+                f"--top-k={top_k}: {model} answers with {self.contract.top_k} classes;"
+                " export it again with a larger top-k"
+            )
+        self._top_k = top_k
+        self._engine = load_engine(choose_engine(engine), model)
+        configure_pillow()
+
+    def predict(self, pictures, embeddings: bool = False) -> Iterator[dict]:
+        """Rows with the columns of the table, in order.
+
+        Args:
+          pictures: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
+          embeddings: adds `embedding`, float32 [D].
+        """
+        batch = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == _BATCH:
+                yield from self._predict_batch(batch, embeddings)
+                batch = []
+        if batch:
+            yield from self._predict_batch(batch, embeddings)
+
+    def _predict_batch(self, batch, embeddings):
+        rows = []
+        pixels = np.empty((len(batch), *self.contract.preprocess.shape), np.uint8)
+        good = []
+        for name, data in batch:
+            row = {"uri": name, "status": "ok", "error": None, "label": None, "class_id": None}
+            row |= {"score": None, "top_k": None, "width": None, "height": None, "format": None}
+            row["bytes"] = len(data) if isinstance(data, bytes) else None
+            try:
+                if isinstance(data, ImageError):
+                    raise data
+                info = decode_image(data, self.contract.preprocess, pixels[len(good)])
+                row |= dataclasses.asdict(info)
+                good.append(row)
+            except ImageError as error:
+                row |= {"status": error.status, "error": str(error), "format": error.image_format}
+            rows.append(row)
+        if good:
+            class_ids, scores, vectors = self._engine.infer(pixels[: len(good)])
+            for row, ids, row_scores, vector in zip(good, class_ids, scores, vectors, strict=True):
+                row |= self._answer(ids, row_scores)
+                if embeddings:
+                    row["embedding"] = vector
+        return rows
+
+    def _answer(self, class_ids, scores) -> dict:
+        top = [
+            {"label": self.contract.labels[index], "class_id": int(index), "score": float(score)}
+            for index, score in zip(class_ids[: self._top_k], scores[: self._top_k], strict=True)
+        ]
+        return {**top[0], "top_k": top}
+
+
+def describe(row: dict) -> str:
+    """A row for people, over several lines."""
+    lines = [printable(row["uri"])]
+    if row["status"] != "ok":
+        lines.append(f"  {row['status']}: {printable(row['error'])}")
+    for answer in row["top_k"] or ():
+        bar = "█" * round(answer["score"] * _BAR)
+        lines.append(f"  {answer['score']:.4f}  {bar:<{_BAR}}  {printable(answer['label'])}")
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Text that a terminal cannot take for a command: control characters are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _read(picture: str):
+    """(name, bytes or the ImageError that came instead)."""
+    try:
+        if picture == STDIN:
+            return "-", sys.stdin.buffer.read(MAX_BYTES)
+        if storage.is_bucket(picture):
+            return picture, read_image(picture)
+        uri = storage.uri_of_path(os.path.abspath(os.fsencode(picture)))
+        return uri, read_image(uri)
+    except ImageError as error:
+        if error.status == "not_found":
+            error = ImageError("not_found", "there is no such file")
+        return picture, error
+
+
+def _validate(options: Options) -> None:
+    problems = []
+    for picture in options.pictures:
+        if picture.startswith(("http://", "https://")):
+            problems.append(f"{picture}: web addresses are not read; download it first")
+        elif picture != STDIN and not storage.is_bucket(picture) and os.path.isdir(picture):
+            problems.append(f"{picture}: a folder; use `imagecensus classify` for many pictures")
+    if options.pictures.count(STDIN) > 1:
+        problems.append("-: standard input holds one picture; name it once")
+    if options.top_k < 1:
+        problems.append("--top-k must be at least 1")
+    if problems:
+        raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _model_folder(options: Options) -> str:
+    if options.model:
+        return options.model
+    from model_export.imagenet import default_model
+
+    return default_model(options.weights)
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_job
+
+    sys.exit(run_job("jobs.predict", sys.argv[1:]))
