@@ -22,7 +22,7 @@ from transforms import storage
 from transforms.dataset import Layout
 from transforms.parts import list_parts
 
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = "512MB"
 
 
 @dataclasses.dataclass(frozen=True)

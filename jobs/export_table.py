@@ -1,0 +1,83 @@
+"""`imagecensus table`: a finished table as CSV or JSON Lines, for tools that read no Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from jobs.options import argument, option, parse_options
+from jobs.table import Table, open_table
+from model_export.errors import UserError
+from transforms import storage
+
+FORMATS = {
+    "csv": "FORMAT csv, HEADER true",
+    "jsonl": "FORMAT json",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `imagecensus table`."""
+
+    output: str = argument("the --output folder of a classify run")
+    format: str = option("csv", "csv or jsonl", choices=sorted(FORMATS))
+    to: str = option("-", "file to write, local or gs://; - is standard output", metavar="FILE")
+    embeddings: bool = option(False, "with the embeddings, where the table has them")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        argv,
+        "imagecensus table",
+        "Writes a finished table as CSV or JSON Lines. In CSV, lists are JSON texts.",
+    )
+    if options.to != "-":
+        if not storage.is_bucket(options.to) and not os.path.isdir(
+            os.path.dirname(options.to) or "."
+        ):
+            raise UserError(f"--to={options.to}: there is no such folder; make it first")
+        with storage.atomic_path(options.to) as path:
+            export_table(options.output, path, options.format, options.embeddings)
+        return 0
+    # A reader that has seen enough (`| head`) ends this process, as it ends other tools.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    export_table(options.output, "/dev/stdout", options.format, options.embeddings)
+    return 0
+
+
+def export_table(output: str, path: str, format: str, embeddings: bool = False) -> None:
+    """Writes all rows, in order of uri, into a local file.
+
+    Raises:
+      UserError: no table there.
+    """
+    with open_table(output) as table:
+        columns = ", ".join(_columns(table, format, embeddings))
+        table.connection.execute(
+            f"COPY (SELECT {columns} FROM predictions ORDER BY uri) TO ? ({FORMATS[format]})",
+            [path],
+        )
+
+
+def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
+    """Expressions for the columns, in the table's order."""
+    found = []
+    types = table.query("SELECT column_name, column_type FROM (DESCRIBE predictions)")
+    for name, kind in types:
+        quoted = '"' + name.replace('"', '""') + '"'
+        if name == "embedding" and not embeddings:
+            continue
+        nested = format == "csv" and kind.startswith(("STRUCT", "MAP")) or kind.endswith("]")
+        found.append(f"to_json({quoted}) AS {quoted}" if nested else quoted)
+    return found
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_job
+
+    sys.exit(run_job("jobs.export_table", sys.argv[1:]))
