@@ -129,10 +129,12 @@ def classify_batch(
         "etag_or_mtime": refs.column("etag_or_mtime"),
     }
     if how.embeddings:
-        vectors = pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(embeddings, np.float32).ravel()), embedding_size
-        )
-        columns["embedding"] = vectors.take(take)
+        # Rows without an answer hold a list of nulls, not a null: pyarrow writes null fixed-size
+        # lists to Parquet and cannot read them back (apache/arrow#35692).
+        vectors = np.zeros((rows, embedding_size), np.float32)
+        vectors[good] = embeddings
+        values = pa.array(vectors.ravel(), mask=np.repeat(at < 0, embedding_size))
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding_size)
     passthrough = [field for field in refs.schema if field.name not in REF_COLUMNS]
     for field in passthrough:
         columns[field.name] = refs.column(field.name)
