@@ -87,6 +87,8 @@ def main(argv: list[str]) -> int:
         pass_through=True,
     )
     _validate(options)
+    if beam_args:
+        _validate_beam(beam_args)
     return classify(options, beam_args)
 
 
@@ -273,7 +275,6 @@ def build_pipeline(pipeline, units, decoding, classification, layout, provenance
 def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C."""
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
 
     from jobs.progress import progress_bar
     from jobs.run_report import versions
@@ -301,7 +302,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         "run_id": run.run_id,
         "version": versions()["imagecensus"],
     }
-    runner, beam_options = _runner(options, beam_args, PipelineOptions)
+    runner, beam_options = _runner(options, beam_args)
     STOP.clear()
     counters.STAGES.reset()
     start = time.monotonic()
@@ -322,18 +323,23 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
     run.images = run.counters.get("images_read", counters.STAGES.images)
 
 
-def _runner(options, beam_args, PipelineOptions):
-    """The runner and Beam's options. Raises UserError for a flag that Beam does not know."""
-    known = set()
+def _validate_beam(beam_args: list[str]) -> None:
+    """Raises UserError for a flag that Beam does not know either: a slip is never ignored."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = _BeamFlags()
     for cls in PipelineOptions.__subclasses__():
-        parser = _BeamFlags()
         cls._add_argparse_args(parser)
-        known |= parser.flags
     for word in beam_args:
-        flag = word.split("=")[0]
-        if flag.startswith("--") and flag not in known:
-            everything = known_flags(ClassifyOptions) + sorted(known)
-            raise UserError(unknown_flag(flag, everything, "imagecensus classify"))
+        if word.startswith("--") and word.split("=")[0] not in parser.flags:
+            everything = known_flags(ClassifyOptions) + sorted(parser.flags)
+            raise UserError(unknown_flag(word.split("=")[0], everything, "imagecensus classify"))
+
+
+def _runner(options, beam_args):
+    """The runner and Beam's options."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     if options.runner == IN_PROCESS:
         from apache_beam.runners.portability.fn_api_runner import fn_runner
 

@@ -85,7 +85,7 @@ def parse_options(
     if pass_through:
         return options, rest
     if rest:
-        raise UserError(unknown_flag(rest[0], known_flags(cls), prog))
+        raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
     return options
 
 

@@ -74,4 +74,6 @@ def read_rows(output):
     """The output table sorted by uri, as pyarrow reads the folder."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(f"{output}/predictions").sort_by("uri")
+    table = pq.read_table(f"{output}/predictions")
+    status = table.column("status").cast("string")  # dictionaries differ with the order of parts
+    return table.set_column(1, "status", status).sort_by("uri").combine_chunks()

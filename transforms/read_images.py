@@ -42,16 +42,18 @@ def read_image(uri: str, size: int = -1, etag: str = "", max_bytes: int = MAX_BY
 def _read_file(path: bytes, max_bytes: int) -> bytes:
     # Not blocking: a pipe put in a picture's place must not hang the job.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb", buffering=0) as file:
+    try:
         info = os.fstat(handle)
         if stat.S_ISDIR(info.st_mode):
-            os.listdir(path)  # raises PermissionError for the folder that could not be listed
             raise ImageError("not_an_image", "a folder")
         if not stat.S_ISREG(info.st_mode):
             raise ImageError("not_an_image", "not a regular file")
         if info.st_size > max_bytes:
             raise _too_many_bytes(info.st_size, max_bytes)
-        return file.readall()
+        with open(handle, "rb", buffering=0, closefd=False) as file:
+            return file.readall()
+    finally:
+        os.close(handle)
 
 
 def _read_object(uri: str, etag: str, max_bytes: int) -> bytes:

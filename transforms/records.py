@@ -74,6 +74,7 @@ def prediction_schema(
         pa.field("etag_or_mtime", pa.string(), nullable=False),
     ]
     if embedding_size is not None:
+        # Rows without a prediction hold a list of nulls: Arrow cannot read a null list back.
         fields.append(pa.field("embedding", pa.list_(pa.float32(), embedding_size)))
     fields.extend(passthrough or ())
     return pa.schema(fields)

@@ -115,7 +115,7 @@ def row(index, mean, first=None, second=None):
         "format": "PNG" if good else None,
         "bytes": 9,
         "etag_or_mtime": "e",
-        "embedding": [float(mean)] if good else None,
+        "embedding": [float(mean)] if good else [None],
         "camera": "north",
     }
 

@@ -1,0 +1,418 @@
+"""Whole runs of `imagecensus classify` on small nasty archives."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from samples import SHARED_DATA, make_photos, photo, read_rows
+
+from jobs.cli import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def classify(*args, model=None, output=None) -> int:
+    words = ["classify", *map(str, args)]
+    if model:
+        words += ["--model", model]
+    if output:
+        words += ["--output", str(output)]
+    return main(words)
+
+
+def report_of(output) -> dict:
+    return json.loads((pathlib.Path(output) / "run_report.json").read_text())
+
+
+def books_of(output) -> dict:
+    books = report_of(output)["books"]
+    assert books["balanced"]
+    return books
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """12 photos in nested folders, and 3 files that are none."""
+    folder = tmp_path / "archive"
+    make_photos(folder / "2019", 6)
+    make_photos(folder / "2020" / "may", 6, first=6)
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "2019" / "cut.jpg").write_bytes((folder / "2019" / "00001.jpg").read_bytes()[:400])
+    return folder
+
+
+def test_a_folder_becomes_a_table_and_balanced_books(archive, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert classify(archive, model=tiny_model, output=output) == 0
+    table = read_rows(output)
+    assert table.num_rows == 15
+    assert table.column("uri").to_pylist() == sorted(
+        str(p) for p in archive.rglob("*") if p.is_file()
+    )
+    books = books_of(output)
+    assert (books["listed"], books["predicted"], books["failed"]) == (15, 12, 3)
+    report = report_of(output)
+    assert report["statuses"] == {
+        "ok": 12, "not_an_image": 1, "truncated": 1, "empty_file": 1,
+    }  # fmt: skip
+    assert sum(report["labels"].values()) == 12
+    assert report["versions"]["imagecensus"] and report["rates"]["images"] == 15
+    said = capsys.readouterr().out
+    assert "15 images = 12 predicted + 3 failed  (balanced)" in said
+    assert len(said.splitlines()) < 15
+
+
+def test_pandas_polars_duckdb_and_pyarrow_read_the_same_table(archive, tiny_model, tmp_path):
+    import duckdb
+    import pandas
+    import polars
+    import pyarrow.dataset
+
+    output = tmp_path / "out"
+    classify(archive, "--unit-images=4", model=tiny_model, output=output)
+    folder = f"{output}/predictions"
+    expected = read_rows(output).select(["uri", "status", "label", "score"]).to_pylist()
+    columns = ["uri", "status", "label", "score"]
+    by_duckdb = duckdb.sql(
+        f"SELECT uri, status, label, score FROM '{folder}/*.parquet' ORDER BY uri"
+    ).fetchall()
+    by_polars = polars.read_parquet(folder).select(columns).sort("uri").rows()
+    frame = pandas.read_parquet(folder)[columns].sort_values("uri").astype(object)
+    by_pandas = [
+        tuple(None if pandas.isna(v) else v for v in row)
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    by_dataset = pyarrow.dataset.dataset(folder).to_table(columns=columns).sort_by("uri")
+    wanted = [tuple(row.values()) for row in expected]
+    assert by_duckdb == wanted
+    assert by_polars == wanted
+    assert by_pandas == wanted
+    assert by_dataset.to_pylist() == expected
+    sums = duckdb.sql(
+        f"SELECT sum(t.score) FROM (SELECT unnest(top_k) t FROM '{folder}/*.parquet')"
+    ).fetchall()
+    assert sums[0][0] == pytest.approx(12, abs=1e-3)  # 12 pictures, 4 classes each: all of softmax
+
+
+def test_a_rerun_redoes_nothing_and_picks_up_what_is_new(archive, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    classify(archive, "--unit-images=4", model=tiny_model, output=output)
+    before = {p: p.stat().st_mtime_ns for p in (output / "predictions").iterdir()}
+    assert classify(archive, model=tiny_model, output=output) == 0
+    assert "nothing new to classify" in capsys.readouterr().out
+    photo(99).save(archive / "new.png")
+    assert classify(archive, model=tiny_model, output=output) == 0
+    books = books_of(output)
+    assert (books["added"], books["already_listed"], books["rows"]) == (1, 15, 16)
+    assert report_of(output)["rates"]["images"] == 1
+    after = {p: p.stat().st_mtime_ns for p in (output / "predictions").iterdir()}
+    assert before.items() < after.items() and len(after) == len(before) + 1
+
+
+def test_retry_failed_redoes_only_failed_rows(archive, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    classify(archive, "--unit-images=5", model=tiny_model, output=output)
+    before = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    photo(50).save(archive / "empty.png")  # mended
+    for path in archive.rglob("0*.jpg"):
+        path.unlink()  # the good ones must not be read again
+    assert classify(archive, "--retry-failed", model=tiny_model, output=output) == 0
+    rows = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert rows.keys() == before.keys()
+    changed = {uri for uri in rows if rows[uri] != before[uri]}
+    assert changed == {str(archive / "empty.png")}
+    assert rows[str(archive / "empty.png")]["status"] == "ok"
+    assert books_of(output)["failed"] == 2
+    assert report_of(output)["rates"]["images"] == 3
+
+
+@pytest.mark.parametrize("change", ["model", "top_k", "embeddings", "max_pixels", "columns"])
+def test_another_recipe_is_refused_and_named(
+    archive, tiny_model, other_model, tmp_path, capsys, change
+):
+    output = tmp_path / "out"
+    classify(archive, "--top-k=3", model=tiny_model, output=output)
+    before = sorted((output / "predictions").iterdir())
+    capsys.readouterr()
+    args, model = [archive, "--top-k=3"], tiny_model
+    if change == "model":
+        model = other_model
+    elif change == "top_k":
+        args[1] = "--top-k=2"
+    elif change == "embeddings":
+        args.append("--embeddings")
+    elif change == "max_pixels":
+        args.append("--max-pixels=1000")
+    else:
+        manifest = tmp_path / "more.csv"
+        manifest.write_text("uri,camera\nx.jpg,north\n")
+        args[0] = manifest
+    assert classify(*args, model=model, output=output) == 2
+    said = capsys.readouterr().err
+    assert f"({change}: " in said and "never mixed" in said
+    assert sorted((output / "predictions").iterdir()) == before
+    assert "Traceback" not in said
+
+
+def test_embeddings_are_a_fixed_size_column(archive, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    classify(archive, "--embeddings", model=tiny_model, output=output)
+    column = read_rows(output).column("embedding")
+    assert column.type == pa.list_(pa.float32(), 16)
+    vectors = np.array(column.to_pylist(), float)
+    assert vectors.shape == (15, 16) and np.isnan(vectors).all(1).sum() == 3
+
+
+def test_manifest_columns_reach_the_output(archive, tiny_model, tmp_path):
+    paths = sorted(str(p) for p in archive.rglob("0*.jpg"))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(
+        "file,label,camera\n" + "".join(f"{p},truth{i},north\n" for i, p in enumerate(paths))
+        + "gone.jpg,x,south\n"
+    )  # fmt: skip
+    output = tmp_path / "out"
+    assert classify(manifest, archive / "broken.jpg", model=tiny_model, output=output) == 0
+    rows = {os.path.basename(row["uri"]): row for row in read_rows(output).to_pylist()}
+    assert len(rows) == 14
+    assert rows["00003.jpg"]["manifest_label"] == "truth3"
+    assert rows["gone.jpg"]["status"] == "not_found" and rows["gone.jpg"]["camera"] == "south"
+    assert rows["broken.jpg"]["camera"] is None
+
+
+def test_overlapping_inputs_give_one_row_each(archive, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    classify(
+        archive, archive / "2019", archive / "2019" / "0*.jpg", model=tiny_model, output=output
+    )
+    books = books_of(output)
+    assert (books["listed"], books["duplicates"], books["rows"]) == (15 + 7 + 6, 13, 15)
+
+
+def test_limit_then_the_rest(archive, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    classify(archive, "--limit=5", model=tiny_model, output=output)
+    assert books_of(output)["rows"] == 5
+    classify(archive, model=tiny_model, output=output)
+    assert books_of(output)["rows"] == 15
+
+
+def test_shards_into_one_output_make_the_same_table(archive, tiny_model, tmp_path):
+    classify(archive, model=tiny_model, output=tmp_path / "whole")
+    for index in (2, 0, 1):
+        assert (
+            classify(archive, f"--shard={index}/3", model=tiny_model, output=tmp_path / "out") == 0
+        )
+    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+
+
+def test_dry_run_counts_and_writes_nothing(archive, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert classify(archive, "--dry-run", model=tiny_model, output=output) == 0
+    assert "would classify 15 images" in capsys.readouterr().out
+    assert not output.exists()
+    classify(archive / "2019", model=tiny_model, output=output)
+    capsys.readouterr()
+    assert classify(archive, "--dry-run", model=tiny_model, output=output) == 0
+    assert "would classify 8 images" in capsys.readouterr().out
+
+
+def test_odd_files_each_cost_one_row(tiny_model, tmp_path, ordinary_user):
+    folder = tmp_path / "odd"
+    make_photos(folder, 2)
+    odd = os.fsencode(folder)
+    with open(odd + b"/latin\xe9\n.jpg", "wb") as file:
+        file.write((folder / "00000.jpg").read_bytes())
+    (folder / "page.jpg").write_text("<html>404</html>")
+    (folder / "broken.jpg").symlink_to("gone")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    assert classify(folder, model=tiny_model, output=tmp_path / "out") == 0
+    rows = {
+        os.path.basename(r["uri"]): r["status"] for r in read_rows(tmp_path / "out").to_pylist()
+    }
+    assert rows == {
+        "00000.jpg": "ok",
+        "00001.jpg": "ok",
+        "latin%E9%0A.jpg": "ok",
+        "page.jpg": "not_an_image",
+        "broken.jpg": "not_found",
+    }
+
+
+def test_unreadable_files_and_folders_cost_one_row(ordinary_user, tmp_path):
+    import tempfile
+
+    from model_export.preprocess import ImageError
+    from transforms.read_images import read_image
+
+    def status(path):
+        try:
+            read_image(path)
+        except ImageError as error:
+            return error.status
+        return "ok"
+
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        paths = make_photos(f"{top}/a", 2)
+        os.chmod(paths[0], 0)
+        os.mkdir(f"{top}/locked", mode=0)
+        os.mkfifo(f"{top}/pipe")
+        os.chmod(f"{top}/pipe", 0o666)
+        asked = [*paths, f"{top}/locked", f"{top}/pipe", f"{top}/a", f"{paths[1]}/x", f"{top}/no"]
+        found = ordinary_user(lambda: [status(path) for path in asked])
+    assert found == [
+        "permission_denied", "ok", "permission_denied", "not_an_image", "not_an_image",
+        "not_found", "not_found",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["{archive}", "--top-k=0"], "--top-k must be at least 1"),
+        (["{archive}", "--shard=3/3"], "--shard=3/3: I must be from 0 to N-1"),
+        (["{archive}", "--max-bytes=many"], "--max-bytes=many: write a number"),
+        (["{archive}", "--outptu=x"], "unknown argument --outptu; did you mean --output?"),
+        (["{archive}", "--engine=onnx"], "--engine=onnx: choose one of"),
+        (["{archive}", "--model=/nowhere"], "/nowhere: no such model folder"),
+        (["{archive}", "--weights=w.h5"], "--weights is for the default model"),
+        (["{archive}", "--precision=f8"], "--precision=f8"),
+        (["{empty}"], "no images there"),
+    ],
+)
+def test_mistakes_end_with_a_sentence(archive, tiny_model, tmp_path, capsys, args, message):
+    (tmp_path / "empty").mkdir()
+    words = [a.format(archive=archive, empty=tmp_path / "empty") for a in args]
+    if not any(word.startswith("--model") for word in words):
+        words.append(f"--model={tiny_model}")
+    assert classify(*words, output=tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_problems_are_told_at_once(capsys):
+    assert main(["classify", "nowhere", "--top-k=0", "--limit=0"]) == 2
+    said = capsys.readouterr().err
+    for part in ("nowhere: no such file", "--output is missing", "--top-k must", "--limit must"):
+        assert part in said
+
+
+def test_too_many_failures_exit_with_1(archive, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert classify(archive, "--max-failure-rate=0.1", model=tiny_model, output=output) == 1
+    assert "3 of 15 images failed, more than --max-failure-rate=0.1" in capsys.readouterr().err
+    assert books_of(output)["rows"] == 15
+
+
+def command(archive, model, output, *args) -> list[str]:
+    words = ["classify", str(archive), "--model", model, "--output", str(output), *args]
+    return [sys.executable, "-m", "jobs.cli", *words]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.005)
+
+
+def part_count(output) -> int:
+    folder = pathlib.Path(output) / "predictions"
+    return len(list(folder.glob("part-*"))) if folder.is_dir() else 0
+
+
+@pytest.fixture(scope="module")
+def large_archive(tmp_path_factory, tiny_model):
+    """800 pictures and the table of an uninterrupted run over them."""
+    top = tmp_path_factory.mktemp("large")
+    make_photos(top / "archive", 40)
+    for copy in range(1, 20):
+        for path in (top / "archive").glob("000[0-3]?.jpg"):
+            os.link(path, path.with_name(f"{copy}-{path.name}"))
+    (top / "archive" / "broken.jpg").write_bytes(b"no")
+    classify(top / "archive", "--unit-images=8", model=tiny_model, output=top / "whole")
+    return top / "archive", read_rows(top / "whole")
+
+
+@pytest.mark.parametrize("parts_done", [0, 1, 20, 70])
+def test_a_killed_run_resumes_to_the_same_table(large_archive, tiny_model, tmp_path, parts_done):
+    archive, whole = large_archive
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        command(archive, tiny_model, output, "--unit-images=8"), cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: part_count(output) >= parts_done and (output / "_imagecensus").is_dir())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = part_count(output)
+    assert done < 101, "the run was over before it was killed"
+    stamps = {p: p.stat().st_mtime_ns for p in (output / "predictions").glob("part-*")}
+    assert classify(archive, "--unit-images=8", model=tiny_model, output=output) == 0
+    assert read_rows(output).equals(whole)
+    assert books_of(output)["rows"] == 801
+    assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())  # none redone
+    leftovers = [p for p in output.rglob("*") if ".tmp" in p.name]
+    assert not leftovers
+
+
+def test_ctrl_c_commits_the_unit_and_tells_how_to_resume(large_archive, tiny_model, tmp_path):
+    archive, whole = large_archive
+    output = tmp_path / "out"
+    process = subprocess.Popen(
+        command(archive, tiny_model, output, "--unit-images=8"), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: part_count(output) >= 3)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to resume" in complained and "Traceback" not in complained
+    report = report_of(output)
+    assert report["interrupted"] and report["books"]["balanced"]
+    assert report["books"]["rows"] + report["books"]["pending"] == 801
+    assert classify(archive, "--unit-images=8", model=tiny_model, output=output) == 0
+    assert read_rows(output).equals(whole)
+
+
+def test_two_runs_at_once_the_second_refuses(large_archive, tiny_model, tmp_path):
+    archive, whole = large_archive
+    output = tmp_path / "out"
+    runs = [
+        subprocess.Popen(
+            command(archive, tiny_model, output, "--unit-images=8"), cwd=ROOT,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    complaints = [run.communicate(timeout=120)[1] for run in runs]
+    codes = sorted(run.returncode for run in runs)
+    assert codes in ([0, 0], [0, 2])  # [0, 0]: the second started after the first had ended
+    if codes == [0, 2]:
+        assert any("another run is writing to this output" in text for text in complaints)
+    assert read_rows(output).equals(whole)
+    books_of(output)
+
+
+@pytest.mark.real_data
+def test_all_awkward_files_become_rows(tiny_model, tmp_path):
+    output = tmp_path / "out"
+    folder = SHARED_DATA / "awkward"
+    assert classify(folder, "--max-failure-rate=1", model=tiny_model, output=output) == 0
+    files = [
+        p for p in folder.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    ]  # fmt: skip
+    assert read_rows(output).num_rows == len(files)
+    assert report_of(output)["statuses"]["ok"] > 90
