@@ -21,6 +21,7 @@ JOBS = {
     "evaluate": ("jobs.evaluate", "compare a finished table with true labels"),
     "predict": ("jobs.predict", "classify a few pictures and print the answers"),
     "report": ("jobs.report", "write a page about a finished table, for people to look at"),
+    "similar": ("jobs.similar", "find pictures that look alike"),
     "table": ("jobs.export_table", "write a finished table as CSV or JSON Lines"),
     "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
 }

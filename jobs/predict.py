@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     _validate(options)
     predictor = Predictor(_model_folder(options), options.engine, options.top_k)
     failed = False
-    for row in predictor.predict(_read(picture) for picture in options.pictures):
+    for row in predictor.predict(read_picture(picture) for picture in options.pictures):
         failed |= row["status"] != "ok"
         print(json.dumps(row) if options.json else describe(row))
     return int(failed)
@@ -145,7 +145,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _read(picture: str):
+def read_picture(picture: str):
     """(name, bytes or the ImageError that came instead)."""
     try:
         if picture == STDIN:

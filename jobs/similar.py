@@ -1,0 +1,241 @@
+"""`imagecensus similar`: the nearest pictures of one, or groups of near-duplicates.
+
+Exact: every embedding is compared, by cosine, in blocks. One picture against a table streams in
+bounded memory whatever the table's length. All against all grows with the square of the rows, so
+that has a limit (`MAX_PICTURES`: half a gigabyte of embeddings and some minutes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.options import argument, option, parse_options
+from jobs.predict import Predictor, printable, read_picture
+from jobs.table import Table, open_table, read_json
+from model_export.errors import UserError
+from transforms import storage
+
+MAX_PICTURES = 100_000
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `imagecensus similar`."""
+
+    output: str = argument("the --output folder of a classify run with --embeddings")
+    image: str = argument("a picture file, or a uri of the table", nargs="?")
+    top: int = option(10, "nearest pictures shown", metavar="N")
+    duplicates: bool = option(False, "groups of near-duplicates instead, in the whole table")
+    threshold: float = option(
+        0.95, "cosine similarity from which two pictures are near-duplicates", metavar="X"
+    )
+    max_pictures: int = option(
+        MAX_PICTURES, "--duplicates refuses longer tables: time grows with the square", metavar="N"
+    )
+    model: str = option(None, "model folder, where the run's own has moved", metavar="DIR")
+    json: bool = option(False, "one JSON object per line")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(
+        Options, argv, "imagecensus similar", "Finds pictures that look alike, by embedding."
+    )
+    if bool(options.image) == options.duplicates:
+        raise UserError("name one picture, or ask for --duplicates")
+    if options.top < 1 or not 0 < options.threshold <= 1:
+        raise UserError("--top must be at least 1, --threshold within 0 and 1")
+    with open_table(options.output) as table:
+        if "embedding" not in table.columns:
+            raise UserError(
+                f"{options.output}: the table has no embeddings; run classify with --embeddings"
+                " into another --output"
+            )
+        if options.duplicates:
+            rows = find_duplicates(table, options.threshold, options.max_pictures)
+            text = describe_groups(rows)
+        else:
+            query, itself = _query(table, options)
+            rows = find_nearest(table, query, options.top, itself)
+            text = "\n".join(
+                f"{row['similarity']:.4f}  {printable(row['label']):<16}  {printable(row['uri'])}"
+                for row in rows
+            )
+    print("\n".join(map(json.dumps, rows)) if options.json else text)
+    return 0
+
+
+def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list, np.ndarray]]:
+    """All classified rows in blocks: what they are, and their embeddings at unit length.
+
+    Yields:
+      (N triples of uri, label and pixels; float32 [N, D]).
+    """
+    # A reader streams: no more than a few blocks are in memory.
+    reader = table.connection.sql(
+        "SELECT uri, label, width::BIGINT * height AS pixels, embedding FROM predictions"
+        " WHERE status = 'ok'"
+    ).to_arrow_reader(rows)
+    for batch in reader:
+        if batch.num_rows:
+            names = zip(*(batch[n].to_pylist() for n in ("uri", "label", "pixels")), strict=True)
+            vectors = batch["embedding"].flatten().to_numpy(zero_copy_only=False)
+            yield list(names), _unit(vectors.reshape(batch.num_rows, -1).astype(np.float32))
+
+
+def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") -> list[dict]:
+    """The `top` most similar rows, best first; ties in order of uri.
+
+    Args:
+      query: float32 [D].
+      itself: a uri to leave out.
+    """
+    query = _unit(query[None])[0]
+    best = []
+    for names, vectors in read_embeddings(table):
+        if vectors.shape[1] != len(query):
+            raise UserError(
+                f"{table.output}: has embeddings of {vectors.shape[1]} numbers, the picture one of"
+                f" {len(query)}; name the model of that run with --model"
+            )
+        scores = vectors @ query
+        # One more than asked for: `itself` may be among them. Ties beyond the cut are kept.
+        cut = np.partition(scores, -(top + 1))[-(top + 1)] if len(scores) > top else -np.inf
+        best += [(float(scores[i]), *names[i]) for i in np.flatnonzero(scores >= cut)]
+        best = sorted((row for row in best if row[1] != itself), key=lambda r: (-r[0], r[1]))[:top]
+    return [{"similarity": score, "label": label, "uri": uri} for score, uri, label, _ in best]
+
+
+def find_duplicates(table: Table, threshold: float, max_pictures: int) -> list[dict]:
+    """Groups of pictures that hang together by similarities of at least `threshold`.
+
+    Returns:
+      a row per picture of a group: `group` from 1, largest group first; `uri`; `label`; `pixels`;
+      `similarity` to the group's first picture, which is the one with most pixels. (Pictures of a
+      group may be less alike than the threshold: each is near to some other one.)
+
+    Raises:
+      UserError: the table is longer than `max_pictures`.
+    """
+    [(count, size)] = table.query(
+        "SELECT count(*), max(len(embedding)) FROM predictions WHERE status = 'ok'"
+    )
+    if count > max_pictures:
+        raise UserError(
+            f"{table.output}: {count:,} pictures are {count * (count - 1) // 2:,} comparisons, over"
+            f" the limit of --max-pictures={max_pictures:,}; raise it if you have the time"
+        )
+    if not count:
+        return []
+    with tempfile.TemporaryDirectory(prefix="imagecensus-") as folder:
+        vectors = np.memmap(os.path.join(folder, "vectors"), np.float32, "w+", shape=(count, size))
+        names = []
+        for block_names, block in read_embeddings(table):
+            vectors[len(names) : len(names) + len(block)] = block
+            names += block_names
+        # The largest picture of a group comes first, the largest group too.
+        groups = [
+            sorted(group, key=lambda index: (-(names[index][2] or 0), names[index][0]))
+            for group in group_alike(vectors, threshold)
+        ]
+        groups.sort(key=lambda group: (-len(group), names[group[0]][0]))
+        rows = []
+        for number, group in enumerate(groups, start=1):
+            for index in group:
+                uri, label, pixels = names[index]
+                similarity = min(float(vectors[index] @ vectors[group[0]]), 1.0)
+                row = {"group": number, "uri": uri, "label": label, "pixels": pixels}
+                rows.append({**row, "similarity": similarity})
+    return rows
+
+
+def group_alike(vectors: np.ndarray, threshold: float) -> list[list[int]]:
+    """Connected groups (two or more) of rows whose dot product is at least `threshold`.
+
+    Args:
+      vectors: float32 [N, D], unit length.
+    """
+    count = len(vectors)
+    root = np.arange(count)
+    for top in range(0, count, _BLOCK // 4):
+        rows = np.asarray(vectors[top : top + _BLOCK // 4])
+        for left in range(top - top % _BLOCK, count, _BLOCK):
+            alike = rows @ vectors[left : left + _BLOCK].T >= threshold
+            first, second = np.nonzero(alike)
+            pairs = np.stack([root[first + top], root[second + left]], axis=1)
+            pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+            for one, other in pairs.tolist():
+                one, other = _find(root, one), _find(root, other)
+                root[max(one, other)] = min(one, other)
+            if len(pairs):
+                while (root != root[root]).any():
+                    root = root[root]
+    order = np.argsort(root, kind="stable")
+    starts = np.flatnonzero(np.diff(root[order], prepend=-1))
+    return [group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1]
+
+
+def describe_groups(rows: list[dict]) -> str:
+    """Groups for people."""
+    if not rows:
+        return "no near-duplicates"
+    lines = []
+    for number, group in itertools.groupby(rows, key=lambda row: row["group"]):
+        lines += ["", f"group {number}"]
+        for row in group:
+            size = f"{row['pixels'] or 0:>11,} px"
+            lines.append(f"  {row['similarity']:.4f}  {size}  {printable(row['uri'])}")
+    spare = len(rows) - rows[-1]["group"]
+    head = f"{rows[-1]['group']:,} groups of near-duplicates, {spare:,} pictures more than needed"
+    return "\n".join([head, *lines])
+
+
+def _find(root: np.ndarray, index: int) -> int:
+    while root[index] != index:
+        index = int(root[index])
+    return index
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
+    """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
+    uri = options.image
+    if not storage.is_bucket(uri) and not uri.startswith("file://"):
+        uri = storage.uri_of_path(os.path.abspath(os.fsencode(uri)))
+    found = table.query(
+        "SELECT uri, embedding FROM predictions WHERE uri IN (?, ?) AND status = 'ok'",
+        options.image,
+        uri,
+    )
+    if found:
+        return np.array(found[0][1], np.float32), found[0][0]
+    model = options.model or read_json(table.output, "run_report.json").get("model", {}).get(
+        "location"
+    )
+    if not model:
+        raise UserError("--model is missing: the folder of the model that made the table")
+    predictor = Predictor(model, top_k=1)
+    made_by = read_json(table.output, "_imagecensus/dataset.json").get("ingredients", {})
+    if made_by.get("model", predictor.contract.digest) != predictor.contract.digest:
+        raise UserError(f"{model}: another model made {table.output}; name that one with --model")
+    [row] = predictor.predict([read_picture(options.image)], embeddings=True)
+    if row["status"] != "ok":
+        raise UserError(f"{options.image}: {row['status']}: {row['error']}")
+    return row["embedding"], ""
+
+
+if __name__ == "__main__":
+    from jobs.cli import run_job
+
+    sys.exit(run_job("jobs.similar", sys.argv[1:]))
