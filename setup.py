@@ -41,7 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=["jobs", "transforms", "model_export"],
-    package_data={"jobs": ["*.html", "*.j2"], "model_export": ["*.txt"]},
+    package_data={"jobs": ["*.html", "*.j2"], "model_export": ["*.txt", "*.j2"]},
     install_requires=[
         "apache-beam[gcp]==2.77.0",
         "google-cloud-storage",

@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     from model_export.data import SplitFractions, read_labelled_data
     from model_export.fit import FitSpec
     from model_export.pictures import ArrayCache
-    from model_export.training import Augmentation, Say, TrainingSpec, train
+    from model_export.training import Augmentation, TrainingSpec, train
 
     data = read_labelled_data(
         options.data,
@@ -150,7 +150,16 @@ def main(argv: list[str]) -> int:
     )
     work = os.path.normpath(options.output) + ".training"
     cache = ArrayCache(os.path.join(work, "cache"), options.cache_memory, options.cache_disk)
-    trained = train(data, spec, options.output, work, cache, options.fresh, Say(options.quiet))
+    trained = train(
+        data,
+        spec,
+        options.output,
+        work,
+        cache,
+        options.fresh,
+        say=(lambda line: None) if options.quiet else print,
+        progress=not options.quiet,
+    )
     _print_summary(trained, options.output, work)
     return 0
 
@@ -185,13 +194,20 @@ def _mixed_precision(choice: str) -> bool:
 
 def _print_summary(trained, output: str, work: str) -> None:
     for split, figures in trained.metrics.items():
-        if figures["examples"]:
+        if figures.get("examples"):
             print(
                 f"{split:<6} {figures['examples']:>6} pictures   accuracy"
                 f" {figures['accuracy']:.4f}   loss {figures['loss']:.4f}   macro F1"
                 f" {figures['macro_f1']:.4f}"
             )
+    proof = trained.metrics["export"]
+    print(
+        f"exported model against the trained one, {proof['pictures']} pictures in a fresh process:"
+        f" serving_default {proof['serving_default']:.1e}, embed {proof['embed']:.1e};"
+        f" serving_bytes {proof['serving_bytes']['largest']:.1e} at most,"
+        f" {proof['serving_bytes']['mean']:.1e} on average"
+    )
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
-    print(f"{times}\nmodel: {output}\nlogs: {work}")
+    print(f"{times}\nmodel: {output}\nlogs and report: {work}")
     if trained.broken:
         print(f"{len(trained.broken)} picture(s) could not be read and were left out")

@@ -125,6 +125,18 @@ def write_contract(directory: str, contract: Contract, golden: Golden) -> Contra
     return contract
 
 
+def add_metrics(directory: str, **metrics) -> Contract:
+    """Adds figures to the contract of an exported model; the digest does not cover them."""
+    contract = read_contract(directory)
+    contract = dataclasses.replace(contract, metrics={**contract.metrics, **metrics})
+    path = os.path.join(directory, EXTRA, CONTRACT_FILE)
+    with open(path + ".partial", "w", encoding="utf-8") as file:
+        json.dump(contract.to_json(), file, indent=1)
+        file.write("\n")
+    os.replace(path + ".partial", path)
+    return contract
+
+
 def model_digest(directory: str) -> str:
     """sha256 over the names and contents of everything in the folder but contract.json."""
     digest = hashlib.sha256()

@@ -78,9 +78,7 @@ def export_classifier(
         raise ModelError(f"{name}: {classes} outputs for {len(labels)} labels")
     if len(set(labels)) != len(labels) or any("\n" in label for label in labels):
         raise ModelError(f"{name}: labels must be unique and without line breaks")
-    occupied = os.path.exists(directory) and os.listdir(directory)
-    if occupied and not os.path.isfile(os.path.join(directory, "saved_model.pb")):
-        raise ModelError(f"{directory}: exists and is no model folder; choose another")
+    check_target(directory)
     top_k = min(top_k, classes)
     root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)
 
@@ -114,6 +112,17 @@ def export_classifier(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_contract(directory)
+
+
+def check_target(directory: str) -> None:
+    """Raises ModelError where an export would replace something that is no model."""
+    if os.path.isdir(directory):
+        occupied = os.listdir(directory)
+        if not occupied or os.path.isfile(os.path.join(directory, "saved_model.pb")):
+            return
+    elif not os.path.exists(directory):
+        return
+    raise ModelError(f"{directory}: exists and is no model folder; choose another")
 
 
 def _build(model, spec, labels, embedding_layer, top_k):
@@ -168,20 +177,26 @@ def _build(model, spec, labels, embedding_layer, top_k):
 def _decode_in_graph(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
     """uint8 [H, W, 3] from encoded bytes, as near to `decode_image` as TensorFlow's ops come.
 
-    A picture already of the target size (BMP, PNG) passes through exactly. Otherwise the
-    differences are: no EXIF orientation, another JPEG decoder setting, float instead of 8-bit
-    resize, no DCT scaling; TensorFlow reads JPEG, PNG, GIF, BMP and WebP.
+    A picture already of the target size (BMP, PNG) passes through exactly; another one differs by
+    the rounding of the resize. What stays different: no EXIF orientation, no box reduction before
+    the resize of huge pictures, and TensorFlow reads JPEG, PNG, GIF, BMP and WebP only.
     """
-    image = tf.io.decode_image(data, channels=3, expand_animations=False)
+    is_jpeg = tf.equal(tf.strings.substr(data, 0, 3), b"\xff\xd8\xff")
+    is_png = tf.equal(tf.strings.substr(data, 0, 4), b"\x89PNG")
+    image = tf.cond(
+        is_jpeg,
+        lambda: _decode_jpeg(data, spec),
+        lambda: tf.cond(
+            is_png,
+            lambda: _decode_png(data),
+            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        ),
+    )
     image.set_shape([None, None, 3])
-    size = tf.shape(image)[:2]
     if spec.crop == "center":
-        target = tf.constant([spec.height, spec.width], tf.float32)
-        sides = tf.cast(size, tf.float32)
-        box = target * tf.reduce_min(sides / target) * spec.crop_fraction
-        top_left = tf.cast(tf.round((sides - box) / 2), tf.int32)
-        box = tf.minimum(tf.cast(tf.round(box), tf.int32), size - top_left)
-        image = tf.slice(image, tf.concat([top_left, [0]], 0), tf.concat([box, [3]], 0))
+        size = tf.shape(image)[:2]
+        box = tf.minimum(tf.cast(tf.round(_crop_size(size, spec)), tf.int32), size)
+        image = tf.slice(image, tf.concat([(size - box) // 2, [0]], 0), tf.concat([box, [3]], 0))
     method = {"lanczos": "lanczos3"}.get(spec.resize, spec.resize)
     resized = tf.image.resize(image, [spec.height, spec.width], method=method, antialias=True)
     image = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
@@ -189,3 +204,33 @@ def _decode_in_graph(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
         grey = tf.image.rgb_to_grayscale(image)
         image = tf.repeat(grey, 3, axis=-1)
     return tf.ensure_shape(image, spec.shape)
+
+
+def _crop_size(size, spec: PreprocessSpec):
+    """float32 [2]: height and width of the centred box of the target's aspect."""
+    target = tf.constant([spec.height, spec.width], tf.float32)
+    return target * tf.reduce_min(tf.cast(size, tf.float32) / target) * spec.crop_fraction
+
+
+def _decode_jpeg(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
+    """With libjpeg's DCT scaling and accurate transform, as Pillow's `draft` uses them."""
+
+    def decode(ratio):
+        return lambda: tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    if not spec.dct_margin:
+        return decode(1)()
+    size = tf.io.extract_jpeg_shape(data)[:2]
+    need = tf.constant([spec.height, spec.width], tf.float32) * spec.dct_margin
+    if spec.crop == "center":
+        need *= tf.cast(size, tf.float32) / _crop_size(size, spec)
+    scale = tf.reduce_min(size // tf.cast(need, tf.int32))
+    branch = sum(tf.cast(scale >= ratio, tf.int32) for ratio in (2, 4, 8))
+    return tf.switch_case(branch, [decode(ratio) for ratio in (1, 2, 4, 8)])
+
+
+def _decode_png(data: tf.Tensor) -> tf.Tensor:
+    """Transparency over white."""
+    rgba = tf.cast(tf.io.decode_png(data, 4), tf.float32)
+    alpha = rgba[..., 3:] / 255
+    return tf.cast(tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha)), tf.uint8)

@@ -304,8 +304,9 @@ def _crop_box(size, target, spec):
     width, height = size
     fraction = min(width / target[0], height / target[1]) * spec.crop_fraction
     crop_width, crop_height = target[0] * fraction, target[1] * fraction
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return (left, top, left + crop_width, top + crop_height)
+    # Rounding may put an edge a hair outside of the picture, which Pillow refuses.
+    left, top = max((width - crop_width) / 2, 0), max((height - crop_height) / 2, 0)
+    return (left, top, min(left + crop_width, width), min(top + crop_height, height))
 
 
 def _typed(error: Exception, image_format: str | None) -> ImageError:

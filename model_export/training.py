@@ -6,7 +6,7 @@ the head is fitted on them, in seconds; `fine_tune` then goes on with its last b
 without weights is fitted whole.
 
 What a training leaves beside the model folder, in `MODEL_DIR.training/`: the state that a killed
-run resumes from, TensorBoard logs, the history, and the answers for each test picture.
+run resumes from, TensorBoard logs, the history, the answers for each picture, and the report.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -26,18 +27,21 @@ import tensorflow as tf
 from model_export import evaluation
 from model_export.augment import Augmentation, augment
 from model_export.classifier import Classifier, ClassifierSpec, build_classifier
-from model_export.contract import Contract
-from model_export.data import LabelledData
+from model_export.contract import Contract, add_metrics
+from model_export.data import LabelledData, subset
 from model_export.errors import UserError
-from model_export.export import export_classifier, normalize
+from model_export.export import EMBEDDING_LAYER, check_target, export_classifier, normalize
 from model_export.fit import FitSpec, Inputs, class_weights, fit, make_strategy, predict
 from model_export.pictures import ArrayCache, Broken, Pictures, decode_pictures
 from model_export.preprocess import PreprocessSpec
+from model_export.training_report import write_training_report
+from model_export.verify import compare_in_fresh_process, readable_in_graph
 from model_export.version import __version__
 
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
 _EVALUATION_BATCH = 64
+_PROOF_PICTURES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,17 +77,6 @@ class Trained:
     seconds: dict[str, float]
 
 
-class Say:
-    """Where progress goes; replaced in tests and by quiet runs."""
-
-    def __init__(self, quiet: bool = False):
-        self.quiet = quiet
-
-    def __call__(self, line: str) -> None:
-        if not self.quiet:
-            print(line, flush=True)
-
-
 def train(
     data: LabelledData,
     spec: TrainingSpec,
@@ -91,7 +84,8 @@ def train(
     work: str,
     cache: ArrayCache,
     fresh: bool = False,
-    say: Say | None = None,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
 ) -> Trained:
     """Trains, evaluates and exports a classifier.
 
@@ -104,11 +98,12 @@ def train(
       cache: bounds of the decoded pictures.
       fresh: throws an earlier state away.
       say: told each step.
+      progress: show bars on a terminal, a line per epoch elsewhere.
 
     Raises:
       UserError: what cannot be trained as asked; before anything is decoded where possible.
     """
-    say = say or Say()
+    check_target(directory)
     seconds: dict[str, float] = {}
     provenance = _provenance(data, spec)
     _open_work(work, provenance, fresh)
@@ -125,14 +120,16 @@ def train(
     trained_model = classifier.model
 
     started = time.perf_counter()
-    pictures = {name: _decode(split, spec, cache, name, say) for name, split in data.splits.items()}
+    pictures = {
+        name: _decode(split, spec, cache, name, progress) for name, split in data.splits.items()
+    }
     seconds["decode"] = time.perf_counter() - started
     broken = tuple(b for split in pictures.values() for b in split.broken)
     for picture in broken[:10]:
         say(f"left out: {picture.name}: {picture.status}: {picture.message}")
 
     started = time.perf_counter()
-    history = _fit_all(classifier, pictures, spec, strategy, work, cache, say)
+    history = _fit_all(classifier, pictures, spec, strategy, work, cache, say, progress)
     seconds["fit"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -149,20 +146,55 @@ def train(
     write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, pictures, answers)
 
     started = time.perf_counter()
-    contract = export_classifier(
+    staged = os.path.join(work, "model")
+    export_classifier(
         model,
         spec.classifier.preprocess,
         data.labels,
-        directory,
+        staged,
         name=spec.name,
         golden_images=_golden_pictures(pictures),
         training={**provenance, "replicas": replicas, "left_out": len(broken)},
         metrics=metrics,
     )
+    proof = _prove(model, spec.classifier.preprocess, data, pictures, answers, staged)
+    contract = add_metrics(staged, export=proof)
+    _replace(staged, directory)
     seconds["export"] = time.perf_counter() - started
+    shown = "test" if len(pictures["test"]) else "train"
+    write_training_report(
+        work, contract, history, shown, pictures[shown], answers[shown], broken, seconds
+    )
     for name in ("state", "cache"):
         shutil.rmtree(os.path.join(work, name), ignore_errors=True)
-    return Trained(contract, metrics, history, broken, seconds)
+    return Trained(contract, contract.metrics, history, broken, seconds)
+
+
+def _prove(model, preprocess, data: LabelledData, pictures, answers, directory: str) -> dict:
+    """A fresh process's answers for real pictures, against the trained model's; see `verify`."""
+    name = "test" if len(pictures["test"]) else "train"
+    split, chosen, encoded = pictures[name], [], []
+    spread = np.linspace(0, len(split) - 1, min(len(split), 4 * _PROOF_PICTURES)).astype(int)
+    candidates = subset(data.splits[name], split.rows[spread])
+    for index, read in zip(spread, candidates.open(), strict=True):
+        content = read()
+        if readable_in_graph(content):
+            chosen.append(index)
+            encoded.append(content)
+        if len(chosen) == _PROOF_PICTURES:
+            break
+    pixels = split.take(np.asarray(chosen, int))
+    embed = keras.Model(model.input, model.get_layer(EMBEDDING_LAYER).output)
+    vectors = embed.predict(normalize(pixels, preprocess), verbose=0)
+    return compare_in_fresh_process(directory, pixels, encoded, answers[name][chosen], vectors)
+
+
+def _replace(source: str, target: str) -> None:
+    """Moves a folder to where another may be."""
+    if os.path.isdir(target):
+        shutil.rmtree(target)
+    os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+    shutil.move(source, target)
 
 
 def picture_inputs(
@@ -189,10 +221,10 @@ def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
     )
 
 
-def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, say: Say) -> Pictures:
+def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool) -> Pictures:
     from tqdm import tqdm
 
-    with tqdm(total=len(split), desc=f"decode {name}", disable=say.quiet or None) as bar:
+    with tqdm(total=len(split), desc=f"decode {name}", disable=None if progress else True) as bar:
         return decode_pictures(
             split,
             spec.classifier.preprocess,
@@ -203,7 +235,9 @@ def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, say: Say) -
         )
 
 
-def _fit_all(classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say):
+def _fit_all(
+    classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say, progress
+):
     """Fits head and trunk in the order that the spec asks for; returns the history."""
     train, val = pictures["train"], pictures["val"]
     preprocess = spec.classifier.preprocess
@@ -222,7 +256,7 @@ def _fit_all(classifier: Classifier, pictures, spec: TrainingSpec, strategy, wor
             os.path.join(work, "state", f"{phase}.npz"),
             weights,
             log_dir=os.path.join(work, "tensorboard", phase),
-            verbose=not say.quiet,
+            verbose=progress,
         )
         return [{"phase": phase, **entry} for entry in entries]
 
