@@ -22,6 +22,7 @@ JOBS = {
     "predict": ("jobs.predict", "classify a few pictures and print the answers"),
     "report": ("jobs.report", "write a page about a finished table, for people to look at"),
     "similar": ("jobs.similar", "find pictures that look alike"),
+    "browse": ("jobs.browse", "show a finished table as a page, to look, correct and try"),
     "table": ("jobs.export_table", "write a finished table as CSV or JSON Lines"),
     "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
 }

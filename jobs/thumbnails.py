@@ -13,11 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
+from model_export.preprocess import (
+    FORMATS,
+    ImageError,
+    PreprocessSpec,
+    configure_pillow,
+    decode_image,
+)
 from transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
 THREADS = 4
+_ORIENTATION_TAG = 0x0112
 
 
 def make_thumbnail(uri: str, side: int) -> bytes:
@@ -30,9 +37,7 @@ def make_thumbnail(uri: str, side: int) -> bytes:
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
     decode_image(read_image(uri, max_bytes=MAX_FILE_BYTES), spec, pixels)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return _jpeg(pixels)
 
 
 def make_thumbnails(uris: list[str], side: int) -> dict[str, bytes]:
@@ -48,3 +53,32 @@ def make_thumbnails(uris: list[str], side: int) -> dict[str, bytes]:
     with ThreadPoolExecutor(THREADS) as pool:
         made = zip(uris, pool.map(attempt, uris), strict=True)
         return {uri: thumbnail for uri, thumbnail in made if thumbnail}
+
+
+def make_view(uri: str, longest: int) -> bytes:
+    """A JPEG of the whole picture, its longer side at most `longest` pixels. Raises ImageError."""
+    configure_pillow()
+    data = read_image(uri, max_bytes=MAX_FILE_BYTES)
+    width, height = _upright_size(data)
+    scale = min(longest / max(width, height), 1.0)
+    width, height = max(round(width * scale), 1), max(round(height * scale), 1)
+    pixels = np.empty((height, width, 3), np.uint8)
+    decode_image(data, PreprocessSpec(height=height, width=width), pixels)
+    return _jpeg(pixels)
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height as shown, after EXIF orientation. Raises ImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception as error:
+        raise ImageError("decode_error", str(error)) from None
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
