@@ -29,7 +29,7 @@ def join_truth(table: Table, source: str, uri_column: str, label_column: str) ->
       UserError: no such column or file, two truths for one picture, or nothing matches.
     """
     if source == "parent":
-        truth, matched = f"nullif(split_part({_PLAIN}, '/', -2), '')", "folder name"
+        truth, matched = f"nullif({_component(-2)}, '')", "folder name"
     elif source.startswith("column:"):
         name = source.removeprefix("column:")
         if name not in table.columns:
@@ -64,10 +64,10 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
         f"""
         CREATE TABLE by_name AS SELECT split_part(uri, '/', -1) AS name, any_value(label) AS label
           FROM truth GROUP BY 1 HAVING count(DISTINCT label) = 1;
-        CREATE TABLE unique_name AS SELECT split_part({_PLAIN}, '/', -1) AS name
+        CREATE TABLE unique_name AS SELECT {_component(-1)} AS name
           FROM predictions GROUP BY 1 HAVING count(*) = 1;
         {join} (SELECT * FROM by_name SEMI JOIN unique_name USING (name)) t
-          ON split_part({_PLAIN}, '/', -1) = t.name
+          ON {_component(-1)} = t.name
         """
     )
     if _matches(connection):
@@ -126,7 +126,9 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-_PLAIN = (
-    "regexp_replace(CASE WHEN starts_with(uri, 'file://') THEN url_decode(uri) ELSE uri END,"
-    f" '{_ARCHIVE}', '')"
-)
+def _component(index: int) -> str:
+    """SQL for a component of the uri's path, from the end; percent-decoded where it was encoded."""
+    found = f"split_part(regexp_replace(uri, '{_ARCHIVE}', ''), '/', {index})"
+    # A name that is not UTF-8, which is why it was encoded, stays as it is.
+    decoded = f"coalesce(TRY(url_decode({found})), {found})"
+    return f"CASE WHEN starts_with(uri, 'file://') THEN {decoded} ELSE {found} END"

@@ -1,0 +1,244 @@
+"""Evaluation: against figures worked out by hand and by scikit-learn, and hostile truth files."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
+from tables import HOSTILE, row, write_table
+
+from jobs.cli import main
+from jobs.evaluate import evaluate
+from jobs.metrics import measure, measure_calibration, measure_coverage, wilson
+
+
+@pytest.fixture
+def table(tmp_path):
+    """3 cats (2 right), 2 dogs (1 right, 1 second best), 1 dog that failed, 1 nobody knows."""
+    rows = [
+        row("/p/cat/1.jpg", [("cat", 0.9), ("dog", 0.1)], shown="cat"),
+        row("/p/cat/2.jpg", [("cat", 0.8), ("dog", 0.2)], shown="cat"),
+        row("/p/cat/3.jpg", [("dog", 0.6), ("cow", 0.3)], shown="cat"),
+        row("/p/dog/4.jpg", [("dog", 0.7), ("cat", 0.3)], shown="dog"),
+        row("/p/dog/5.jpg", [("cat", 0.55), ("dog", 0.45)], shown="dog"),
+        row("/p/dog/6.jpg", status="truncated", error="cut", shown="dog"),
+        row("/7.jpg", [("cat", 0.9), ("dog", 0.1)], shown=None),
+    ]
+    return write_table(tmp_path / "out", rows, 2, passthrough=[pa.field("shown", pa.string())])
+
+
+def check(evaluation):
+    assert evaluation["rows"] == 7
+    assert evaluation["with_truth"] == 6
+    assert evaluation["evaluated"] == 5
+    assert evaluation["failed"] == 1
+    assert evaluation["accuracy"]["value"] == pytest.approx(3 / 5)
+    assert evaluation["top_k_accuracy"]["2"]["value"] == pytest.approx(4 / 5)
+    cat, dog = evaluation["per_class"]
+    assert (cat["label"], cat["support"]) == ("cat", 3)
+    assert cat["precision"] == pytest.approx(2 / 3) and cat["recall"] == pytest.approx(2 / 3)
+    assert (dog["label"], dog["support"]) == ("dog", 2)
+    assert dog["precision"] == pytest.approx(1 / 2) and dog["f1"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("source", ["parent", "column:shown"])
+def test_truth_of_the_table_itself(table, source):
+    check(evaluate(table, source))
+
+
+TRUTH = [(f"/p/cat/{i}.jpg", "cat") for i in (1, 2, 3)] + [
+    (f"/p/dog/{i}.jpg", "dog") for i in (4, 5, 6)
+]
+
+
+def write_csv(path, rows, header=("uri", "label")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+def test_truth_of_files(table, tmp_path):
+    check(evaluate(table, write_csv(tmp_path / "truth.csv", [*TRUTH, ("/other.jpg", "cow")])))
+    names = [(uri.rsplit("/", 1)[1], label) for uri, label in TRUTH]
+    by_name = evaluate(
+        table, write_csv(tmp_path / "n.csv", names, ("file", "class")), "file", "class"
+    )
+    check(by_name)
+    assert by_name["matched_by"] == "file name"
+    (tmp_path / "t.jsonl").write_text(
+        "".join(json.dumps({"uri": uri, "label": label}) + "\n" for uri, label in TRUTH)
+    )
+    check(evaluate(table, str(tmp_path / "t.jsonl")))
+    uris, labels = zip(*TRUTH, strict=True)
+    pa.parquet.write_table(pa.table({"uri": uris, "label": labels}), tmp_path / "t.parquet")
+    check(evaluate(table, str(tmp_path / "t.parquet")))
+
+
+def test_relative_paths_start_at_the_file(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    output = write_table(tmp_path / "out", [row(f"{folder}/a/x.jpg"), row(f"{folder}/b/x.jpg")])
+    truth = write_csv(folder / "truth.csv", [("./a/x.jpg", "cat"), ("b/x.jpg", "dog")])
+    found = evaluate(output, truth)
+    assert found["evaluated"] == 2 and found["matched_by"] == "uri"
+
+
+def test_members_of_archives_and_encoded_names_have_parents(tmp_path):
+    rows = [
+        row("/a/x.tar#cat/1.jpg"),
+        row("/a/y.zip#deep/dog/1.jpg"),
+        row("file:///a/c%61t/%FF.jpg"),
+        row("file:///a/%FF/x%FF.jpg"),
+    ]
+    found = evaluate(write_table(tmp_path / "out", rows), "parent")
+    assert {entry["label"]: entry["support"] for entry in found["per_class"]} == {
+        "%FF": 1,
+        "cat": 2,
+        "dog": 1,
+    }
+
+
+def test_the_command_writes_files_and_renews_the_report(table, capsys):
+    assert main(["evaluate", table, "--labels", "parent"]) == 0
+    printed = capsys.readouterr().out
+    assert "accuracy     0.6000" in printed and "report.html" in printed
+    for name in ("confusion", "calibration", "coverage"):
+        assert Path(f"{table}/evaluation/{name}.png").read_bytes()[:4] == b"\x89PNG"
+    confusion = list(
+        csv.DictReader(Path(f"{table}/evaluation/confusion.csv").read_text().splitlines())
+    )
+    assert {(r["truth"], r["label"]): int(r["count"]) for r in confusion} == {
+        ("cat", "cat"): 2, ("cat", "dog"): 1, ("dog", "cat"): 1, ("dog", "dog"): 1,
+    }  # fmt: skip
+    mistakes = list(
+        csv.DictReader(Path(f"{table}/evaluation/mistakes.csv").read_text().splitlines())
+    )
+    assert [r["uri"] for r in mistakes] == ["/p/cat/3.jpg", "/p/dog/5.jpg"]
+    page = Path(f"{table}/report.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 3 and "Most certain mistakes" in page
+    assert main(["report", table]) == 0  # on its own it keeps the section
+    assert "Most certain mistakes" in Path(f"{table}/report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "--labels is missing"),
+        ("column:nothing", "no such column"),
+        ("/no/such.csv", "no such file"),
+        ("truth.docx", "neither"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(table, source, words, capsys):
+    assert main(["evaluate", table, "--labels", source]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "words"),
+    [
+        ([("/p/cat/1.jpg", "cat"), ("/p/cat/1.jpg", "dog")], ("uri", "label"), "is both"),
+        ([("/elsewhere.jpg", "cat")], ("uri", "label"), "none of its pictures"),
+        ([("/p/cat/1.jpg", "katze")], ("uri", "label"), "no true label is one of the model's"),
+        ([("/p/cat/1.jpg", "cat")], ("where", "label"), "--uri-column"),
+        ([("/p/dog/6.jpg", "dog")], ("uri", "label"), "nothing to evaluate"),
+        ([], ("uri", "label"), "none of its pictures"),
+    ],
+)
+def test_a_truth_file_that_does_not_fit_is_refused(table, tmp_path, rows, header, words, capsys):
+    path = write_csv(tmp_path / "truth.csv", rows, header)
+    assert main(["evaluate", table, "--labels", path]) == 2
+    message = capsys.readouterr().err
+    assert words in message and "Traceback" not in message
+
+
+def test_a_truth_file_of_noise_is_refused(table, tmp_path, capsys):
+    for name in ("truth.parquet", "truth.jsonl", "truth.csv"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+        assert main(["evaluate", table, "--labels", str(tmp_path / name)]) == 2
+        assert name in capsys.readouterr().err
+
+
+def test_labels_the_model_never_answers_are_counted_and_told(tmp_path):
+    rows = [row("/p/cat/1.jpg"), row("/p/unicorn/2.jpg"), row("/p/unicorn/3.jpg")]
+    found = evaluate(write_table(tmp_path / "out", rows), "parent")
+    assert found["unknown_labels"] == {"unicorn": 2}
+    assert found["accuracy"]["value"] == pytest.approx(1 / 3)
+    unicorn = next(entry for entry in found["per_class"] if entry["label"] == "unicorn")
+    assert unicorn["precision"] is None and unicorn["recall"] == 0
+
+
+def test_hostile_labels_reach_plots_and_page_as_text(tmp_path):
+    column = [pa.field("shown", pa.string())]
+    rows = [
+        row(f"/{i}.jpg", [(text, 0.9), ("$x_{", 0.1)], shown=HOSTILE[i - 1])
+        for i, text in enumerate(HOSTILE)
+    ]
+    output = write_table(tmp_path / "out", rows, passthrough=column)
+    assert main(["evaluate", output, "--labels", "column:shown"]) == 0
+    page = Path(f"{output}/report.html").read_text("utf-8")
+    assert "<script" not in page and "<svg" not in page
+
+
+classes = st.integers(2, 6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), classes, st.integers(1, 300))
+def test_figures_equal_scikit_learns(seed, count, rows):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, count, rows)
+    scores = rng.random((rows, count)).astype(np.float32)
+    scores /= scores.sum(1, keepdims=True)
+    order = np.argsort(-scores, axis=1)
+    predicted, score = order[:, 0], scores.max(1)
+    rank = (order == truth[:, None]).argmax(1) + 1
+    rank[rank > 2] = 0  # the table holds two answers
+    labels = [f"l{i}" for i in range(count)]
+    found = measure(truth, predicted, score, rank, labels, 2)
+    assert found["accuracy"]["value"] == pytest.approx(accuracy_score(truth, predicted))
+    if count > 2:
+        assert found["top_k_accuracy"]["2"]["value"] == pytest.approx(
+            top_k_accuracy_score(truth, scores, k=2, labels=range(count))
+        )
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=range(count), zero_division=0
+    )
+    for entry in found["per_class"]:
+        index = labels.index(entry["label"])
+        assert entry["support"] == support[index]
+        for name, expected in (("precision", precision), ("recall", recall), ("f1", f1)):
+            if entry[name] is not None:
+                assert entry[name] == pytest.approx(expected[index])
+                assert entry[f"{name}_low"] <= entry[name] + 1e-9
+                assert entry[name] <= entry[f"{name}_high"] + 1e-9
+    bins = found["calibration"]["bins"]
+    assert sum(entry["count"] for entry in bins) == rows
+    assert found["coverage"][0]["coverage"] == 1
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (3, 7), (400, 1000)])
+def test_intervals_are_wilsons(hits, count):
+    expected = binomtest(hits, count).proportion_ci(method="wilson")
+    low, high = wilson(hits, count)
+    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high))
+    assert [float(bound) for bound in wilson(0, 0)] == [0, 1]
+
+
+def test_calibration_of_a_model_that_is_too_sure():
+    score = np.full(100, 0.9, np.float32)
+    correct = np.arange(100) < 60
+    assert measure_calibration(correct, score)["ece"] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_coverage_falls_and_is_exact():
+    score = np.array([0.1, 0.5, 0.5, 0.9], np.float32)
+    curve = measure_coverage(np.array([False, True, False, True]), score)
+    assert curve[50] == {"threshold": 0.5, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)}
+    assert curve[51]["coverage"] == 0.25 and curve[95]["accuracy"] is None
