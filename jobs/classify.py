@@ -54,6 +54,7 @@ class ClassifyOptions:
     limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
     shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
     retry_failed: bool = option(False, "redo the failed rows of the dataset", "run")
+    no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
         0.5, "exit with 1 if a larger share of the rows failed", "run", metavar="SHARE"
@@ -211,7 +212,25 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         counts = books(run, after.totals, sum(unit.rows for unit in units), pending)
         report = write_run_report(layout, run, after.totals, counts)
     print(summary(layout, report))
+    _write_page(options, output, after.totals.rows)
     return _exit_code(options, run, counts)
+
+
+def _write_page(options, output, rows) -> None:
+    """The page for people; its lack never fails a run whose table is complete."""
+    if options.no_report or not rows:
+        return
+    try:
+        from jobs.report import write_report
+
+        print(f"look at    {write_report(output)}")
+    except ImportError as error:
+        print(
+            f"imagecensus: no report.html: {error}; pip install imagecensus[report]",
+            file=sys.stderr,
+        )
+    except UserError as error:
+        print(f"imagecensus: no report.html: {error}", file=sys.stderr)
 
 
 def _exit_code(options, run, counts) -> int:

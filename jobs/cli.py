@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
+import re
 import sys
 import traceback
 
 from model_export.errors import UserError
 from model_export.version import __version__
+
+_BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
 JOBS = {
@@ -42,20 +44,20 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in JOBS:
         print(f"imagecensus: no job {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    # TensorFlow and Beam talk a lot on import; a person asked for one thing.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
     return run_job(JOBS[argv[0]][0], argv[1:], debug)
 
 
 def run_job(module: str, argv: list[str], debug: bool = False) -> int:
     """Calls `main(argv)` of a job's module and maps what it raises to an exit code."""
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
+    if not debug:  # Beam logs the traceback of what is told below as a sentence
+        logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     try:
         return importlib.import_module(module).main(argv) or 0
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"imagecensus: {error}", file=sys.stderr)
+        print(f"imagecensus: {_BEAM_NOTE.sub('', str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("imagecensus: interrupted; run the same command again to resume", file=sys.stderr)

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     right = [answers[os.path.abspath(path)] == kind for path, kind in truth.items()]
     accuracy = float(np.mean(right))
     print(f"accuracy on the {len(right)} held-out pictures: {accuracy:.3f}")
-    print(f"the report to look at: {output}/report.html")
+    print(f"the report to look at: {os.path.abspath(output)}/report.html")
     say(f"done in {time.monotonic() - start:.0f} s")
     return 0 if accuracy >= TARGET_ACCURACY else 1
 

@@ -125,7 +125,7 @@ def summary(layout: Layout, report: dict) -> str:
         more = f", and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
         lines.append(f"labels     {shown}{more}")
     lines.append(f"table      {layout.parts}")
-    lines.append(f"report     {layout.run_report}")
+    lines.append(f"books      {layout.run_report}")
     return "\n".join(lines)
 
 

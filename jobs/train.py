@@ -103,6 +103,7 @@ def main(argv: list[str]) -> int:
         TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
     )
     _validate(options)
+    import model_export.quiet_tensorflow  # noqa: F401
     from model_export.backbones import BackboneSpec, default_preprocess
     from model_export.classifier import ClassifierSpec
     from model_export.data import SplitFractions, read_labelled_data

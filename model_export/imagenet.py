@@ -117,6 +117,7 @@ def _locked(path: str):
 
 
 def _fetch_weights() -> str:
+    import model_export.quiet_tensorflow  # noqa: F401, I001
     from keras.src.applications.mobilenet_v2 import BASE_WEIGHT_PATH
     from tqdm import tqdm
 
@@ -139,6 +140,7 @@ def _fetch_weights() -> str:
 
 
 def _export(weights: str, directory: str) -> None:
+    import model_export.quiet_tensorflow  # noqa: F401, I001
     import keras
 
     from model_export.export import export_classifier

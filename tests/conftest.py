@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 from samples import SHARED_DATA, export_tiny

@@ -48,10 +48,6 @@ class Layout:
     def run_report(self) -> str:
         return storage.join(self.output, "run_report.json")
 
-    @property
-    def report(self) -> str:
-        return storage.join(self.output, "report.html")
-
     def make(self) -> None:
         """Makes the folders. Raises StorageError."""
         for folder in (self.output, self.parts, self.state):

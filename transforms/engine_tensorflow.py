@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-# oneDNN is off by default on CPUs without AVX512; on, it is 1.3 to 2 times faster. Read on import.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 import numpy as np
 import tensorflow as tf
 
+import model_export.quiet_tensorflow  # noqa: F401, I001
 from model_export.contract import GOLDEN_TOLERANCE
 
 # Pictures per call. One traced batch size for all, so that answers do not depend on the caller's
