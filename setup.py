@@ -54,5 +54,5 @@ setup(
         "tqdm",
     ],
     extras_require={**EXTRAS, "all": sum(EXTRAS.values(), []), "dev": sum(EXTRAS.values(), DEV)},
-    entry_points={"console_scripts": ["imagecensus = jobs.cli:main"]},
+    entry_points={"console_scripts": ["imagecensus = jobs.cli:command"]},
 )

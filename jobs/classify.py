@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 
+from jobs import startup
 from jobs.options import argument, known_flags, option, parse_options, size_in_bytes, unknown_flag
 from model_export.errors import UserError
 
@@ -134,6 +135,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     from transforms.list_images import list_images, passthrough_columns
 
     started = time.time()
+    startup.forgo_pandas()
     output = (
         options.output if storage.is_bucket(options.output) else os.path.abspath(options.output)
     )
@@ -293,6 +295,11 @@ def build_pipeline(pipeline, units, decoding, classification, layout, provenance
 
 def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C."""
+    from transforms.engines import preload_engine
+
+    if options.runner == IN_PROCESS:
+        preload_engine(engine, model, options.precision, options.threads)
+        startup.import_beam()
     import apache_beam as beam
 
     from jobs.progress import progress_bar
@@ -302,7 +309,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
     from transforms.classify_images import Classification
     from transforms.decode_images import STOP, Decoding
 
-    contract = read_contract(model)
+    contract = read_contract(model, verify_digest=False)  # verified a moment ago
     decoding = Decoding(
         contract.preprocess,
         max_pixels=options.max_pixels,

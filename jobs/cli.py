@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 
+from jobs import startup
 from model_export.errors import UserError
 from model_export.version import __version__
 
@@ -45,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"imagecensus: no job {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
     return run_job(JOBS[argv[0]][0], argv[1:], debug)
+
+
+def command() -> None:
+    """The `imagecensus` command: `main` for a process that ends with it."""
+    startup.own_process = True
+    startup.leave(main())
 
 
 def run_job(module: str, argv: list[str], debug: bool = False) -> int:
@@ -84,4 +91,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

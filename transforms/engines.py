@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
 import importlib.util
 
@@ -35,6 +36,19 @@ def choose_engine(name: str, precision: str = "f32") -> str:
     return name
 
 
+# Engines that a thread is loading: (name, model, precision, threads) to a future of the engine.
+_preloading: dict[tuple, concurrent.futures.Future] = {}
+
+
+def preload_engine(name: str, model: str, precision: str = "f32", threads: int = 0) -> None:
+    """Begins to load in a thread; the next `load_engine` of the same arguments takes it over."""
+    module = importlib.import_module(ENGINES[name][0])
+    pool = concurrent.futures.ThreadPoolExecutor(1, "load")
+    future = pool.submit(module.load, model, precision, threads)
+    _preloading[name, model, precision, threads] = future
+    pool.shutdown(wait=False)
+
+
 def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0):
     """Loads a model folder into an engine.
 
@@ -44,6 +58,9 @@ def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0)
       precision: one that `ENGINES` lists for it.
       threads: of inference; 0: one per core.
     """
+    preloading = _preloading.pop((name, model, precision, threads), None)
+    if preloading:
+        return preloading.result()
     module = importlib.import_module(ENGINES[name][0])
     return module.load(model, precision, threads)
 

@@ -1,0 +1,48 @@
+"""A process of its own leaves out what it does not use."""
+
+import subprocess
+import sys
+
+from samples import make_photos
+
+WATCHED = ("tensorflow", "pandas", "google.cloud.bigquery", "apache_beam.io.gcp")
+
+
+def imported_by(*argv) -> set:
+    """Which of the watched modules a run of the command imports; it must succeed."""
+    code = (
+        "import sys\n"
+        "from jobs import startup\n"
+        "from jobs.cli import main\n"
+        "startup.own_process = True\n"
+        "code = main(sys.argv[1:])\n"
+        f"print('IMPORTED', *[m for m in {WATCHED} if m in sys.modules])\n"
+        "startup.leave(code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, argv)], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_classify_imports_neither_tensorflow_nor_connectors(tmp_path, tiny_model):
+    make_photos(tmp_path / "in", 1)
+    argv = ("classify", tmp_path / "in", "--output", tmp_path / "out", "--model", tiny_model)
+    assert imported_by(*argv) == set()
+    assert imported_by(*argv) == set(), "a rerun has nothing to do"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom jobs.cli import main\nmain(['--help'])\n"
+        "sys.exit(any(m in sys.modules for m in ('numpy', 'pyarrow', 'apache_beam')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_command_passes_its_exit_code_on():
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "no-such-job"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no job 'no-such-job'" in done.stderr
