@@ -65,7 +65,7 @@ class ClassifyOptions:
     engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
     precision: str = option("f32", "f32, or a lower one the engine has", "machine", metavar="NAME")
     threads: int = option(0, "for decoding and inference; 0 is one per core", "machine")
-    unit_images: int = option(1024, "images per unit of work and part", "machine", metavar="N")
+    unit_images: int = option(512, "images per unit of work and part", "machine", metavar="N")
     compression: str = option("zstd", "of the Parquet files", "machine", choices=["zstd", "snappy"])
     runner: str = option(
         IN_PROCESS, "in-process, or any Beam runner's name", "machine", metavar="NAME"

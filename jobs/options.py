@@ -28,8 +28,14 @@ def argument(help: str, **argparse_kwargs):
 
 def build_parser(cls, prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """The parser for a dataclass of options."""
+    positionals = [
+        f.metadata.get("metavar", f.name.upper()) + ("..." if "nargs" in f.metadata else "")
+        for f in dataclasses.fields(cls)
+        if f.metadata.get("positional")
+    ]
     parser = argparse.ArgumentParser(
         prog=prog,
+        usage=" ".join([prog, *positionals, "[options]"]),
         description=description,
         epilog=epilog,
         allow_abbrev=False,

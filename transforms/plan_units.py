@@ -23,8 +23,8 @@ from model_export.errors import UserError
 from transforms import storage
 from transforms.records import REF_FIELDS, Unit
 
-UNIT_ROWS = 1024
-UNITS_PER_FILE = 256
+UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
+UNITS_PER_FILE = 512
 _UNITS_KEY = b"imagecensus.units"
 _DIGEST = "S16"
 
