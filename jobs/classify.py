@@ -136,6 +136,7 @@ def _validate(options: ClassifyOptions) -> None:
 
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
+    from jobs import supervise
     from jobs.run_report import Run, books, summary, write_run_report
     from model_export.contract import read_contract
     from transforms import activity, dataset, fault_points, inflight, parts, plan_units, storage
@@ -191,6 +192,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         layout.make()
         lock = storage.Lock(layout.lock)
     activity.watch(options.decode_seconds)
+    supervise.journals_are_in(layout.inflight)
     with lock:
         fault_points.reached("lock.taken")
         if not options.dry_run:

@@ -22,6 +22,7 @@ _busy: dict[int, tuple[str, str, float]] = {}
 _slow = 0
 _watch: threading.Thread | None = None
 _deadline = 0.0
+_decoders = 0
 
 
 class doing:  # noqa: N801 - reads as a verb: `with doing("decode", uri):`
@@ -77,12 +78,10 @@ def _look() -> None:
     while True:
         time.sleep(1)
         before, ages = ages, {}
-        decoding = False
         for thread, mark in list(_busy.items()):
             known, age = before.get(thread, (None, 0))
             age = age + 1 if known is mark else 0
             ages[thread] = (mark, age)
-            decoding |= mark[0] == "decode"
             if age and age % STUCK_SECONDS == 0:
                 fields = {"stage": mark[0], "subject": mark[1], "seconds": age}
                 LOGGER.warning(
@@ -96,13 +95,29 @@ def _look() -> None:
                     _deadline,
                 )
                 os._exit(HUNG_EXIT_CODE)
-        _guard_interpreter(decoding)
+        if _decoders:
+            _set_alarm(2 * _deadline + 10)
 
 
-def _guard_interpreter(decoding: bool) -> None:
-    """A decoder that hangs while it holds the interpreter's lock also holds up this thread.
+def decoders_begin() -> None:
+    """Decoders run from now on.
 
-    So the kernel is asked for SIGALRM, whose default is death, and asked anew at each look.
+    One that hangs while it holds the interpreter's lock also holds up the thread that looks. So
+    the kernel is asked for SIGALRM, whose default is death, and asked anew at each look.
     """
+    global _decoders
+    _decoders += 1
+    _set_alarm(2 * _deadline + 10)
+
+
+def decoders_end() -> None:
+    """As often as `decoders_begin`."""
+    global _decoders
+    _decoders -= 1
+    if not _decoders:
+        _set_alarm(0)
+
+
+def _set_alarm(seconds: float) -> None:
     if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:  # else somebody else's alarm clock
-        signal.setitimer(signal.ITIMER_REAL, 2 * _deadline + 10 if decoding else 0)
+        signal.setitimer(signal.ITIMER_REAL, seconds)

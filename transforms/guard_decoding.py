@@ -33,6 +33,7 @@ class Guard:
             inflight.forget_old(folder)
             self.find_suspects()
             activity.watch(seconds)
+            activity.decoders_begin()
 
     def find_suspects(self) -> None:
         """Looks for journals of processes that died meanwhile. Call before each unit."""
@@ -47,9 +48,7 @@ class Guard:
             return decode_image(data, spec, out, max_pixels)
         digest = inflight.digest_of(uri)
         if digest in self._suspects:
-            return isolate.decode_isolated(
-                data, spec, out, max_pixels, self._seconds, self._memory
-            )
+            return isolate.decode_isolated(data, spec, out, max_pixels, self._seconds, self._memory)
         slot = self._slot()
         self._journal.enter(slot, digest)
         try:
@@ -60,6 +59,8 @@ class Guard:
             self._journal.leave(slot)
 
     def close(self) -> None:
+        if self._folder:
+            activity.decoders_end()
         if self._journal:
             self._journal.close()
             self._journal = None

@@ -1,4 +1,4 @@
-"""Which pictures are in the decoders right now, on disk, so that a crash leaves its suspects' names.
+"""Which pictures are in the decoders right now, on disk, so that a crash leaves suspects.
 
 Each process keeps one small file, a slot per decoding thread; a thread writes the digest of the
 picture it is about to decode and wipes it afterwards: two writes to mapped memory, about a
