@@ -12,12 +12,14 @@ import fcntl
 import functools
 import os
 import tempfile
+import time
 import urllib.parse
 
 from model_export.errors import UserError
 from transforms import fault_points
 
 TEMPORARY_PREFIX = ".tmp-"
+_LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
 
 
 class StorageError(UserError):
@@ -274,9 +276,7 @@ class Lock:
             self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise _not_writable(self.location, error) from None
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._flock():
             owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip()
             os.close(self._handle)
             self._refuse(f"process {owner}")
@@ -289,6 +289,16 @@ class Lock:
             delete(self.location)
         else:
             os.close(self._handle)
+
+    def _flock(self) -> bool:
+        # A run that was just killed takes a moment to be gone, and its rerun should not fail.
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+        return False
 
     def _enter_bucket(self):
         from google.api_core import exceptions
