@@ -23,8 +23,20 @@ demo: env  ## make a small archive, train on part of it, classify the rest
 	$(BIN)/python -m jobs.demo
 
 .PHONY: test
-test: env  ## run the tests
+test: env chromium  ## run the tests
 	$(BIN)/python -m pytest tests
+
+.PHONY: chromium
+chromium:  ## install a browser where apt can, for the tests that drive one (they skip without)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq >/dev/null \
+	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "notice: no chromium, and it cannot be installed here; tests of pages will skip"
+
+.PHONY: picture
+picture: env chromium  ## make docs/report.png anew: the page of the demo
+	$(BIN)/python -m jobs.demo
+	$(BIN)/python docs/report_picture.py demo-archive/output docs/report.png
 
 .PHONY: lint
 lint: env  ## check style

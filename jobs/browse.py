@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         )
         secret = secrets.token_urlsafe(12)
         app = make_app(Rows(table, folder), Corrections(options.output), model, secret)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         listener = _listen(options.port)
         port = listener.getsockname()[1]
         print(f"http://{HOST}:{port}/{secret}/   (Ctrl-C ends it)", flush=True)
@@ -226,6 +226,7 @@ def _listen(port: int):
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # from here on a browser that is quick waits instead of being refused
     except OSError as error:
         raise UserError(f"--port={port}: {error.strerror}; choose another, or 0") from None
     return listener

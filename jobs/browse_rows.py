@@ -122,7 +122,7 @@ def _where(chosen: Filter) -> tuple[str, list]:
             values.append(value)
     # The full range also takes the rows without a score.
     if chosen.low > 0 or chosen.high < 1:
-        terms.append("score BETWEEN ? AND ?")
+        terms.append("score BETWEEN ?::FLOAT AND ?::FLOAT")
         values += [chosen.low, chosen.high]
     if chosen.corrected is not None:
         terms.append("list_contains(?::VARCHAR[], uri)")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from model_export.contract import Contract
 from model_export.errors import UserError
-from transforms import inflight, storage
+from transforms import storage
 
 DATASET_VERSION = 1
 
@@ -43,10 +43,6 @@ class Layout:
     @property
     def lock(self) -> str:
         return storage.join(self.state, "lock")
-
-    @property
-    def inflight(self) -> str:
-        return inflight.folder_for(self.state)
 
     @property
     def run_report(self) -> str:
