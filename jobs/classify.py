@@ -62,6 +62,10 @@ class ClassifyOptions:
     )
     max_pixels: int = option(178_956_970, "larger pictures are not decoded", "limits", metavar="N")
     max_bytes: str = option("1G", "larger files are not read", "limits", metavar="SIZE")
+    decode_seconds: int = option(60, "longest that decoding one picture may take", "limits")
+    decode_memory: str = option(
+        "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
+    )
     engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
     precision: str = option("f32", "f32, or a lower one the engine has", "machine", metavar="NAME")
     threads: int = option(0, "for decoding and inference; 0 is one per core", "machine")
@@ -101,7 +105,7 @@ def _validate(options: ClassifyOptions) -> None:
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")
-    for name in ("top_k", "max_pixels", "unit_images"):
+    for name in ("top_k", "max_pixels", "unit_images", "decode_seconds"):
         if getattr(options, name) < 1:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")
     if options.limit is not None and options.limit < 1:
@@ -118,19 +122,24 @@ def _validate(options: ClassifyOptions) -> None:
             problems.append(f"--shard={options.shard}: I must be from 0 to N-1")
     except ValueError:
         problems.append(f"--shard={options.shard}: write I/N, for example 0/4")
-    try:
-        size_in_bytes(options.max_bytes)
-    except ValueError:
-        problems.append(f"--max-bytes={options.max_bytes}: write a number with K, M or G")
+    for flag, size in (
+        ("--max-bytes", options.max_bytes),
+        ("--decode-memory", options.decode_memory),
+    ):
+        try:
+            size_in_bytes(size)
+        except ValueError:
+            problems.append(f"{flag}={size}: write a number with K, M or G")
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
 
 
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
+    from jobs import supervise
     from jobs.run_report import Run, books, summary, write_run_report
     from model_export.contract import read_contract
-    from transforms import dataset, parts, plan_units, storage
+    from transforms import activity, dataset, fault_points, inflight, parts, plan_units, storage
     from transforms.engines import choose_engine
     from transforms.list_images import list_images, passthrough_columns
 
@@ -182,7 +191,10 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     else:
         layout.make()
         lock = storage.Lock(layout.lock)
+    activity.watch(options.decode_seconds)
+    supervise.journals_are_in(layout.inflight)
     with lock:
+        fault_points.reached("lock.taken")
         if not options.dry_run:
             dataset.claim(layout, wanted)
             layout.remove_temporary()
@@ -199,7 +211,14 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         units = plan_units.read_units(layout.state)
         if options.dry_run:
             units += run.planned.units
+        fault_points.reached("planned")
         before = parts.take_inventory(layout.parts, units)
+        if before.unplanned:
+            raise UserError(
+                f"{before.unplanned[0]}: not in the plan of this dataset, nor are"
+                f" {len(before.unplanned) - 1} other parts; its rows would count twice: move such"
+                " parts away and run the same command again"
+            )
         todo = list(before.pending)
         if options.retry_failed:
             todo += [dataclasses.replace(unit, retry=True) for unit in before.with_failures]
@@ -209,10 +228,13 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         run.damaged = len(before.damaged)
         if todo:
             _run_pipeline(options, beam_args, run, layout, model, top_k, engine, todo)
+        fault_points.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)
         counts = books(run, after.totals, sum(unit.rows for unit in units), pending)
         report = write_run_report(layout, run, after.totals, counts)
+        if not after.pending:
+            inflight.forget(layout.inflight)
     print(summary(layout, report))
     _write_page(options, output, after.totals.rows)
     return _exit_code(options, run, counts)
@@ -302,6 +324,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         startup.import_beam()
     import apache_beam as beam
 
+    from jobs.beam_errors import user_errors
     from jobs.progress import progress_bar
     from jobs.run_report import versions
     from model_export.contract import read_contract
@@ -315,6 +338,9 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         max_pixels=options.max_pixels,
         max_bytes=size_in_bytes(options.max_bytes),
         threads=options.threads,
+        journal=layout.inflight,
+        seconds=options.decode_seconds,
+        memory=size_in_bytes(options.decode_memory),
     )
     classification = Classification(
         model, engine, options.precision, top_k, options.embeddings, options.threads
@@ -340,8 +366,9 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         build_pipeline(
             pipeline, units, decoding, classification, layout, provenance, options.compression
         )
-        result = pipeline.run()
-        result.wait_until_finish()
+        with user_errors():
+            result = pipeline.run()
+            result.wait_until_finish()
     run.seconds = time.monotonic() - start
     run.interrupted = STOP.is_set()
     run.stage_seconds = dict(counters.STAGES.seconds)

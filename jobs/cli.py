@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 
-from jobs import startup
+from jobs import startup, supervise
 from model_export.errors import UserError
 from model_export.version import __version__
 
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 def command() -> None:
     """The `imagecensus` command: `main` for a process that ends with it."""
     startup.own_process = True
+    if "classify" in sys.argv[1:3]:  # the flag --debug may come first
+        startup.leave(supervise.run(main))
     startup.leave(main())
 
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from model_export.contract import read_contract, read_golden
-from transforms import counters
+from transforms import counters, fault_points
+from transforms.activity import doing
 from transforms.engines import load_engine
 from transforms.records import (
     REF_COLUMNS,
@@ -87,7 +88,9 @@ def classify_batch(
     good = np.flatnonzero([value == Status.OK.value for value in status])
     class_ids = scores = embeddings = None
     if len(good):
-        class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
+        fault_points.reached("infer")
+        with doing("inference", f"{len(good)} pictures of unit {batch.unit.name}"):
+            class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
         for row, message in zip(good, errors, strict=True):
             if message is not None:
                 status[row], error[row] = Status.INFERENCE_ERROR.value, message

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from model_export.contract import Contract
 from model_export.errors import UserError
-from transforms import storage
+from transforms import inflight, storage
 
 DATASET_VERSION = 1
 
@@ -43,6 +43,10 @@ class Layout:
     @property
     def lock(self) -> str:
         return storage.join(self.state, "lock")
+
+    @property
+    def inflight(self) -> str:
+        return inflight.folder_for(self.state)
 
     @property
     def run_report(self) -> str:

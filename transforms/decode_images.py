@@ -23,9 +23,10 @@ from model_export.preprocess import (
     ImageError,
     PreprocessSpec,
     configure_pillow,
-    decode_image,
 )
-from transforms import counters, plan_units, storage
+from transforms import counters, fault_points, isolate, plan_units, storage
+from transforms.activity import doing
+from transforms.guard_decoding import Guard
 from transforms.parts import failed_rows
 from transforms.read_images import MAX_BYTES, read_image
 from transforms.records import ImageBatch, Status, Unit
@@ -50,6 +51,9 @@ class Decoding:
     window_batches: int = 3  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # 0: one per core
     fetch_threads: int = 32  # readers ahead of the decoders, for buckets only
+    journal: str = ""  # folder of the decoders' journals; empty: none
+    seconds: float = isolate.DECODE_SECONDS  # longest that one picture may take
+    memory: int = isolate.DECODE_MEMORY  # most that a suspect of an earlier crash may take
 
 
 def decode_unit(unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools) -> Iterator:
@@ -72,21 +76,22 @@ class Pools:
     """The threads of one process: decoders, and readers where reading waits for a network."""
 
     def __init__(self, how: Decoding):
-        self.decode = concurrent.futures.ThreadPoolExecutor(
-            how.threads or os.cpu_count() or 1, "decode"
-        )
+        threads = how.threads or os.cpu_count() or 1
+        self.decode = concurrent.futures.ThreadPoolExecutor(threads, "decode")
+        self.guard = Guard(how.journal, threads, how.seconds, how.memory)
         self.fetch = concurrent.futures.ThreadPoolExecutor(how.fetch_threads, "fetch")
 
     def close(self) -> None:
         self.decode.shutdown(cancel_futures=True)
         self.fetch.shutdown(cancel_futures=True)
+        self.guard.close()
 
 
 class _Pending:
     """One batch being read and decoded."""
 
     def __init__(self, unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools):
-        self._unit, self._refs, self._how = unit, refs, how
+        self._unit, self._refs, self._how, self._guard = unit, refs, how, pools.guard
         rows = refs.num_rows
         self._pixels = np.empty((rows, *how.spec.shape), np.uint8)
         self._status = [Status.OK.value] * rows
@@ -106,7 +111,10 @@ class _Pending:
         ]
 
     def _read(self, row: int) -> bytes:
-        return read_image(self._uris[row], self._sizes[row], self._etags[row], self._how.max_bytes)
+        uri = self._uris[row]
+        with doing("read", uri):
+            fault_points.reached("read")
+            return read_image(uri, self._sizes[row], self._etags[row], self._how.max_bytes)
 
     def _decode_rows(self, rows: range) -> tuple[float, float]:
         """Decodes some rows in this thread; returns its CPU seconds of reading and decoding."""
@@ -119,7 +127,9 @@ class _Pending:
                 middle = time.thread_time()
                 reading += middle - start
                 self._bytes[row] = len(data)
-                info = decode_image(data, self._how.spec, self._pixels[row], self._how.max_pixels)
+                info = self._guard.decode(
+                    self._uris[row], data, self._how.spec, self._pixels[row], self._how.max_pixels
+                )
                 decoding += time.thread_time() - middle
                 self._width[row], self._height[row] = info.width, info.height
                 self._format[row] = info.format
@@ -175,6 +185,8 @@ class _DecodeImages(beam.DoFn):
         if STOP.is_set():
             return
         counters.UNITS.inc()
+        fault_points.reached("unit.begun")
+        self._pools.guard.find_suspects()
         refs = plan_units.read_unit(unit)
         if unit.retry:
             refs = failed_rows(refs, self._parts, unit)

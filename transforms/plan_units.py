@@ -8,6 +8,7 @@ Workers get a `Unit` and read its references from here, so that a shuffle carrie
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model_export.errors import UserError
-from transforms import storage
+from transforms import fault_points, storage
 from transforms.records import REF_FIELDS, Unit
 
 UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
@@ -105,16 +106,20 @@ def read_units(folder: str) -> list[Unit]:
 
 def read_unit(unit: Unit) -> pa.RecordBatch:
     """The references of one unit: `REF_SCHEMA`, then passthrough columns."""
-    table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
-    return table.to_batches()[0]
+    with _damage_told(unit.plan):
+        table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
+        return table.to_batches()[0]
 
 
 def planned_digests(folder: str) -> DigestSet:
     """The digests of every image in the plan."""
     known = DigestSet()
     for plan in _plan_files(folder):
-        parquet = pq.ParquetFile(io.BytesIO(storage.read(plan)))
-        digests = [uri_digests(b.column(0)) for b in parquet.iter_batches(columns=["uri"])]
+        with _damage_told(plan):
+            parquet = pq.ParquetFile(
+                io.BytesIO(storage.read(plan)), page_checksum_verification=True
+            )
+            digests = [uri_digests(b.column(0)) for b in parquet.iter_batches(columns=["uri"])]
         if digests:
             known.add(np.concatenate(digests))
     return known
@@ -165,6 +170,7 @@ def plan_units(
         fresh = pa.array(first & ~old)
         writer.add(_conform(batch.filter(fresh), schema))
         progress(listed)
+        fault_points.reached("listed")
         if limit is not None and listed >= limit:
             break
     units = writer.finish()
@@ -231,7 +237,9 @@ class _PlanWriter:
         if not self._dry_run:
             schema = self._schema.with_metadata({_UNITS_KEY: json.dumps(names).encode()})
             buffer = io.BytesIO()
-            with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                buffer, schema, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for _, rows in self._file:
                     writer.write_batch(rows.cast(schema), row_group_size=self._unit_rows)
             storage.write(location, buffer.getvalue())
@@ -258,15 +266,22 @@ def _plan_files(folder: str) -> list[str]:
 
 
 def _read_footer(plan: str) -> list[tuple[str, int]]:
-    try:
+    with _damage_told(plan):
         metadata = _open_plan(plan).schema_arrow.metadata
         return [tuple(entry) for entry in json.loads(metadata[_UNITS_KEY])]
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def _damage_told(plan: str):
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise PlanError(
-            f"{plan}: the plan is damaged: {error}; restore it from a copy, or start a new --output"
+            f"{plan}: the plan is damaged: {str(error).splitlines()[0]}; restore it from a copy,"
+            " or start a new --output"
         ) from None
 
 
 @functools.lru_cache(maxsize=4)
 def _open_plan(plan: str) -> pq.ParquetFile:
-    return pq.ParquetFile(io.BytesIO(storage.read(plan)))
+    return pq.ParquetFile(io.BytesIO(storage.read(plan)), page_checksum_verification=True)

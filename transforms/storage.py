@@ -7,19 +7,39 @@ Every write is atomic: a reader sees the whole object or none.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
 import tempfile
+import time
 import urllib.parse
 
 from model_export.errors import UserError
+from transforms import fault_points
 
 TEMPORARY_PREFIX = ".tmp-"
+_LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
 
 
 class StorageError(UserError):
     """A location cannot be read or written. The message names it and the remedy."""
+
+
+_WRITE_REMEDIES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some of your quota and run the same command again",
+    errno.EROFS: "make it writable, or choose another --output",
+    errno.EACCES: "make it writable, or choose another --output",
+    errno.EPERM: "make it writable, or choose another --output",
+    errno.ENOENT: "its folder is gone: put it back, or run the same command again",
+}
+
+
+def _not_writable(location: str, error: OSError) -> StorageError:
+    remedy = _WRITE_REMEDIES.get(error.errno, "run the same command again")
+    reason = error.strerror or str(error)
+    return StorageError(f"{location}: cannot be written: {reason}; {remedy}")
 
 
 def is_bucket(location: str) -> bool:
@@ -105,9 +125,20 @@ def read(location: str) -> bytes:
 
 
 def write(location: str, data: bytes) -> None:
-    """Writes the object whole: temporary name, sync, rename; one finalised object in a bucket."""
+    """Writes the object whole: temporary name, sync, rename; one finalised object in a bucket.
+
+    Raises StorageError.
+    """
     if is_bucket(location):
-        bucket_object(location).upload_from_string(data, "application/octet-stream")
+        from google.api_core import exceptions
+
+        try:
+            bucket_object(location).upload_from_string(data, "application/octet-stream")
+        except exceptions.GoogleAPICallError as error:
+            raise StorageError(
+                f"{location}: cannot be written: {error.message}; check the bucket and the"
+                " permissions, and run the same command again"
+            ) from None
         return
     with atomic_path(location) as partial, open(partial, "wb") as file:
         file.write(data)
@@ -118,22 +149,44 @@ def atomic_path(location: str):
     """A temporary local path that becomes the object when the block ends without an error.
 
     On disk it lies beside the target, so that the rename is atomic; in a bucket it is uploaded.
+
+    Raises StorageError where the disk is full, the folder read-only or gone.
     """
     folder = None if is_bucket(location) else os.path.dirname(location) or "."
-    handle, partial = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
-    os.close(handle)
+    partial = None
     try:
+        handle, partial = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+        os.close(handle)
         yield partial
         if is_bucket(location):
             bucket_object(location).upload_from_filename(partial)
             return
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        fault_points.reached(f"{_kind(location)}.partial")
+        _sync(partial)
+        fault_points.reached(f"{_kind(location)}.synced")
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, location)
+        _sync(folder)  # the new name itself
+        fault_points.reached(f"{_kind(location)}.renamed")
+    except OSError as error:
+        raise _not_writable(location, error) from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
+        if partial:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+
+
+def _kind(location: str) -> str:
+    """ "part" of part-0a1b.parquet, "plan" of plan-00001-0a1b.parquet; else the file's name."""
+    return os.path.basename(location).split("-")[0]
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -219,10 +272,11 @@ class Lock:
         if is_bucket(self.location):
             self._enter_bucket()
             return self
-        self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise _not_writable(self.location, error) from None
+        if not self._flock():
             owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip()
             os.close(self._handle)
             self._refuse(f"process {owner}")
@@ -235,6 +289,16 @@ class Lock:
             delete(self.location)
         else:
             os.close(self._handle)
+
+    def _flock(self) -> bool:
+        # A run that was just killed takes a moment to be gone, and its rerun should not fail.
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+        return False
 
     def _enter_bucket(self):
         from google.api_core import exceptions

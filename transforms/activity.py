@@ -1,0 +1,123 @@
+"""What each thread is busy with, so that slow pictures, stuck runs and hangs are told.
+
+One thread looks once a second. Ages are counted in its looks, not by the clock: a process that was
+stopped, or a machine that slept, has no hangs to report when it wakes up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+
+LOGGER = logging.getLogger("imagecensus")
+SLOW_SECONDS = 1.0
+STUCK_SECONDS = 60
+HUNG_EXIT_CODE = 75  # a decoder hangs: the journal names the picture, a rerun decodes it apart
+_SLOW_LOGGED = 50  # per process: a slow disk must not fill another one with complaints
+
+_busy: dict[int, tuple[str, str, float]] = {}
+_slow = 0
+_watch: threading.Thread | None = None
+_deadline = 0.0
+_decoders = 0
+
+
+class doing:  # noqa: N801 - reads as a verb: `with doing("decode", uri):`
+    """Marks this thread as busy with a stage of one subject (a uri, a part) inside the block."""
+
+    __slots__ = ("_mark", "_outer")
+
+    def __init__(self, stage: str, subject: str):
+        self._mark = (stage, subject, time.monotonic())
+
+    def __enter__(self):
+        me = threading.get_ident()
+        self._outer = _busy.get(me)
+        _busy[me] = self._mark
+
+    def __exit__(self, *_):
+        stage, subject, start = self._mark
+        seconds = time.monotonic() - start
+        if seconds > SLOW_SECONDS and stage in ("read", "decode"):
+            _log_slow(stage, subject, seconds)
+        if self._outer is None:
+            del _busy[threading.get_ident()]
+        else:
+            _busy[threading.get_ident()] = self._outer
+
+
+def _log_slow(stage: str, subject: str, seconds: float) -> None:
+    global _slow
+    _slow += 1
+    if _slow <= _SLOW_LOGGED:
+        fields = {"stage": stage, "uri": subject, "seconds": round(seconds, 2)}
+        LOGGER.info("slow %s: %.1f s for %s", stage, seconds, subject, extra={"fields": fields})
+    if _slow == _SLOW_LOGGED:
+        LOGGER.info("further slow pictures of this process are not logged")
+
+
+def watch(decode_seconds: float) -> None:
+    """Starts the thread that looks, once per process.
+
+    A picture in the decoder for longer than `decode_seconds` ends the process, with its name in
+    the journal (a thread cannot be ended alone); anything that takes over `STUCK_SECONDS` is told
+    once a minute.
+    """
+    global _watch, _deadline
+    _deadline = decode_seconds
+    if _watch is None or not _watch.is_alive():
+        _watch = threading.Thread(target=_look, name="watch", daemon=True)
+        _watch.start()
+
+
+def _look() -> None:
+    ages: dict[int, tuple[tuple, int]] = {}
+    while True:
+        time.sleep(1)
+        before, ages = ages, {}
+        for thread, mark in list(_busy.items()):
+            known, age = before.get(thread, (None, 0))
+            age = age + 1 if known is mark else 0
+            ages[thread] = (mark, age)
+            if age and age % STUCK_SECONDS == 0:
+                fields = {"stage": mark[0], "subject": mark[1], "seconds": age}
+                LOGGER.warning(
+                    "waiting for %d s: %s of %s", age, mark[0], mark[1], extra={"fields": fields}
+                )
+            if mark[0] == "decode" and age > _deadline:
+                LOGGER.error(
+                    "%s: in the decoder for over %g s; this process ends, and a rerun decodes"
+                    " the picture in a process of its own",
+                    mark[1],
+                    _deadline,
+                )
+                os._exit(HUNG_EXIT_CODE)
+        if _decoders:
+            _set_alarm(2 * _deadline + 10)
+
+
+def decoders_begin() -> None:
+    """Decoders run from now on.
+
+    One that hangs while it holds the interpreter's lock also holds up the thread that looks. So
+    the kernel is asked for SIGALRM, whose default is death, and asked anew at each look.
+    """
+    global _decoders
+    _decoders += 1
+    _set_alarm(2 * _deadline + 10)
+
+
+def decoders_end() -> None:
+    """As often as `decoders_begin`."""
+    global _decoders
+    _decoders -= 1
+    if not _decoders:
+        _set_alarm(0)
+
+
+def _set_alarm(seconds: float) -> None:
+    if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:  # else somebody else's alarm clock
+        signal.setitimer(signal.ITIMER_REAL, seconds)

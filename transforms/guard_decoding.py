@@ -1,0 +1,73 @@
+"""`decode_image` with a journal: a picture that kills or hangs its process does so only once."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+
+from model_export.preprocess import ImageInfo, PreprocessSpec, decode_image
+from transforms import activity, fault_points, inflight, isolate
+
+
+class Guard:
+    """The journal of a process's decoders, and the suspects that earlier processes left."""
+
+    def __init__(self, folder: str, threads: int, seconds: float, memory: int):
+        """Args:
+        folder: of the journals, from `inflight.folder_for`; empty: no journal is kept.
+        threads: how many will call `decode`.
+        seconds, memory: bounds of one picture.
+        """
+        self._folder, self._seconds, self._memory = folder, seconds, memory
+        self._slots = itertools.count()
+        self._mine = threading.local()
+        self._journal = None
+        self._suspects = frozenset()
+        if folder:
+            try:
+                self._journal = inflight.Journal(folder, threads)
+            except OSError as error:
+                activity.LOGGER.warning("%s: no journal of decoders: %s", folder, error)
+            inflight.forget_old(folder)
+            self.find_suspects()
+            activity.watch(seconds)
+            activity.decoders_begin()
+
+    def find_suspects(self) -> None:
+        """Looks for journals of processes that died meanwhile. Call before each unit."""
+        if self._folder:
+            self._suspects = inflight.read_suspects(self._folder)
+
+    def decode(
+        self, uri: str, data: bytes, spec: PreprocessSpec, out: np.ndarray, max_pixels: int
+    ) -> ImageInfo:
+        """See `decode_image`. Suspects are decoded in a child process."""
+        if self._journal is None:
+            return decode_image(data, spec, out, max_pixels)
+        digest = inflight.digest_of(uri)
+        if digest in self._suspects:
+            return isolate.decode_isolated(data, spec, out, max_pixels, self._seconds, self._memory)
+        slot = self._slot()
+        self._journal.enter(slot, digest)
+        try:
+            with activity.doing("decode", uri):
+                fault_points.reached("decode")
+                return decode_image(data, spec, out, max_pixels)
+        finally:
+            self._journal.leave(slot)
+
+    def close(self) -> None:
+        if self._folder:
+            activity.decoders_end()
+        if self._journal:
+            self._journal.close()
+            self._journal = None
+
+    def _slot(self) -> int:
+        try:
+            return self._mine.slot
+        except AttributeError:
+            self._mine.slot = next(self._slots)
+            return self._mine.slot
