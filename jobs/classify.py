@@ -37,7 +37,8 @@ class ClassifyOptions:
     """What a person may choose about a run."""
 
     inputs: tuple[str, ...] = argument(
-        "folder, file, glob, manifest (txt, csv, tsv, jsonl, parquet), gs:// prefix or glob",
+        "folder, file, glob, archive (tar, zip, TFRecord, Parquet), manifest (txt, csv, tsv, jsonl,"
+        " parquet), gs:// prefix or glob",
         nargs="+",
         metavar="INPUT",
     )
@@ -52,6 +53,9 @@ class ClassifyOptions:
     top_k: int = option(5, "best classes kept per image", "dataset", metavar="K")
     embeddings: bool = option(False, "add a column with each image's embedding", "dataset")
     uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
+    image_column: str = option(
+        "", "the column or feature of pictures in Parquet and TFRecords", "dataset", metavar="NAME"
+    )
     limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
     shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
     retry_failed: bool = option(False, "redo the failed rows of the dataset", "run")
@@ -159,8 +163,8 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             " export it again with a larger top-k"
         )
 
-    passthrough = passthrough_columns(options.inputs, options.uri_column)
-    references = list_images(options.inputs, options.uri_column)
+    passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
+    references = list_images(options.inputs, options.uri_column, options.image_column)
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import threading
@@ -28,6 +29,7 @@ from transforms import counters, fault_points, isolate, plan_units, storage
 from transforms.activity import doing
 from transforms.guard_decoding import Guard
 from transforms.parts import failed_rows
+from transforms.read_archives import Place, Turns, is_sequential
 from transforms.read_images import MAX_BYTES, read_image
 from transforms.records import ImageBatch, Status, Unit
 
@@ -80,11 +82,13 @@ class Pools:
         self.decode = concurrent.futures.ThreadPoolExecutor(threads, "decode")
         self.guard = Guard(how.journal, threads, how.seconds, how.memory)
         self.fetch = concurrent.futures.ThreadPoolExecutor(how.fetch_threads, "fetch")
+        self.place, self.turns = Place(), Turns()
 
     def close(self) -> None:
         self.decode.shutdown(cancel_futures=True)
         self.fetch.shutdown(cancel_futures=True)
         self.guard.close()
+        self.place.close()
 
 
 class _Pending:
@@ -101,20 +105,39 @@ class _Pending:
         self._uris = refs.column("uri").to_pylist()
         self._sizes = refs.column("size").to_pylist()
         self._etags = refs.column("etag_or_mtime").to_pylist()
+        self._containers = refs.column("container").to_pylist()
+        self._members = refs.column("member").to_pylist()
+        self._place, self._turns = pools.place, pools.turns
+        # Rows that must be read in order, whichever thread does it, have a ticket.
+        self._tickets = {
+            row: pools.turns.draw()
+            for row, member in enumerate(self._members)
+            if member is not None and is_sequential(member)
+        }
         self._fetched = {}
         for row, uri in enumerate(self._uris):
-            if storage.is_bucket(uri):
+            if storage.is_bucket(uri) and row not in self._tickets:
                 self._fetched[row] = pools.fetch.submit(self._read, row)
+        step = 1 if self._tickets else _TASK_IMAGES
         self._tasks = [
-            pools.decode.submit(self._decode_rows, range(at, min(at + _TASK_IMAGES, rows)))
-            for at in range(0, rows, _TASK_IMAGES)
+            pools.decode.submit(self._decode_rows, range(at, min(at + step, rows)))
+            for at in range(0, rows, step)
         ]
 
     def _read(self, row: int) -> bytes:
-        uri = self._uris[row]
-        with doing("read", uri):
+        uri, ticket = self._uris[row], self._tickets.get(row)
+        turn = self._turns.turn(ticket) if ticket is not None else contextlib.nullcontext()
+        with turn, doing("read", uri):
             fault_points.reached("read")
-            return read_image(uri, self._sizes[row], self._etags[row], self._how.max_bytes)
+            return read_image(
+                uri,
+                self._sizes[row],
+                self._etags[row],
+                self._how.max_bytes,
+                self._containers[row],
+                self._members[row],
+                self._place if ticket is not None else None,
+            )
 
     def _decode_rows(self, rows: range) -> tuple[float, float]:
         """Decodes some rows in this thread; returns its CPU seconds of reading and decoding."""

@@ -1,10 +1,11 @@
 """What is to be classified: inputs as people give them, listed as a stream of references.
 
 Stated rules for a folder: every regular file in it, at any depth, is listed in name order, but
-for names that start with a dot and the litter of desktop systems (`LITTER`). Links to files are
-listed under their own name; links to folders are followed, each folder once, so that loops end.
-Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself: its row
-says `permission_denied`.
+for names that start with a dot and the litter of desktop systems (`archives.LITTER`). Links to
+files are listed under their own name; links to folders are followed, each folder once, so that
+loops end. Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself:
+its row says `permission_denied`. In the place of a packed archive its members are listed (see
+`archives`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from model_export.errors import UserError
-from transforms import storage
+from transforms import archives, storage
+from transforms.archives import is_litter
 from transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
 
 CHUNK = 8192
-LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
 MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _MANIFEST_READERS = {
     ".csv": "read_csv(?, header=true, sample_size=-1)",
@@ -40,30 +41,78 @@ class InputError(UserError):
     """An input cannot be listed. The message names it and the remedy."""
 
 
-def list_images(inputs: tuple[str, ...], uri_column: str = "") -> Iterator[pa.RecordBatch]:
+def list_images(
+    inputs: tuple[str, ...], uri_column: str = "", image_column: str = ""
+) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
     Args:
-      inputs: folders, files, globs, manifests, gs:// prefixes and globs.
+      inputs: folders, files, globs, archives, manifests, gs:// prefixes and globs.
       uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
+      image_column: the column or feature of pictures in Parquet and TFRecords; empty: the usual.
 
     Yields:
-      batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's other columns.
+      batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
 
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
     """
     for text in inputs:
-        if is_manifest(text):
+        if is_manifest(text) and not _holds_pictures(text, uri_column, image_column):
             yield from list_manifest(text, uri_column)
-        elif storage.is_bucket(text):
-            yield from _batches(list_bucket(text))
         else:
-            yield from _batches(list_local(text))
+            yield from _list_files(text, image_column)
 
 
 def is_manifest(text: str) -> bool:
+    """Whether an input's name is a manifest's; a Parquet file may hold pictures nevertheless."""
     return text.lower().endswith(MANIFEST_SUFFIXES) and not _GLOB_CHARACTERS.search(text)
+
+
+def _holds_pictures(text: str, uri_column: str, image_column: str) -> bool:
+    """Whether a Parquet file is an archive of pictures and no manifest of locations."""
+    if not text.lower().endswith(".parquet") or (uri_column and not image_column):
+        return False
+    reference = next(_references(text), ("", -1, ""))
+    return archives.is_table_of_pictures(*reference, image_column)
+
+
+def _references(text: str) -> Iterator[tuple[str, int, str]]:
+    return list_bucket(text) if storage.is_bucket(text) else list_local(text)
+
+
+def _list_files(text: str, image_column: str) -> Iterator[pa.RecordBatch]:
+    """The files of one input, and in the place of an archive its members."""
+    named = text if storage.is_bucket(text) else storage.uri_of_path(_absolute(text))
+    columns = _table_columns(text, image_column)
+    names = {f.name: new.name for f, new in zip(columns, _passed_through(columns), strict=True)}
+    chunk = []
+    for reference in _references(text):
+        uri = reference[0]
+        if archives.is_archive_name(uri) or uri == named:
+            kind = archives.archive_kind(*reference, image_column)
+            if kind:
+                if chunk:
+                    yield _columns(chunk)
+                    chunk = []
+                members = archives.list_archive(*reference, kind, image_column, columns)
+                for batch in members:
+                    yield batch.rename_columns([names.get(n, n) for n in batch.schema.names])
+                continue
+        chunk.append(reference)
+        if len(chunk) == CHUNK:
+            yield _columns(chunk)
+            chunk = []
+    if chunk:
+        yield _columns(chunk)
+
+
+def _table_columns(text: str, image_column: str) -> pa.Schema:
+    """The columns of the first table of pictures, where an input's name says it is one."""
+    for reference in _references(text) if archives.has_columns(text) else ():
+        if archives.is_archive_name(reference[0]):
+            return archives.column_schema(*reference, image_column)
+    return pa.schema([])
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -80,7 +129,7 @@ def check_inputs(inputs: tuple[str, ...]) -> list[str]:
 
 def list_local(text: str) -> Iterator[tuple[str, int, str]]:
     """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
-    path = os.fsencode(os.path.abspath(text))
+    path = _absolute(text)
     if os.path.lexists(path):
         paths = [path]
     elif _GLOB_CHARACTERS.search(text):
@@ -97,6 +146,10 @@ def list_local(text: str) -> Iterator[tuple[str, int, str]]:
             reference = _reference(path)
             if reference:
                 yield reference
+
+
+def _absolute(text: str) -> bytes:
+    return os.fsencode(os.path.abspath(text))
 
 
 def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[tuple[str, int, str]]:
@@ -125,14 +178,14 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[tuple[str, int,
             continue
         # Files at once; folders go on the stack, last first, so that they come in name order.
         for name, is_folder in names:
-            if not is_folder and not _ignored(name):
+            if not is_folder and not is_litter(name):
                 reference = _reference(os.path.join(path, name))
                 if reference:
                     yield reference
         pending.extend(
             os.path.join(path, name)
             for name, is_folder in reversed(names)
-            if is_folder and not _ignored(name)
+            if is_folder and not is_litter(name)
         )
 
 
@@ -141,10 +194,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:  # a loop of links
         return False
-
-
-def _ignored(name: bytes) -> bool:
-    return name.startswith(b".") or name.lower() in LITTER
 
 
 def _reference(path: bytes) -> tuple[str, int, str] | None:
@@ -174,7 +223,7 @@ def list_bucket(text: str) -> Iterator[tuple[str, int, str]]:
         elif not _under(blob.name, prefix):
             continue
         base = blob.name.rsplit("/", 1)[-1]
-        if not base or _ignored(base.encode()):
+        if not base or is_litter(base.encode()):
             continue
         found += 1
         yield (f"gs://{bucket}/{blob.name}", blob.size, str(blob.generation))
@@ -207,26 +256,34 @@ def _translate(pattern: str) -> str:
     return out
 
 
-def passthrough_columns(inputs: tuple[str, ...], uri_column: str = "") -> pa.Schema:
-    """The columns that the manifests among the inputs pass through to the output, together.
+def passthrough_columns(
+    inputs: tuple[str, ...], uri_column: str = "", image_column: str = ""
+) -> pa.Schema:
+    """The columns that manifests and tables among the inputs pass through to the output, together.
 
     Raises:
-      InputError: two manifests give one column different types.
+      InputError: two inputs give one column different types.
     """
     fields: dict[str, pa.Field] = {}
     for text in inputs:
-        if not is_manifest(text) or text.lower().endswith(".txt"):
-            continue
-        with _manifest_rows(text) as rows:
-            column = _uri_column(text, rows.schema.names, uri_column)
-            for field in _passed_through(rows.schema, column):
-                known = fields.setdefault(field.name, field)
-                if known.type != field.type:
-                    raise InputError(
-                        f"{text}: column {field.name!r} is {field.type}, in an earlier manifest"
-                        f" {known.type}; rename one of them"
-                    )
+        for field in _columns_of(text, uri_column, image_column):
+            known = fields.setdefault(field.name, field)
+            if known.type != field.type:
+                raise InputError(
+                    f"{text}: column {field.name!r} is {field.type}, in an earlier manifest"
+                    f" {known.type}; rename one of them"
+                )
     return pa.schema(list(fields.values()))
+
+
+def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]:
+    if not is_manifest(text) or _holds_pictures(text, uri_column, image_column):
+        return _passed_through(_table_columns(text, image_column))
+    if text.lower().endswith(".txt"):
+        return []
+    with _manifest_rows(text) as rows:
+        column = _uri_column(text, rows.schema.names, uri_column)
+        return _passed_through(rows.schema, column)
 
 
 def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
@@ -271,10 +328,10 @@ def _manifest_rows(location: str):
         raise InputError(f"{location}: no such manifest") from None
 
 
-def _passed_through(schema: pa.Schema, uri_column: str) -> list[pa.Field]:
+def _passed_through(schema: pa.Schema, uri_column: str = "") -> list[pa.Field]:
     fields = []
     for field in schema:
-        if field.name != uri_column:
+        if not uri_column or field.name != uri_column:
             taken = field.name in OUTPUT_COLUMNS or field.name in REF_COLUMNS
             fields.append(field.with_name("manifest_" + field.name) if taken else field)
     return fields

@@ -7,24 +7,37 @@ import stat
 
 from model_export.preprocess import ImageError
 from transforms import storage
+from transforms.read_archives import Place, read_member
 
 MAX_BYTES = 1 << 30
 
 
-def read_image(uri: str, size: int = -1, etag: str = "", max_bytes: int = MAX_BYTES) -> bytes:
-    """The whole file or object.
+def read_image(
+    uri: str,
+    size: int = -1,
+    etag: str = "",
+    max_bytes: int = MAX_BYTES,
+    container: str | None = None,
+    member: str | None = None,
+    place: Place | None = None,
+) -> bytes:
+    """The whole file or object, or one member of a packed archive.
 
     Args:
       uri: a local path, `file://` uri or `gs://` uri.
       size: bytes as listed, or -1; a larger file than `max_bytes` is refused unread.
       etag: a bucket object's generation as listed; that very generation is read.
+      container, member: of the reference, for a member of an archive.
+      place: for members without random access; see `read_archives`.
 
     Raises:
-      ImageError: not_found, permission_denied, too_large or read_error.
+      ImageError: not_found, permission_denied, too_large or read_error; for members, others too.
     """
-    if size > max_bytes:
-        raise _too_many_bytes(size, max_bytes)
     try:
+        if container is not None:
+            return read_member(container, size, etag, member, max_bytes, place or Place())
+        if size > max_bytes:
+            raise _too_many_bytes(size, max_bytes)
         if storage.is_bucket(uri):
             return _read_object(uri, etag, max_bytes)
         return _read_file(storage.path_of_uri(uri), max_bytes)

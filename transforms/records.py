@@ -33,7 +33,8 @@ class Status(str, enum.Enum):
 
 # Row i of a unit of work. `uri` is unique in a dataset; `size` is -1 where the listing does not
 # tell; `etag_or_mtime` is a bucket object's generation or a file's mtime in nanoseconds.
-# `container` and `member` locate a picture inside a packed archive (null: the uri is the file).
+# `container` is the packed archive that holds the picture, and `member` says where in it, as JSON
+# (`archive_members.Member.where`); both null: the uri is a file of its own.
 REF_FIELDS = [
     pa.field("uri", pa.string(), nullable=False),
     pa.field("size", pa.int64(), nullable=False),

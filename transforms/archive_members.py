@@ -1,0 +1,49 @@
+"""What all kinds of packed archives have in common: members, and how a listing breaks off."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
+
+
+class Member(NamedTuple):
+    """One picture in an archive, as listed.
+
+    `where` says how its bytes are found: the archive's kind, then what that kind needs; or
+    ("failed", status, message) for a member whose row is known before anything is read.
+    """
+
+    name: str
+    size: int  # -1: not known before reading
+    where: tuple
+
+
+class ArchiveBroken(Exception):
+    """An archive cannot be read any further; its members so far stand. `status` as in `Status`."""
+
+    def __init__(self, status: str, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def failed(name: str, status: str, message: str, size: int = -1) -> Member:
+    return Member(name, size, ("failed", status, message))
+
+
+class BoundedReads:
+    """A file whose reads are bounded: a header may declare any size, memory is not given for it."""
+
+    def __init__(self, file):
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size=-1):
+        if size is None or size == -1:
+            size = MAX_HEADER + 1
+        if not 0 <= size <= MAX_HEADER + 1:
+            raise ArchiveBroken("read_error", f"a header of {size:,} bytes")
+        data = self._file.read(size)
+        if len(data) > MAX_HEADER:
+            raise ArchiveBroken("read_error", f"a header of more than {MAX_HEADER:,} bytes")
+        return data
