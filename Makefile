@@ -51,6 +51,10 @@ lock:  ## resolve the dependencies of setup.py anew into constraints.txt
 	  --no-emit-index-url --no-header --no-annotate setup.py -o constraints.txt
 	rm -rf $(VENV)-lock
 
+.PHONY: chaos
+chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
+	$(BIN)/python tests/chaos.py
+
 .PHONY: clean
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-archive build *.egg-info

@@ -21,6 +21,7 @@ from transforms.records import Status, Unit
 
 PART_PREFIX, PART_SUFFIX = "part-", ".parquet"
 PROVENANCE_KEY = b"imagecensus"
+UNIT_KEY = b"imagecensus.unit"
 
 
 def part_location(folder: str, unit: Unit) -> str:
@@ -44,7 +45,10 @@ def write_part(
     The footer carries `provenance` as JSON under the key `imagecensus`. Pages carry checksums, so
     that damage is found by whoever reads them.
     """
-    metadata = {PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode()}
+    metadata = {
+        PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode(),
+        UNIT_KEY: unit.name.encode(),
+    }
     schema = rows.schema.with_metadata(metadata)
     sink = io.BytesIO()
     with pq.ParquetWriter(
@@ -132,8 +136,8 @@ class Inventory:
 def take_inventory(folder: str, units: list[Unit]) -> Inventory:
     """Reads every part once and compares it with the plan.
 
-    A unit is pending when its part is absent or damaged (unreadable, checksum wrong, or with
-    another number of rows than planned).
+    A unit is pending when its part is absent or damaged (unreadable, checksum wrong, with another
+    number of rows than planned, or another unit's part under this name).
     """
     parts = list_parts(folder)
     found = Inventory(Totals(), [], [], [], [])
@@ -144,7 +148,8 @@ def take_inventory(folder: str, units: list[Unit]) -> Inventory:
             continue
         try:
             rows = read_part(location)
-            intact = rows.num_rows == unit.rows
+            owner = (rows.schema.metadata or {}).get(UNIT_KEY, b"").decode()
+            intact = rows.num_rows == unit.rows and owner == unit.name
         except (pa.ArrowException, OSError):
             intact = False
         if not intact:
