@@ -23,7 +23,7 @@ demo: env  ## make a small archive, train on part of it, classify the rest
 	$(BIN)/python -m jobs.demo
 
 .PHONY: test
-test: env chromium  ## run the tests
+test: env chromium engines  ## run the tests
 	$(BIN)/python -m pytest tests
 
 .PHONY: chromium
@@ -37,6 +37,31 @@ chromium:  ## install a browser where apt can, for the tests that drive one (the
 picture: env chromium  ## make docs/report.png anew: the page of the demo
 	$(BIN)/python -m jobs.demo
 	$(BIN)/python docs/report_picture.py demo-archive/output docs/report.png
+
+# What tests run against, in the user's caches. Where Java, Go or a network is missing these say so
+# and the tests skip.
+.PHONY: engines
+engines: flink-env prism bucket-emulator
+
+.PHONY: flink-env
+flink-env: env  ## fetch Flink and Beam's job server for it
+	@$(BIN)/python tests/fetch_engines.py flink
+
+.PHONY: flink-up
+flink-up: flink-env  ## start a Flink cluster on loopback (see docs/flink.md)
+	@$(BIN)/python tests/flink_cluster.py up
+
+.PHONY: flink-down
+flink-down:  ## stop it
+	@$(BIN)/python tests/flink_cluster.py down
+
+.PHONY: prism
+prism: env  ## build Prism into Beam's cache
+	@$(BIN)/python tests/fetch_engines.py prism
+
+.PHONY: bucket-emulator
+bucket-emulator: env  ## build the bucket emulator
+	@$(BIN)/python tests/fetch_engines.py bucket
 
 .PHONY: lint
 lint: env  ## check style

@@ -1,0 +1,124 @@
+"""The job on a real Flink: rows equal the in-process run's, also when a machine dies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fetch_engines
+import pytest
+from flink_cluster import Cluster
+from samples import make_photos, read_rows
+
+pytestmark = [
+    pytest.mark.flink,
+    pytest.mark.skipif(
+        fetch_engines.job_server_jar() is None or not (fetch_engines.FLINK_HOME / "lib").is_dir(),
+        reason="no Flink in the user's cache; make flink-env fetches it (needs Java and Maven)",
+    ),
+]
+PHOTOS = 240
+
+
+def command(photos, model, output, *flags) -> list[str]:
+    job = [sys.executable, "-m", "jobs.cli", "classify", str(photos), f"--model={model}"]
+    return [*job, f"--output={output}", "--unit-images=16", *flags]
+
+
+def classify(photos, model, output, *flags) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command(photos, model, output, *flags),
+        cwd=fetch_engines.ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive") / "photos"
+    make_photos(folder, PHOTOS)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(photos, tiny_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("in-process")
+    classify(photos, tiny_model, output)
+    return read_rows(output)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    fetch_engines.verify_jar(fetch_engines.job_server_jar())
+    cluster = Cluster(tmp_path_factory.mktemp("flink"), *ports)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+def test_rows_on_flink_local(photos, tiny_model, expected, tmp_path):
+    classify(
+        photos,
+        tiny_model,
+        tmp_path,
+        "--runner=FlinkRunner",
+        "--flink_master=[local]",
+        f"--flink_version={fetch_engines.FLINK_MINOR}",
+        f"--flink_job_server_jar={fetch_engines.job_server_jar()}",
+        "--parallelism=2",
+    )
+    assert read_rows(tmp_path).equals(expected)
+
+
+def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
+    classify(photos, tiny_model, tmp_path, *cluster.job_flags)
+    assert read_rows(tmp_path).equals(expected)
+    report = json.loads((tmp_path / "run_report.json").read_text())
+    assert report["runner"] == "FlinkRunner"
+    assert report["books"]["balanced"]
+    assert report["counters"]["images_ok"] == PHOTOS
+    assert report["counters"]["images_failed"] == 2
+    pools = [(cluster.state / f"pool-{n}.log").read_text() for n in (1, 2)]
+    assert all("Starting worker" in log for log in pools), "one machine did all the work"
+
+
+def test_a_machine_dies(cluster, photos, tiny_model, expected, tmp_path):
+    """Flink starts the lost work anew once the machine is back; parts done stay as they were."""
+    with open(tmp_path / "log", "w") as log:
+        job = subprocess.Popen(
+            command(photos, tiny_model, tmp_path / "out", *cluster.job_flags),
+            cwd=fetch_engines.ROOT, stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            parts = tmp_path / "out" / "predictions"
+            deadline = time.monotonic() + 120
+            while not (parts.is_dir() and any(parts.iterdir())):
+                assert job.poll() is None and time.monotonic() < deadline, "no part was written"
+                time.sleep(0.02)
+            cluster.kill_host(1)
+            time.sleep(1)
+            cluster.start_host(1)
+            cluster.wait_for_task_managers(2)
+            code = job.wait(150)
+        finally:
+            if job.poll() is None:
+                job.send_signal(signal.SIGKILL)
+    print((tmp_path / "log").read_text())
+    if code:  # the job did not survive: the rerun resumes
+        classify(photos, tiny_model, tmp_path / "out", *cluster.job_flags)
+    assert read_rows(tmp_path / "out").equals(expected)
+    assert json.loads((tmp_path / "out" / "run_report.json").read_text())["books"]["balanced"]

@@ -1,0 +1,162 @@
+"""Brings what the engine tests run against into the user's caches; run by `make engines`.
+
+  python tests/fetch_engines.py flink     Beam's Flink job server (Maven) and Flink (PyPI)
+  python tests/fetch_engines.py prism     Prism, from Beam's Go module
+  python tests/fetch_engines.py bucket    fake-gcs-server, a bucket emulator, from its Go module
+
+Each does nothing where its part is there already, and says what is missing (Java, Maven, Go, a
+network) and exits 0 where it cannot be had: the tests that need it skip with that reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+from apache_beam.options.pipeline_options import FlinkRunnerOptions
+from apache_beam.runners.portability.prism_runner import PrismJobServer
+from apache_beam.utils.subprocess_server import JavaJarServer
+from apache_beam.version import __version__ as BEAM
+
+ROOT = pathlib.Path(__file__).parents[1]
+DEPLOY = ROOT / "docs" / "deploy" / "flink"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "imagecensus"
+
+FLINK = "1.19.3"
+FLINK_MINOR = FLINK.rsplit(".", 1)[0]
+ASSEMBLED_BEAM = "2.62.0"  # of docs/deploy/flink/pom.xml
+FLINK_HOME = CACHE / f"flink-{FLINK}"
+PRISM = pathlib.Path(PrismJobServer.BIN_CACHE) / "prism"
+FAKE_GCS_VERSION = "v1.56.1"
+FAKE_GCS = CACHE / f"fake-gcs-server-{FAKE_GCS_VERSION}" / "fake-gcs-server"
+
+assert FLINK_MINOR in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+
+
+class Missing(Exception):
+    """A part cannot be had here; the message says why."""
+
+
+def job_server_jar() -> pathlib.Path | None:
+    """The job server in Beam's own cache: the published one, else the assembled one."""
+    for beam in (BEAM, ASSEMBLED_BEAM):
+        jar = _jar(beam)
+        if jar.is_file():
+            return jar
+    return None
+
+
+def verify_jar(jar: pathlib.Path) -> None:
+    """Raises Missing where the jar is not the one that was fetched."""
+    kept = pathlib.Path(f"{jar}.sha256").read_text().split()[0]
+    with open(jar, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != kept:
+            raise Missing(f"{jar}: differs from its checksum; delete it and run make flink-env")
+
+
+def fetch_flink() -> str:
+    _need("java", "mvn")
+    jar = job_server_jar() or _fetch_job_server()
+    if not (FLINK_HOME / "lib").is_dir():
+        _fetch_flink_libraries()
+    return f"Flink {FLINK} in {FLINK_HOME}, job server {jar}"
+
+
+def fetch_prism() -> str:
+    if not PRISM.is_file():
+        _go_install(f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}", PRISM.parent)
+    return f"Prism {PRISM}"
+
+
+def fetch_bucket() -> str:
+    if not FAKE_GCS.is_file():
+        _go_install(f"github.com/fsouza/fake-gcs-server@{FAKE_GCS_VERSION}", FAKE_GCS.parent)
+    return f"bucket emulator {FAKE_GCS}"
+
+
+def _jar(beam: str) -> pathlib.Path:
+    artifact = f"beam-runners-flink-{FLINK_MINOR}-job-server"
+    return pathlib.Path(JavaJarServer.JAR_CACHE) / JavaJarServer.jar_name(artifact, beam)
+
+
+def _fetch_job_server() -> pathlib.Path:
+    """By Maven, which checks the repository's checksums (`--strict-checksums`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        maven = ["mvn", "--quiet", "--batch-mode", "--strict-checksums"]
+        published = _jar(BEAM)
+        artifact = f"{JavaJarServer.BEAM_GROUP_ID}:{published.stem.removesuffix('-' + BEAM)}:{BEAM}"
+        got = subprocess.run(
+            [*maven, "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy",
+             f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+        if got.returncode == 0:
+            return _keep(pathlib.Path(folder) / published.name, published)
+        print(f"{artifact} cannot be had; assembling Beam {ASSEMBLED_BEAM}'s from its libraries")
+        shutil.copy(DEPLOY / "pom.xml", folder)
+        _run([*maven, "package"], cwd=folder)
+        jar = _jar(ASSEMBLED_BEAM)
+        return _keep(pathlib.Path(folder) / "target" / jar.name, jar)
+
+
+def _keep(found: pathlib.Path, jar: pathlib.Path) -> pathlib.Path:
+    """Moves a jar into the cache, its checksum beside it."""
+    jar.parent.mkdir(parents=True, exist_ok=True)
+    with open(found, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    pathlib.Path(f"{jar}.sha256").write_text(f"{digest}  {jar.name}\n")
+    partial = jar.with_suffix(".tmp")
+    shutil.move(found, partial)
+    partial.rename(jar)
+    return jar
+
+
+def _fetch_flink_libraries() -> None:
+    """Flink's jars out of the hash-pinned source package; 30 of its 230 MB are not needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        _run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+             "--no-build-isolation", "--dest", folder, "-r", str(DEPLOY / "requirements.txt")]
+        )  # fmt: skip
+        archive = next(pathlib.Path(folder).glob("apache*flink*libraries-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+        deps = next(pathlib.Path(folder).glob("*/deps"))
+        partial = FLINK_HOME.with_suffix(".tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "lib").mkdir(parents=True)
+        for jar in [*deps.glob("lib/flink-dist-*"), *deps.glob("lib/log4j-*"), *deps.glob("bin/*")]:
+            shutil.move(jar, partial / "lib" / jar.name)
+        partial.rename(FLINK_HOME)
+
+
+def _go_install(package: str, folder: pathlib.Path) -> None:
+    _need("go")
+    _run(["go", "install", package], env={**os.environ, "GOBIN": str(folder)})
+
+
+def _need(*commands: str) -> None:
+    for command in commands:
+        if not shutil.which(command):
+            raise Missing(f"no {command} on this machine")
+
+
+def _run(command: list[str], **kwargs) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    if done.returncode:
+        last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
+        raise Missing(f"{' '.join(command[:3])} ... failed: {' '.join(last)}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        try:
+            print({"flink": fetch_flink, "prism": fetch_prism, "bucket": fetch_bucket}[name]())
+        except Missing as why:
+            print(f"notice: {name}: {why}; its tests will be skipped")
