@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
 import numpy as np
-import openvino as ov
 
-from model_export.contract import GOLDEN_TOLERANCE
+# OpenVINO's Python package reports its use to its makers: it forks this multi-threaded process to
+# do so, which crashes gRPC in a worker, and nobody asked for it. Without this module it is silent.
+sys.modules.setdefault("openvino_telemetry", None)
+
+import openvino as ov  # noqa: E402
+
+from model_export.contract import GOLDEN_TOLERANCE  # noqa: E402
 
 # Pictures per request. One compiled batch size for all: small enough to stay in a core's cache
 # (measured: `make bench`), and the reason that answers do not depend on the caller's batch.
@@ -42,6 +49,7 @@ class OpenVinoEngine:
         ]
         self._queue = ov.AsyncInferQueue(compiled, threads)
         self._queue.set_callback(self._store)
+        self._lock = threading.Lock()  # runners give each bundle a thread; the queue is for one
 
     def infer(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See `transforms.classify_images`."""
@@ -51,6 +59,12 @@ class OpenVinoEngine:
             np.empty((count, output.shape[1]), output.element_type.to_dtype())
             for output in self._outputs
         )
+        with self._lock:
+            self._answer(pixels, answers)
+        return answers
+
+    def _answer(self, pixels, answers):
+        count = len(pixels)
         whole = count - count % REQUEST_IMAGES
         for start in range(0, whole, REQUEST_IMAGES):
             block = pixels[start : start + REQUEST_IMAGES]
@@ -60,7 +74,6 @@ class OpenVinoEngine:
             block[: count - whole] = pixels[whole:]
             self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, whole))
         self._queue.wait_all()
-        return answers
 
     def _store(self, request, job):
         answers, start = job
