@@ -54,10 +54,12 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss} %-5p %c{1} - %m%n%throwable{3}
 """
 # What Flink's default configuration opens to itself on Java 17.
-_OPENED = (
-    "java.lang java.net java.io java.nio sun.nio.ch java.lang.reflect java.text java.time java.util"
-    " java.util.concurrent java.util.concurrent.atomic java.util.concurrent.locks"
-).split()
+_CONCURRENT = "java.util.concurrent"
+_OPENED = [
+    *(f"java.{package}" for package in ("lang", "net", "io", "nio", "text", "time", "util")),
+    *(_CONCURRENT, f"{_CONCURRENT}.atomic", f"{_CONCURRENT}.locks"),
+    *("java.lang.reflect", "sun.nio.ch"),
+]
 _JAVA_17 = [
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
