@@ -50,6 +50,12 @@ class ClassifyOptions:
         None, "weights file for the ImageNet model, where there is no network", "dataset",
         metavar="FILE",
     )  # fmt: skip
+    model_digest: str = option(
+        "", "refuse a model with another digest (its start is enough)", "dataset", metavar="HEX"
+    )
+    trust_model: bool = option(
+        False, "run a model whose graph may touch files or the network", "dataset"
+    )
     top_k: int = option(5, "best classes kept per image", "dataset", metavar="K")
     embeddings: bool = option(False, "add a column with each image's embedding", "dataset")
     uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
@@ -142,7 +148,8 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
     from jobs import supervise
     from jobs.run_report import Run, books, summary, write_run_report
-    from model_export.contract import read_contract
+    from model_export.contract import check_digest, read_contract
+    from model_export.safety import check_graph
     from transforms import activity, dataset, fault_points, inflight, parts, plan_units, storage
     from transforms.engines import choose_engine
     from transforms.list_images import list_images, passthrough_columns
@@ -156,6 +163,9 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     engine = choose_engine(options.engine, options.precision)
     model = _model_folder(options)
     contract = read_contract(model)
+    check_digest(contract, options.model_digest, model)
+    if not options.trust_model:
+        check_graph(model)
     top_k = min(options.top_k, len(contract.labels))
     if top_k > contract.top_k:
         raise UserError(
@@ -231,12 +241,16 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             return 0
         run.damaged = len(before.damaged)
         if todo:
+            fields = {"run_id": run.run_id, "units": len(todo), "engine": engine}
+            activity.LOGGER.info("classifying %d units", len(todo), extra={"fields": fields})
             _run_pipeline(options, beam_args, run, layout, model, top_k, engine, todo)
         fault_points.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)
         counts = books(run, after.totals, sum(unit.rows for unit in units), pending)
         report = write_run_report(layout, run, after.totals, counts)
+        fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - started, 3)}
+        activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
         if not after.pending:
             inflight.forget(layout.inflight)
     print(summary(layout, report))
@@ -347,7 +361,13 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         memory=size_in_bytes(options.decode_memory),
     )
     classification = Classification(
-        model, engine, options.precision, top_k, options.embeddings, options.threads
+        model,
+        engine,
+        options.precision,
+        top_k,
+        options.embeddings,
+        options.threads,
+        run.model_digest,
     )
     provenance = {
         "fingerprint": run.fingerprint,

@@ -7,15 +7,19 @@ Exit codes: 0 done; 1 the run ended but its books do not balance or too many ima
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 import sys
 import traceback
 
-from jobs import startup, supervise
+from jobs import logs, startup, supervise
 from model_export.errors import UserError
+from model_export.redact import redact
 from model_export.version import __version__
 
+_OUT_OF_MEMORY = re.compile(
+    r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
+    r"|malloc of size \d+ failed"
+)
 _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
@@ -35,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one job; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    argv = [word for word in argv if word != "--debug"]
+    as_json = "--log-json" in argv
+    argv = [word for word in argv if word not in ("--debug", "--log-json")]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
@@ -45,28 +50,26 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in JOBS:
         print(f"imagecensus: no job {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    return run_job(JOBS[argv[0]][0], argv[1:], debug)
+    return run_job(JOBS[argv[0]][0], argv[1:], debug, as_json)
 
 
 def command() -> None:
     """The `imagecensus` command: `main` for a process that ends with it."""
     startup.own_process = True
-    if "classify" in sys.argv[1:3]:  # the flag --debug may come first
+    if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
         startup.leave(supervise.run(main))
     startup.leave(main())
 
 
-def run_job(module: str, argv: list[str], debug: bool = False) -> int:
+def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:
     """Calls `main(argv)` of a job's module and maps what it raises to an exit code."""
-    logging.basicConfig(level=logging.INFO if debug else logging.ERROR)
-    if not debug:  # Beam logs the traceback of what is told below as a sentence
-        logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+    logs.configure(debug, as_json)
     try:
         return importlib.import_module(module).main(argv) or 0
     except UserError as error:
         if debug:
-            traceback.print_exc()
-        print(f"imagecensus: {_BEAM_NOTE.sub('', str(error))}", file=sys.stderr)
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        print(f"imagecensus: {redact(_BEAM_NOTE.sub('', str(error)))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("imagecensus: interrupted; run the same command again to resume", file=sys.stderr)
@@ -75,9 +78,16 @@ def run_job(module: str, argv: list[str], debug: bool = False) -> int:
         return 0
     except Exception as error:
         if debug:
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        if _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+            print(
+                "imagecensus: out of memory; free some, or use fewer --threads, and run the same"
+                " command again to resume",
+                file=sys.stderr,
+            )
+            return 1
         print(
-            f"imagecensus: unexpected {type(error).__name__}: {error}\n"
+            f"imagecensus: unexpected {type(error).__name__}: {redact(str(error))}\n"
             "This is a defect in imagecensus; run again with --debug for the traceback.",
             file=sys.stderr,
         )
@@ -88,7 +98,8 @@ def _usage() -> str:
     lines = ["usage: imagecensus JOB ...", "", "One label per picture, in a table you can query."]
     lines += ["", "jobs:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in JOBS.items()]
-    lines += ["", "`imagecensus JOB --help` explains one. `--debug` shows tracebacks."]
+    lines += ["", "`imagecensus JOB --help` explains one."]
+    lines += ["`--debug` shows tracebacks, `--log-json` logs JSON Lines to standard error."]
     return "\n".join(lines)
 
 

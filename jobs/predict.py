@@ -18,6 +18,7 @@ from jobs.options import argument, option, parse_options
 from model_export.contract import read_contract
 from model_export.errors import UserError
 from model_export.preprocess import ImageError, configure_pillow, decode_image
+from model_export.safety import check_graph
 from transforms import storage
 from transforms.engines import choose_engine, load_engine
 from transforms.read_images import MAX_BYTES, read_image
@@ -45,6 +46,7 @@ class Options:
     top_k: int = option(5, "best classes shown per picture", metavar="K")
     json: bool = option(False, "one JSON object per line, with the table's columns")
     engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
+    trust_model: bool = option(False, "run a model whose graph may touch files or the network")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
         Options, argv, "imagecensus predict", "Classifies a few pictures and prints the answers."
     )
     _validate(options)
-    predictor = Predictor(_model_folder(options), options.engine, options.top_k)
+    predictor = Predictor(
+        _model_folder(options), options.engine, options.top_k, options.trust_model
+    )
     failed = False
     for row in predictor.predict(read_picture(picture) for picture in options.pictures):
         failed |= row["status"] != "ok"
@@ -68,9 +72,11 @@ class Predictor:
       contract: of the model.
     """
 
-    def __init__(self, model: str, engine: str = "auto", top_k: int = 5):
-        """Raises UserError: no such model, or an engine that is not here."""
+    def __init__(self, model: str, engine: str = "auto", top_k: int = 5, trust: bool = False):
+        """Raises UserError: no such model, one not to be trusted, an engine that is not here."""
         self.contract = read_contract(model)
+        if not trust:
+            check_graph(model)
         if top_k > self.contract.top_k and self.contract.top_k < len(self.contract.labels):
             raise UserError(
                 f"--top-k={top_k}: {model} answers with {self.contract.top_k} classes;"

@@ -8,6 +8,7 @@ import json
 import platform
 import time
 
+from model_export.redact import redact
 from model_export.version import __version__
 from transforms import storage
 from transforms.dataset import Layout
@@ -83,7 +84,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
             "cpu_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_seconds.items()},
         },
         "counters": run.counters,
-        "inputs": list(run.inputs),
+        "inputs": [redact(text) for text in run.inputs],
         "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
         "fingerprint": run.fingerprint,
         "engine": run.engine,

@@ -200,6 +200,15 @@ def read_contract(directory: str, verify_digest: bool = True) -> Contract:
     return contract
 
 
+def check_digest(contract: Contract, expected: str, directory: str) -> None:
+    """Raises ModelError where the model's digest does not start with `expected`."""
+    if expected and not contract.digest.startswith(expected.lower().removeprefix("sha256:")):
+        raise ModelError(
+            f"{directory}: its digest is {contract.digest}, not {expected}; get the right model, or"
+            " change --model-digest"
+        )
+
+
 def read_golden(directory: str) -> Golden:
     """The recorded inputs and outputs of a model folder. Raises ModelError."""
     path = os.path.join(directory, EXTRA, GOLDEN_FILE)

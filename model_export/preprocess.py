@@ -15,7 +15,10 @@ What happens to a picture, in order:
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import functools
 import io
 import struct
 import threading
@@ -154,8 +157,19 @@ def configure_pillow() -> None:
     """Process-wide Pillow settings that `decode_image` relies on. Safe to call again."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header in `_open`
+    _quiet_libtiff()
     # Pillow warns about odd metadata; what is wrong with a picture is told by its row.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """libtiff prints what is wrong with a file to standard error, past Pillow; rows tell it."""
+    with contextlib.suppress(OSError, AttributeError), open("/proc/self/maps") as maps:
+        for path in {line.split()[-1] for line in maps if "/libtiff" in line}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def decode_image(

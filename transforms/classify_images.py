@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from model_export.contract import read_contract, read_golden
+from model_export.contract import check_digest, read_contract, read_golden
+from model_export.redact import redact
 from transforms import counters, fault_points
 from transforms.activity import doing
 from transforms.engines import load_engine
@@ -42,6 +43,7 @@ class Classification:
     top_k: int = 5
     embeddings: bool = False
     threads: int = 0  # 0: one per core
+    digest: str = ""  # of the model that the launcher checked; workers refuse another
 
 
 def infer_bisecting(engine, pixels: np.ndarray):
@@ -120,7 +122,7 @@ def classify_batch(
     columns = {
         "uri": refs.column("uri"),
         "status": pa.array(status, pa.string()).dictionary_encode().cast(STATUS_TYPE),
-        "error": pa.array(error, pa.string()),
+        "error": pa.array([text and redact(text) for text in error], pa.string()),
         "label": flat_labels.take(best).take(take),
         "class_id": flat_ids.take(best).take(take),
         "score": entries.field("score").take(best).take(take),
@@ -169,6 +171,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
     def load_model(self) -> LoadedClassifier:
         """Loads the engine and checks it on the golden pictures before any image is read."""
         contract = read_contract(self._how.model)
+        check_digest(contract, self._how.digest, self._how.model)
         engine = load_engine(
             self._how.engine, self._how.model, self._how.precision, self._how.threads
         )

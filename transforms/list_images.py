@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from model_export.errors import UserError
+from model_export.redact import redact
 from transforms import archives, storage
 from transforms.archives import is_litter
 from transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
@@ -363,6 +364,8 @@ def _located(location: str, base: str) -> tuple[str, int, str]:
     """The reference of one manifest entry. What is not there is listed: its row will say so."""
     if storage.is_bucket(location):
         return (location, -1, "")
+    if location.startswith(storage.WEB):  # its row says that it is not read; no query, no secret
+        return (redact(location).removesuffix("?[redacted]"), -1, "")
     if location.startswith("file://"):
         path = storage.path_of_uri(location)
     elif storage.is_bucket(base) and not location.startswith("/"):

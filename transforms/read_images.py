@@ -36,6 +36,10 @@ def read_image(
     try:
         if container is not None:
             return read_member(container, size, etag, member, max_bytes, place or Place())
+        if uri.startswith(storage.WEB):
+            raise ImageError(
+                "read_error", "web addresses are not read; copy the picture to a folder or bucket"
+            )
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
         if storage.is_bucket(uri):

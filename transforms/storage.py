@@ -18,6 +18,7 @@ import urllib.parse
 from model_export.errors import UserError
 from transforms import fault_points
 
+WEB = ("http://", "https://")
 TEMPORARY_PREFIX = ".tmp-"
 _LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
 
