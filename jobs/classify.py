@@ -160,7 +160,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         options.output if storage.is_bucket(options.output) else os.path.abspath(options.output)
     )
     layout = dataset.Layout(output)
-    engine = choose_engine(options.engine, options.precision)
+    engine = choose_engine(options.engine, options.precision, options.embeddings)
     model = _model_folder(options)
     contract = read_contract(model)
     check_digest(contract, options.model_digest, model)
@@ -212,6 +212,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         if not options.dry_run:
             dataset.claim(layout, wanted)
             layout.remove_temporary()
+        listing = (time.process_time(), time.monotonic())
         run.planned = plan_units.plan_units(
             itertools.chain([first], references),
             layout.state,
@@ -227,6 +228,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             units += run.planned.units
         fault_points.reached("planned")
         before = parts.take_inventory(layout.parts, units)
+        run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
         if before.unplanned:
             raise UserError(
                 f"{before.unplanned[0]}: not in the plan of this dataset, nor are"
@@ -395,7 +397,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
             result.wait_until_finish()
     run.seconds = time.monotonic() - start
     run.interrupted = STOP.is_set()
-    run.stage_seconds = dict(counters.STAGES.seconds)
+    run.add_stages(counters.STAGES)
     run.counters = _counters(result)
     run.images = run.counters.get("images_read", counters.STAGES.images)
 

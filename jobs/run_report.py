@@ -8,6 +8,7 @@ import json
 import platform
 import time
 
+from jobs import startup
 from model_export.redact import redact
 from model_export.version import __version__
 from transforms import storage
@@ -35,10 +36,34 @@ class Run:
     planned: Planned | None = None
     images: int = 0  # classified in this run
     seconds: float = 0.0  # of the pipeline
-    stage_seconds: dict = dataclasses.field(default_factory=dict)
+    steady_seconds: float = 0.0  # of that, after the model was loaded
+    stage_cpu: dict = dataclasses.field(default_factory=dict)
+    stage_wall: dict = dataclasses.field(default_factory=dict)
+    start_cpu: float = dataclasses.field(default_factory=startup.cpu_at_start)
     counters: dict = dataclasses.field(default_factory=dict)
     damaged: int = 0
     interrupted: bool = False
+
+    def add_stage(self, stage: str, cpu: float, wall: float) -> None:
+        self.stage_cpu[stage] = cpu
+        self.stage_wall[stage] = wall
+
+    def add_stages(self, stages) -> None:
+        """Books what the pipeline's stages took; call when it has ended.
+
+        `start` is everything before the first image but listing; `overhead` is what the process
+        used beside the stages after that: Beam, Arrow, books. For workers elsewhere both are
+        those of this process alone.
+        """
+        listing = self.stage_cpu.get("list", 0.0)
+        overhead = time.process_time() - stages.ready_cpu - sum(stages.cpu.values())
+        steady = time.monotonic() - stages.ready_wall
+        start = time.time() - self.started - steady - self.stage_wall.get("list", 0.0)
+        self.add_stage("start", stages.ready_cpu - self.start_cpu - listing, start)
+        for stage in stages.cpu:
+            self.add_stage(stage, stages.cpu[stage], stages.wall[stage])
+        self.add_stage("overhead", overhead, 0.0)
+        self.steady_seconds = steady
 
 
 def books(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
@@ -81,7 +106,9 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
             "images": run.images,
             "seconds": round(run.seconds, 3),
             "images_per_second": round(run.images / run.seconds, 2) if run.seconds else None,
-            "cpu_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_seconds.items()},
+            "steady_seconds": round(run.steady_seconds, 3),
+            "cpu_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_cpu.items()},
+            "wall_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_wall.items()},
         },
         "counters": run.counters,
         "inputs": [redact(text) for text in run.inputs],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 
 # True in a process started as a command, which nothing else shares. Tests, notebooks and services
 # that call `main` keep their imports whole.
@@ -30,6 +31,11 @@ def forgo_pandas() -> None:
             import pyarrow
 
             pyarrow.array([0])
+
+
+def cpu_at_start() -> float:
+    """CPU seconds of this process that are not this job's."""
+    return 0.0 if own_process else time.process_time()
 
 
 def leave(code: int) -> None:

@@ -91,7 +91,8 @@ def classify_batch(
     class_ids = scores = embeddings = None
     if len(good):
         fault_points.reached("infer")
-        with doing("inference", f"{len(good)} pictures of unit {batch.unit.name}"):
+        what = f"{len(good)} pictures of unit {batch.unit.name}"
+        with doing("inference", what), counters.STAGES.measure_process("infer"):
             class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
         for row, message in zip(good, errors, strict=True):
             if message is not None:
@@ -178,6 +179,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         golden = read_golden(self._how.model)
         class_ids, scores, _ = engine.infer(golden.images)
         golden.check(class_ids, scores, f"{self._how.model} ({self._how.engine})", engine.tolerance)
+        counters.STAGES.ready()
         return LoadedClassifier(
             engine, pa.array(contract.labels, pa.string()), contract.embedding_size
         )

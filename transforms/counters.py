@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
 from apache_beam.metrics import Metrics
 
 NAMESPACE = "imagecensus"
+STAGES_TIMED = ("read", "decode", "infer", "write")
 
 UNITS = Metrics.counter(NAMESPACE, "units")
 IMAGES_READ = Metrics.counter(NAMESPACE, "images_read")
@@ -19,7 +21,11 @@ PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
 
 
 class Stages:
-    """Wall and CPU seconds per stage of this process; stages of other processes are not seen."""
+    """CPU and wall seconds per stage of this process; stages of other processes are not seen.
+
+    `cpu` and `wall` have the keys of `STAGES_TIMED`. Wall seconds of stages that run in several
+    threads are added up. What the process spends beside the stages is overhead.
+    """
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -28,17 +34,46 @@ class Stages:
     def reset(self) -> None:
         self.images = 0
         self.failed = 0
-        self.seconds = {"read": 0.0, "decode": 0.0, "infer": 0.0, "write": 0.0}
-        self.started = time.monotonic()
+        self.cpu = dict.fromkeys(STAGES_TIMED, 0.0)
+        self.wall = dict.fromkeys(STAGES_TIMED, 0.0)
+        self.ready_cpu, self.ready_wall = time.process_time(), time.monotonic()
+
+    def ready(self) -> None:
+        """Marks the end of starting up: the model is loaded."""
+        self.ready_cpu, self.ready_wall = time.process_time(), time.monotonic()
 
     def add_images(self, images: int, failed: int) -> None:
         with self._lock:
             self.images += images
             self.failed += failed
 
-    def add_seconds(self, stage: str, seconds: float) -> None:
+    def add(self, stage: str, cpu: float, wall: float) -> None:
         with self._lock:
-            self.seconds[stage] += seconds
+            self.cpu[stage] += cpu
+            self.wall[stage] += wall
+
+    @contextlib.contextmanager
+    def measure(self, stage: str):
+        """Books the block under a stage: this thread's CPU seconds."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.add(stage, time.thread_time() - cpu, time.perf_counter() - wall)
+
+    @contextlib.contextmanager
+    def measure_process(self, stage: str):
+        """Books the block under a stage whose threads are not ours to ask: an engine's.
+
+        That is what the whole process used meanwhile, less what the decoding threads did.
+        """
+        wall, cpu = time.perf_counter(), time.process_time() - self._threads_cpu()
+        yield
+        cpu = time.process_time() - self._threads_cpu() - cpu
+        self.add(stage, cpu, time.perf_counter() - wall)
+
+    def _threads_cpu(self) -> float:
+        return self.cpu["read"] + self.cpu["decode"]
 
 
 STAGES = Stages()

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -127,7 +126,7 @@ class _Pending:
     def _read(self, row: int) -> bytes:
         uri, ticket = self._uris[row], self._tickets.get(row)
         turn = self._turns.turn(ticket) if ticket is not None else contextlib.nullcontext()
-        with turn, doing("read", uri):
+        with turn, doing("read", uri), counters.STAGES.measure("read"):
             fault_points.reached("read")
             return read_image(
                 uri,
@@ -139,35 +138,32 @@ class _Pending:
                 self._place if ticket is not None else None,
             )
 
-    def _decode_rows(self, rows: range) -> tuple[float, float]:
-        """Decodes some rows in this thread; returns its CPU seconds of reading and decoding."""
-        reading = decoding = 0.0
+    def _decode_rows(self, rows: range) -> None:
+        """Reads and decodes some rows in this thread."""
         for row in rows:
-            start = time.thread_time()
             try:
                 fetched = self._fetched.pop(row, None)
                 data = fetched.result() if fetched else self._read(row)
-                middle = time.thread_time()
-                reading += middle - start
                 self._bytes[row] = len(data)
-                info = self._guard.decode(
-                    self._uris[row], data, self._how.spec, self._pixels[row], self._how.max_pixels
-                )
-                decoding += time.thread_time() - middle
+                with counters.STAGES.measure("decode"):
+                    info = self._guard.decode(
+                        self._uris[row],
+                        data,
+                        self._how.spec,
+                        self._pixels[row],
+                        self._how.max_pixels,
+                    )
                 self._width[row], self._height[row] = info.width, info.height
                 self._format[row] = info.format
             except ImageError as error:
                 self._status[row] = error.status
                 self._error[row] = str(error)
                 self._format[row] = error.image_format
-        return reading, decoding
 
     def result(self, last: bool) -> ImageBatch:
         """Waits for the batch's tasks."""
         for task in self._tasks:
-            reading, decoding = task.result()
-            counters.STAGES.add_seconds("read", reading)
-            counters.STAGES.add_seconds("decode", decoding)
+            task.result()
         good = [row for row, status in enumerate(self._status) if status == Status.OK.value]
         pixels = self._pixels if len(good) == len(self._status) else self._pixels[good]
         return ImageBatch(

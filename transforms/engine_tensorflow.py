@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import model_export.quiet_tensorflow  # noqa: F401  before TensorFlow
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 
-import model_export.quiet_tensorflow  # noqa: F401, I001
 from model_export.contract import GOLDEN_TOLERANCE
 
 # Pictures per call. One traced batch size for all, so that answers do not depend on the caller's

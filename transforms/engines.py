@@ -12,6 +12,7 @@ from model_export.errors import UserError
 ENGINES = {
     "openvino": ("transforms.engine_openvino", "openvino", ("f32",)),
     "tensorflow": ("transforms.engine_tensorflow", "tensorflow", ("f32",)),
+    "tfx-bsl": ("transforms.engine_tfx_bsl", "tfx_bsl", ("f32",)),
 }
 
 
@@ -19,7 +20,11 @@ class EngineError(UserError):
     """An engine cannot be used here. The message says what to install or choose."""
 
 
-def choose_engine(name: str, precision: str = "f32") -> str:
+# Engines whose signature answers without embeddings.
+WITHOUT_EMBEDDINGS = ("tfx-bsl",)
+
+
+def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -> str:
     """Resolves "auto" and checks that the engine can run here.
 
     "auto" is TensorFlow where it sees a GPU, OpenVINO on CPUs, TensorFlow without OpenVINO.
@@ -30,7 +35,13 @@ def choose_engine(name: str, precision: str = "f32") -> str:
         raise EngineError(f"--engine={name}: choose one of auto, {', '.join(ENGINES)}")
     _, package, precisions = ENGINES[name]
     if not _installed(package):
-        raise EngineError(f"--engine={name}: {package} is not installed; pip install {package}")
+        raise EngineError(
+            f"--engine={name}: {package} is not installed; pip install {package.replace('_', '-')}"
+        )
+    if embeddings and name in WITHOUT_EMBEDDINGS:
+        raise EngineError(
+            f"--engine={name}: gives no embeddings; choose another, or leave them out"
+        )
     if precision not in precisions:
         raise EngineError(f"--precision={precision}: {name} has {', '.join(precisions)}")
     return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import apache_beam as beam
 import pyarrow as pa
@@ -43,7 +42,12 @@ class _WriteParts(beam.DoFn):
         gathered.append(batch.rows)
         if not batch.last:
             return
-        start = time.thread_time()
+        with counters.STAGES.measure("write"):
+            location = self._write(batch)
+        counters.PARTS_WRITTEN.inc()
+        yield location
+
+    def _write(self, batch: PredictionBatch) -> str:
         rows = pa.Table.from_batches(self._open.pop(batch.unit.name))
         if batch.unit.retry:
             old = parts.read_part(parts.part_location(self._folder, batch.unit))
@@ -55,12 +59,10 @@ class _WriteParts(beam.DoFn):
         location = parts.write_part(
             self._folder, batch.unit, rows, self._provenance, self._compression
         )
-        counters.STAGES.add_seconds("write", time.thread_time() - start)
         ok = rows.column("status").to_pylist().count(Status.OK.value)
         counters.IMAGES_OK.inc(ok)
         counters.IMAGES_FAILED.inc(rows.num_rows - ok)
-        counters.PARTS_WRITTEN.inc()
-        yield location
+        return location
 
     def finish_bundle(self):
         # Batches of a unit come from one DoFn in one bundle, through stages that every runner

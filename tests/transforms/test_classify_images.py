@@ -14,7 +14,7 @@ from transforms.classify_images import (
     classify_batch,
     infer_bisecting,
 )
-from transforms.engines import EngineError, choose_engine, load_engine
+from transforms.engines import ENGINES, EngineError, choose_engine, load_engine
 from transforms.records import ImageBatch, Unit, prediction_schema
 
 UNIT = Unit("u", "plan", 0, 8)
@@ -160,7 +160,7 @@ def pictures():
     return np.stack([np.asarray(photo(i, (32, 32))) for i in range(37)])
 
 
-@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_answers_alike_in_any_batch(tiny_model, pictures, engine):
     loaded = load_engine(engine, tiny_model)
     whole = loaded.infer(pictures)
@@ -171,10 +171,12 @@ def test_an_engine_answers_alike_in_any_batch(tiny_model, pictures, engine):
 
 
 def test_engines_agree(tiny_model, pictures):
-    answers = [load_engine(name, tiny_model).infer(pictures) for name in ("openvino", "tensorflow")]
-    np.testing.assert_array_equal(answers[0][0], answers[1][0])
-    np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(answers[0][2], answers[1][2], atol=1e-3, rtol=0)
+    answers = {name: load_engine(name, tiny_model).infer(pictures) for name in ENGINES}
+    for class_ids, scores, embeddings in answers.values():
+        np.testing.assert_array_equal(class_ids, answers["tensorflow"][0])
+        np.testing.assert_allclose(scores, answers["tensorflow"][1], atol=1e-4, rtol=0)
+        if embeddings.size:
+            np.testing.assert_allclose(embeddings, answers["tensorflow"][2], atol=1e-3, rtol=0)
 
 
 def test_loading_checks_the_golden_pictures(tiny_model, tmp_path):
@@ -204,3 +206,5 @@ def test_engine_choice_names_what_is_wrong():
         choose_engine("onnx")
     with pytest.raises(EngineError, match="precision=f8"):
         choose_engine("openvino", "f8")
+    with pytest.raises(EngineError, match="tfx-bsl: gives no embeddings"):
+        choose_engine("tfx-bsl", embeddings=True)

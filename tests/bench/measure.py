@@ -1,0 +1,85 @@
+"""Child processes, measured from outside: wall and CPU seconds, peak resident size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a child took, start to exit. `said` is the JSON object it printed last, or {}."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+    said: dict
+
+
+def run(argv: list, env: dict | None = None) -> Measured:
+    """Runs a child from the repository root; raises RuntimeError with its words if it fails."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        start = time.monotonic()
+        child = subprocess.Popen(
+            [str(word) for word in argv],
+            cwd=ROOT,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.monotonic() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read().decode(errors="replace")
+        if child.returncode:
+            err.seek(0)
+            tail = err.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"{argv[1:4]} ended with {child.returncode}: {text[-500:]}{tail}")
+    return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, _last_json(text))
+
+
+def piece(name: str, *arguments, env: dict | None = None) -> dict:
+    """A function of `pieces.py` in a process of its own; its answer."""
+    script = pathlib.Path(__file__).with_name("pieces.py")
+    return run([sys.executable, script, name, *arguments], env).said
+
+
+def job(folder, output, model, *flags, env: dict | None = None) -> dict:
+    """`imagecensus classify` as a person runs it, with the books it leaves.
+
+    Returns: images, wall, cpu (start to exit), peak_mb, steady (seconds after the model was
+    loaded), stages_cpu and stages_wall.
+    """
+    code = "from jobs.cli import command; command()"
+    command = [sys.executable, "-c", code, "classify", folder, "--output", output]
+    measured = run([*command, "--model", model, *flags], env)
+    with open(os.path.join(output, "run_report.json"), encoding="utf-8") as file:
+        report = json.load(file)
+    rates = report["rates"]
+    if not report["books"]["balanced"]:
+        raise RuntimeError(f"{output}: the books do not balance: {report['books']}")
+    return {
+        "images": rates["images"],
+        "wall": measured.wall,
+        "cpu": measured.cpu,
+        "peak_mb": measured.peak_mb,
+        "steady": rates["steady_seconds"],
+        "stages_cpu": rates["cpu_seconds_by_stage"],
+        "stages_wall": rates["wall_seconds_by_stage"],
+    }
+
+
+def _last_json(text: str) -> dict:
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            return json.loads(line)
+    return {}

@@ -1,0 +1,151 @@
+"""Pieces of the path, each timed alone in a process of its own: `pieces.py NAME ARGUMENT...`.
+
+Each prints one JSON object: images, wall and cpu seconds of the timed part, and what it found.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import sys
+import time
+
+import numpy as np
+from archive import WEIGHTS, large_photos, read_all
+
+from model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+
+PASSES = 3
+
+
+def decode(folder: str, count: str, threads: str = "0") -> dict:
+    """The decode function alone, on all threads, from bytes in memory; best of three."""
+    files = read_all(folder, int(count))
+    return best(lambda: _decode_all(files, PreprocessSpec(), int(threads)), len(files))
+
+
+def infer(folder: str, model: str, engine: str, batch: str, precision: str, count: str) -> dict:
+    """An engine alone on decoded pictures; `batch` 0 is the engine's own choice. Best of three."""
+    from transforms import engines
+
+    module = __import__(engines.ENGINES[engine][0], fromlist=["_"])
+    if int(batch):
+        for name in ("REQUEST_IMAGES", "CALL_IMAGES_CPU", "CALL_IMAGES"):
+            if hasattr(module, name):
+                setattr(module, name, int(batch))
+    loaded = module.load(model, precision, 0)
+    pixels = _decode_all(read_all(folder, int(count)), PreprocessSpec())
+    loaded.infer(pixels[:64])
+    return best(lambda: loaded.infer(pixels), len(pixels))
+
+
+def keras(folder: str, count: str) -> dict:
+    """What a user of Keras writes: `image_dataset_from_directory`, `predict`, default settings."""
+    start = time.monotonic(), time.process_time()
+    import keras
+
+    count = int(count)
+    model = keras.applications.MobileNetV2(weights=str(WEIGHTS) if WEIGHTS.exists() else None)
+    images = keras.utils.image_dataset_from_directory(
+        folder, labels=None, image_size=(224, 224), batch_size=32, shuffle=False, verbose=False
+    )
+    images = images.take(-(-count // 32)).map(keras.applications.mobilenet_v2.preprocess_input)
+    timed = time.monotonic(), time.process_time()
+    scores = model.predict(images, verbose=0)
+    end = time.monotonic(), time.process_time()
+    return {
+        "images": len(scores),
+        "wall": end[0] - timed[0],
+        "cpu": end[1] - timed[1],
+        "whole_wall": end[0] - start[0],
+    }
+
+
+def large(model: str, count: str) -> dict:
+    """12-megapixel JPEGs: DCT scaling against full decoding, and how far the answers agree."""
+    from transforms.engines import load_engine
+
+    files = large_photos(int(count))
+    full = PreprocessSpec(dct_margin=0, reducing_gap=0)
+    engine = load_engine("openvino", model)
+    timed = {"scaled": PreprocessSpec(), "full": full}
+    pixels, answer = {}, {"images": len(files)}
+    for name, spec in timed.items():
+        start = time.thread_time()
+        pixels[name] = np.stack([_decode(data, spec) for data in files])
+        answer[name + "_ms"] = (time.thread_time() - start) / len(files) * 1e3
+    ids, scores, _ = engine.infer(pixels["full"])
+    other_ids, other_scores, _ = engine.infer(pixels["scaled"])
+    return {**answer, **agreement(ids, scores, other_ids, other_scores)}
+
+
+def precision(folder: str, model: str, name: str, count: str) -> dict:
+    """A lower precision against f32 on the same pixels: speed side by side, and agreement."""
+    from transforms import engine_openvino
+
+    pixels = _decode_all(read_all(folder, int(count)), PreprocessSpec())
+    loaded = {kind: engine_openvino.load(model, kind, 0) for kind in ("f32", name)}
+    answers, cpu, wall = {}, {}, {}
+    for _ in range(PASSES):
+        for kind, engine in loaded.items():
+            start = time.monotonic(), time.process_time()
+            answers[kind] = engine.infer(pixels)
+            wall.setdefault(kind, []).append(time.monotonic() - start[0])
+            cpu.setdefault(kind, []).append(time.process_time() - start[1])
+    return {
+        "images": len(pixels),
+        "speedup_wall": min(wall["f32"]) / min(wall[name]),
+        "speedup_cpu": min(cpu["f32"]) / min(cpu[name]),
+        **agreement(*answers["f32"][:2], *answers[name][:2]),
+    }
+
+
+def agreement(ids, scores, other_ids, other_scores) -> dict:
+    """Top-1 agreement, and the distribution of the best class's score difference."""
+    differences = np.abs(scores[:, 0] - other_scores[:, 0])
+    quantiles = np.percentile(differences, [50, 95, 99, 100])
+    return {
+        "top1_agreement": float((ids[:, 0] == other_ids[:, 0]).mean()),
+        **dict(
+            zip(
+                ("difference_median", "difference_p95", "difference_p99", "difference_max"),
+                map(float, quantiles),
+                strict=True,
+            )
+        ),
+    }
+
+
+def best(work, images: int) -> dict:
+    """The fastest of a few passes: what the machine can do, least disturbed by others."""
+    passes = []
+    for _ in range(PASSES):
+        start = time.monotonic(), time.process_time()
+        work()
+        passes.append((time.monotonic() - start[0], time.process_time() - start[1]))
+    return {"images": images, "wall": min(passes)[0], "cpu": min(p[1] for p in passes)}
+
+
+def _decode_all(files: list[bytes], spec: PreprocessSpec, threads: int = 0) -> np.ndarray:
+    pixels = np.empty((len(files), *spec.shape), np.uint8)
+
+    def some(rows: range) -> None:
+        for row in rows:
+            decode_image(files[row], spec, pixels[row])
+
+    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        tasks = [range(at, min(at + 4, len(files))) for at in range(0, len(files), 4)]
+        list(pool.map(some, tasks))
+    return pixels
+
+
+def _decode(data: bytes, spec: PreprocessSpec) -> np.ndarray:
+    out = np.empty(spec.shape, np.uint8)
+    decode_image(data, spec, out)
+    return out
+
+
+if __name__ == "__main__":
+    configure_pillow()
+    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))
