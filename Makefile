@@ -80,6 +80,12 @@ lock:  ## resolve the dependencies of setup.py anew into constraints.txt
 chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
 	$(BIN)/python tests/chaos.py
 
+.PHONY: fuzz
+fuzz: env  ## fuzz the readers of files for SECONDS each (needs the network once, for atheris)
+	$(BIN)/pip install --quiet atheris
+	for target in archive contract decode golden graph manifest plan report; do \
+	  $(BIN)/python tests/fuzz.py $$target --seconds $(or $(SECONDS),60) || exit 1; done
+
 .PHONY: clean
 clean:  ## remove what the targets made
 	rm -rf $(VENV) demo-archive build *.egg-info

@@ -214,6 +214,10 @@ def read_golden(directory: str) -> Golden:
     path = os.path.join(directory, EXTRA, GOLDEN_FILE)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Golden(arrays["images"], arrays["class_ids"], arrays["scores"])
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
+            golden = Golden(arrays["images"], arrays["class_ids"], arrays["scores"])
+    except Exception as error:  # a damaged zip raises a dozen types; nothing is unpickled
+        raise ModelError(f"{path}: cannot be read: {error}; export the model again") from None
+    ranks = (golden.images.ndim, golden.class_ids.ndim, golden.scores.ndim)
+    if golden.images.dtype != np.uint8 or ranks != (4, 2, 2):
+        raise ModelError(f"{path}: not golden pictures and answers; export the model again")
+    return golden

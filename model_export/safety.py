@@ -131,7 +131,9 @@ _MESSAGES = {
 def _saved_model():
     """The message class of a SavedModel, reduced to what is looked at."""
     package = "imagecensus.safety"
-    file = descriptor_pb2.FileDescriptorProto(name="imagecensus/safety.proto", package=package)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="imagecensus/safety.proto", package=package, syntax="proto3"
+    )
     kinds = descriptor_pb2.FieldDescriptorProto
     for name, fields in _MESSAGES.items():
         described = file.message_type.add(name=name)

@@ -200,7 +200,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def _reference(path: bytes) -> tuple[str, int, str] | None:
     try:
         info = os.stat(path)
-    except OSError:  # a broken link or a loop of links: its row will say so
+    except (OSError, ValueError):  # a broken link or a loop of links: its row will say so
         return (storage.uri_of_path(path), -1, "")
     if not stat.S_ISREG(info.st_mode):
         return None

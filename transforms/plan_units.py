@@ -275,9 +275,10 @@ def _read_footer(plan: str) -> list[tuple[str, int]]:
 def _damage_told(plan: str):
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # Arrow raises a dozen types for damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PlanError(
-            f"{plan}: the plan is damaged: {str(error).splitlines()[0]}; restore it from a copy,"
+            f"{plan}: the plan is damaged: {reason}; restore it from a copy,"
             " or start a new --output"
         ) from None
 

@@ -1,0 +1,393 @@
+"""Hostile bytes for everything that reads a file: only typed errors may come out.
+
+    python tests/fuzz.py TARGET --seconds 60        (needs `pip install atheris`; make fuzz)
+
+Each `check_…` below takes any bytes and raises only for a defect. They are driven by the
+coverage-guided fuzzer here, and by hypothesis, over the same seeds, in `test_hostile_bytes.py`.
+What once found a defect is kept in `tests/hostile/TARGET/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import pathlib
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+HOSTILE = ROOT / "tests" / "hostile"
+MAX_PIXELS = 4_000_000
+MAX_BYTES = 1 << 20
+
+
+def check_decode(data: bytes, folder: pathlib.Path) -> None:
+    """A picture: pixels, or an ImageError with a status of the closed set."""
+    import numpy as np
+
+    from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
+    from transforms.records import Status
+
+    configure_pillow()
+    spec = PreprocessSpec(height=16, width=24)
+    out = np.empty(spec.shape, np.uint8)
+    try:
+        info = decode_image(data, spec, out, MAX_PIXELS)
+        assert info.width * info.height <= MAX_PIXELS
+    except ImageError as error:
+        assert Status(error.status) is not Status.OK
+
+
+def check_archive(data: bytes, folder: pathlib.Path) -> None:
+    """An archive of any kind: each member listed once, and read or typed."""
+    from model_export.preprocess import ImageError
+    from transforms import archives
+    from transforms.read_archives import Place
+    from transforms.read_images import read_image
+    from transforms.records import Status
+
+    path = str(folder / "archive.tar")
+    pathlib.Path(path).write_bytes(data)
+    kind = archives.archive_kind(path, len(data), "")
+    if kind is None:
+        return
+    columns = archives.column_schema(path, len(data), "")
+    uris, place = set(), Place()
+    for batch in archives.list_archive(path, len(data), "", kind, "", columns):
+        for row in batch.to_pylist():
+            assert row["uri"] not in uris, "one uri for two members"
+            uris.add(row["uri"])
+            try:
+                arguments = (row["uri"], row["size"], row["etag_or_mtime"], MAX_BYTES)
+                picture = read_image(*arguments, row["container"], row["member"], place)
+                assert len(picture) <= MAX_BYTES
+            except ImageError as error:
+                assert Status(error.status) is not Status.OK
+
+
+def check_contract(data: bytes, folder: pathlib.Path) -> None:
+    """A contract.json: a Contract or a ModelError."""
+    from model_export import contract
+
+    extra = folder / contract.EXTRA
+    extra.mkdir(exist_ok=True)
+    (folder / "saved_model.pb").touch()
+    (extra / contract.LABELS_FILE).write_text("cat\ndog\n")
+    (extra / contract.CONTRACT_FILE).write_bytes(data)
+    try:
+        found = contract.read_contract(str(folder), verify_digest=False)
+        assert isinstance(found.digest, str) and len(found.labels) == 2
+    except contract.ModelError:
+        pass
+
+
+def check_golden(data: bytes, folder: pathlib.Path) -> None:
+    """A golden.npz: arrays or a ModelError, and nothing unpickled."""
+    from model_export import contract
+
+    (folder / contract.EXTRA).mkdir(exist_ok=True)
+    (folder / contract.EXTRA / contract.GOLDEN_FILE).write_bytes(data)
+    with contextlib.suppress(contract.ModelError):
+        contract.read_golden(str(folder))
+
+
+def check_graph(data: bytes, folder: pathlib.Path) -> None:
+    """A saved_model.pb: judged, or a ModelError."""
+    from model_export.contract import ModelError
+    from model_export.safety import check_graph
+
+    (folder / "saved_model.pb").write_bytes(data)
+    with contextlib.suppress(ModelError):
+        check_graph(str(folder))
+
+
+def check_manifest(data: bytes, folder: pathlib.Path) -> None:
+    """A manifest; its first byte chooses the format: references or an InputError."""
+    from transforms.list_images import InputError, list_manifest
+
+    suffix = (".csv", ".jsonl", ".txt", ".tsv", ".parquet")[data[0] % 5 if data else 0]
+    path = folder / f"manifest{suffix}"
+    path.write_bytes(data[1:])
+    try:
+        for batch in list_manifest(str(path)):
+            assert batch.column("uri").null_count == 0
+    except InputError:
+        pass
+
+
+def check_plan(data: bytes, folder: pathlib.Path) -> None:
+    """A plan file of an output: units or a PlanError."""
+    from transforms import plan_units
+
+    path = folder / "plan-00000-0.parquet"
+    path.write_bytes(data)
+    plan_units._open_plan.cache_clear()
+    try:
+        for unit in plan_units.read_units(str(folder)):
+            plan_units.read_unit(unit)
+        plan_units.planned_digests(str(folder))
+    except plan_units.PlanError:
+        pass
+
+
+def check_report(data: bytes, folder: pathlib.Path) -> None:
+    """A run_report.json beside a small table: a page or a UserError."""
+    from jobs.report import write_report
+    from model_export.errors import UserError
+
+    table = folder / "predictions" / "part-0.parquet"
+    if not table.exists():
+        table.parent.mkdir()
+        table.write_bytes(_part())
+    (folder / "run_report.json").write_bytes(data)
+    with contextlib.suppress(UserError):
+        write_report(str(folder))
+
+
+TARGETS = {
+    name.removeprefix("check_"): check
+    for name, check in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+def seeds_of(target: str) -> list[bytes]:
+    """Well-formed inputs to start from."""
+    if target == "decode":
+        return _pictures()
+    if target == "archive":
+        return _archives()
+    if target == "manifest":
+        return _manifests()
+    if target == "plan":
+        return [_plan()]
+    if target == "golden":
+        return [_golden()]
+    if target == "graph":
+        return [_graph()]
+    return [json.dumps(seed).encode() for seed in _JSON[target]]
+
+
+_JSON = {
+    "contract": [
+        {
+            "contract_version": 1, "name": "x", "preprocess": {"height": 32, "width": 32},
+            "top_k": 2, "embedding_size": 4, "training": {}, "metrics": {}, "classes": 2,
+            "package_version": "0.1.0", "digest": "ab",
+        },
+    ],
+    "report": [
+        {
+            "run_id": "0a", "started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:00:01Z",
+            "books": {"listed": 1, "rows": 1, "images": 1, "predicted": 1, "failed": 0,
+                      "balanced": True, "pending": 0},
+            "statuses": {"ok": 1}, "labels": {"cat": 1},
+            "rates": {"images": 1, "seconds": 1.0, "images_per_second": 1.0,
+                      "cpu_seconds_by_stage": {"read": 0.1}},
+            "counters": {"units": 1}, "inputs": ["/a"], "engine": "openvino",
+            "model": {"location": "/m", "name": "m", "digest": "ab"}, "versions": {"python": "3"},
+        },
+    ],
+}  # fmt: skip
+
+
+def _pictures() -> list[bytes]:
+    import numpy as np
+    from PIL import Image
+
+    rgb = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 7, 3)).astype(np.uint8))
+    wide = Image.fromarray(np.arange(63, dtype=np.uint16).reshape(9, 7) * 999)
+    made = [
+        (rgb, "JPEG", {"exif": _exif(6)}), (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "JPEG", {"progressive": True}), (rgb, "PNG", {}), (wide, "PNG", {}),
+        (rgb.convert("P"), "PNG", {"transparency": 0}), (rgb.convert("LA"), "PNG", {}),
+        (rgb.convert("P"), "GIF", {"save_all": True, "append_images": [rgb.convert("P")]}),
+        (rgb, "WEBP", {}), (rgb, "WEBP", {"lossless": True}), (rgb, "TIFF", {}),
+        (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "jpeg"}),
+        (wide, "TIFF", {"compression": "tiff_deflate"}), (rgb.convert("F"), "TIFF", {}),
+        (rgb, "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {}), (rgb, "JPEG2000", {}),
+        (rgb, "AVIF", {}),
+    ]  # fmt: skip
+    pictures = []
+    for image, kind, options in made:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        pictures.append(file.getvalue())
+    return pictures
+
+
+def _exif(orientation: int):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _archives() -> list[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = _pictures()[3]
+    plain, sparse = io.BytesIO(), io.BytesIO()
+    for file, kind in ((plain, tarfile.GNU_FORMAT), (sparse, tarfile.PAX_FORMAT)):
+        with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+            for name in ("a.png", "d/ü" + "x" * 120 + ".png", "a.png"):
+                info = tarfile.TarInfo(name)
+                info.size = len(picture)
+                archive.addfile(info, io.BytesIO(picture))
+    zips = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            archive.writestr("a.png", picture)
+            archive.writestr("ü/b.png", picture)
+        zips.append(file.getvalue())
+    table = pa.table({"image": [picture, None], "label": [1, 2]})
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet)
+    records = _tfrecord(picture)
+    return [
+        plain.getvalue(), sparse.getvalue(), gzip.compress(plain.getvalue(), mtime=0), *zips,
+        parquet.getvalue(), records, gzip.compress(records, mtime=0),
+    ]  # fmt: skip
+
+
+def _tfrecord(picture: bytes) -> bytes:
+    """One tf.train.Example with `image/encoded`, framed; checksums by the reader's own function."""
+    from transforms.archive_tfrecord import _masked_crc
+
+    def field(number: int, data: bytes) -> bytes:
+        size = len(data)
+        varint = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
+        return bytes([number << 3 | 2]) + varint + data
+
+    feature = field(1, field(1, picture))
+    example = field(1, field(1, field(1, b"image/encoded") + field(2, feature)))
+    head = struct.pack("<Q", len(example))
+    return b"".join(
+        [head, struct.pack("<I", _masked_crc(head)), example]
+        + [struct.pack("<I", _masked_crc(example))]
+    )
+
+
+def _manifests() -> list[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"path": ["a.jpg"], "label": [1]}), parquet)
+    return [
+        b'\0uri,label\na.jpg,1\n"b,c.jpg",2\n',
+        b'\1{"uri": "a.jpg", "tags": [1, {"x": null}]}\n{"uri": "b.jpg"}\n',
+        b"\2a.jpg\n\xff\xfe.jpg\r\n\ngs://b/c\n",
+        b"\3path\tx\na.jpg\t1\n",
+        b"\4" + parquet.getvalue(),
+    ]
+
+
+def _plan() -> bytes:
+    import pyarrow as pa
+
+    from transforms import list_images, plan_units
+
+    with tempfile.TemporaryDirectory() as folder:
+        refs = [list_images._columns([("/a", 1, "2"), ("/b", -1, "")])]
+        plan_units.plan_units(refs, folder, "f", passthrough=pa.schema([]))
+        [plan] = pathlib.Path(folder).glob("plan-*")
+        return plan.read_bytes()
+
+
+def _part() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from transforms.records import prediction_schema
+
+    row = {"uri": "/nowhere.jpg", "status": "ok", "label": "cat", "class_id": 0, "score": 0.5}
+    row |= {"top_k": [{"label": "cat", "class_id": 0, "score": 0.5}], "etag_or_mtime": "1"}
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([row], prediction_schema()), file)
+    return file.getvalue()
+
+
+def _golden() -> bytes:
+    import numpy as np
+
+    file = io.BytesIO()
+    pictures = np.zeros((1, 2, 2, 3), np.uint8)
+    ids, scores = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
+    np.savez_compressed(file, images=pictures, class_ids=ids, scores=scores)
+    return file.getvalue()
+
+
+def _graph() -> bytes:
+    from model_export.safety import _saved_model
+
+    model = _saved_model()()
+    graph = model.meta_graphs.add()
+    node = graph.graph_def.node.add(name="a", op="Const", input=["b"])
+    node.attr.add(key="f").value.func.name = "g"
+    function = graph.graph_def.library.function.add()
+    function.signature.name = "g"
+    function.node_def.add(name="n", op="Identity")
+    signature = graph.signature_def.add(key="s")
+    signature.value.outputs.add(key="o").value.name = "a:0"
+    return model.SerializeToString()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="coverage-guided fuzzing of the readers")
+    parser.add_argument("target", choices=sorted(TARGETS))
+    parser.add_argument("--seconds", type=int, default=60)
+    options = parser.parse_args()
+    sys.path[:0] = [str(ROOT)]
+    import atheris
+
+    with atheris.instrument_imports(include=["model_export", "transforms", "jobs", "PIL"]):
+        import transforms.archives
+        import transforms.list_images
+        import transforms.plan_units
+        import transforms.read_images  # noqa: F401
+    check = TARGETS[options.target]
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as scratch:
+        scratch = pathlib.Path(scratch)
+        corpus, place = scratch / "corpus", scratch / "place"
+        corpus.mkdir()
+        place.mkdir()
+        for number, seed in enumerate(seeds_of(options.target)):
+            (corpus / f"seed{number}").write_bytes(seed)
+        arguments = [str(corpus), f"-max_total_time={options.seconds}", "-timeout=20"]
+        arguments += ["-rss_limit_mb=4096", "-max_len=20000", "-print_final_stats=1"]
+        arguments += [f"-artifact_prefix={ROOT}/fuzz-{options.target}-"]
+        atheris.Setup([sys.argv[0], *arguments], lambda data: check(data, place))
+        atheris.Fuzz()
+    return 0
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None
+
+
+def damaged(seed: bytes, places: list[tuple[float, int]], cut: float) -> bytes:
+    """The seed with some bytes replaced and its end cut off."""
+    data = bytearray(seed)
+    for where, value in places:
+        if data:
+            data[int(where * (len(data) - 1))] = value
+    data = data[: round(cut * len(data))]
+    # A PNG's damage should reach the decoder, not stop at a checksum.
+    if data[:4] == b"\x89PNG" and len(data) > 33:
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
