@@ -321,8 +321,8 @@ def _manifest_rows(location: str):
     reader = _MANIFEST_READERS[os.path.splitext(location.lower())[1]]
     try:
         with storage.local_copy(location) as path, duckdb.connect() as connection:
-            connection.execute(f"SELECT * FROM {reader}", [path])
-            yield connection.to_arrow_reader(CHUNK)
+            relation = connection.sql(f"SELECT * FROM {reader}", params=[path])
+            yield relation.to_arrow_reader(CHUNK)
     except duckdb.Error as error:
         raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
     except FileNotFoundError:
