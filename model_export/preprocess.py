@@ -20,6 +20,7 @@ import ctypes
 import dataclasses
 import functools
 import io
+import logging
 import struct
 import threading
 import warnings
@@ -160,6 +161,7 @@ def configure_pillow() -> None:
     _quiet_libtiff()
     # Pillow warns about odd metadata; what is wrong with a picture is told by its row.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @functools.cache
