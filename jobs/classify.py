@@ -159,7 +159,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     output = (
         options.output if storage.is_bucket(options.output) else os.path.abspath(options.output)
     )
-    layout = dataset.Layout(output)
+    layout = dataset.Layout(output, options.shard_pair)
     engine = choose_engine(options.engine, options.precision, options.embeddings)
     model = _model_folder(options)
     contract = read_contract(model)
@@ -204,7 +204,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         lock = contextlib.nullcontext()
     else:
         layout.make()
-        lock = storage.Lock(layout.lock)
+        lock = layout.locked()
     activity.watch(options.decode_seconds)
     supervise.journals_are_in(layout.inflight)
     with lock:
@@ -223,17 +223,17 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             shard=options.shard_pair,
             dry_run=options.dry_run,
         )
-        units = plan_units.read_units(layout.state)
+        units = plan_units.read_units(layout.state, options.shard_pair)
         if options.dry_run:
             units += run.planned.units
         fault_points.reached("planned")
         before = parts.take_inventory(layout.parts, units)
         run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
-        if before.unplanned:
+        if before.unplanned and options.shard_pair == plan_units.WHOLE:
             raise UserError(
-                f"{before.unplanned[0]}: not in the plan of this dataset, nor are"
-                f" {len(before.unplanned) - 1} other parts; its rows would count twice: move such"
-                " parts away and run the same command again"
+                f"{before.unplanned[0]}: not in the plan of this dataset, as {len(before.unplanned)}"
+                " parts in all; their rows would count twice: move them away and run the same"
+                " command again"
             )
         todo = list(before.pending)
         if options.retry_failed:

@@ -5,6 +5,7 @@ Rows of one model, one preprocessing and one set of options make one dataset; an
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from model_export.contract import Contract
 from model_export.errors import UserError
-from transforms import inflight, storage
+from transforms import inflight, plan_units, storage
 
 DATASET_VERSION = 1
 
@@ -24,9 +25,13 @@ class MixError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the pieces of an output are."""
+    """Where the pieces of an output are.
+
+    Shards work on one output side by side: each has a plan, a lock, journals and books of its own.
+    """
 
     output: str
+    shard: tuple[int, int] = plan_units.WHOLE
 
     @property
     def parts(self) -> str:
@@ -42,22 +47,46 @@ class Layout:
 
     @property
     def lock(self) -> str:
-        return storage.join(self.state, "lock")
+        return storage.join(self.state, f"lock{self._suffix}")
 
     @property
     def inflight(self) -> str:
-        return inflight.folder_for(self.state)
+        return inflight.folder_for(self.state) + self._suffix
 
     @property
     def run_report(self) -> str:
-        return storage.join(self.output, "run_report.json")
+        return storage.join(self.output, f"run_report{self._suffix}.json")
+
+    @property
+    def _suffix(self) -> str:
+        return ("-" + plan_units.shard_tag(self.shard)).rstrip("-")
 
     def make(self) -> None:
         """Makes the folders. Raises StorageError."""
         for folder in (self.output, self.parts, self.state):
             storage.make_folder(folder)
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the dataset, or this shard of it, for one run.
+
+        A run over everything excludes the shards' runs, and they exclude it. Raises StorageError.
+        """
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(storage.Lock(self.lock))
+            whole = dataclasses.replace(self, shard=plan_units.WHOLE).lock
+            if self.shard != plan_units.WHOLE:
+                storage.Lock(whole).check()
+            else:
+                for name in storage.list_names(self.state):
+                    if name.startswith("lock-"):
+                        storage.Lock(storage.join(self.state, name)).check()
+            yield
+
     def remove_temporary(self) -> None:
+        """Removes what killed runs left half written. A shard leaves what may be another's."""
+        if self.shard != plan_units.WHOLE:
+            return
         for folder in (self.output, self.parts, self.state):
             storage.remove_temporary(folder)
 

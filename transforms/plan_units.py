@@ -28,6 +28,7 @@ UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
 UNITS_PER_FILE = 512
 _UNITS_KEY = b"imagecensus.units"
 _DIGEST = "S16"
+WHOLE = (0, 1)  # the shard that is everything
 
 
 class PlanError(UserError):
@@ -94,10 +95,15 @@ def shard_of(digests: np.ndarray, shards: int) -> np.ndarray:
     return (words[:, 0] % np.uint64(shards)).astype(np.int64)
 
 
-def read_units(folder: str) -> list[Unit]:
-    """All units of a plan folder, in the order they were planned."""
+def shard_tag(shard: tuple[int, int]) -> str:
+    """What marks a shard's files: nothing for a run over everything, `s0of4-` for shard 0 of 4."""
+    return "" if shard == WHOLE else f"s{shard[0]}of{shard[1]}-"
+
+
+def read_units(folder: str, shard: tuple[int, int] = WHOLE) -> list[Unit]:
+    """All units of a plan folder, in the order they were planned; for a shard, its own."""
     units = []
-    for plan in _plan_files(folder):
+    for plan in _plan_files(folder, shard):
         names = _read_footer(plan)
         for row_group, (name, rows) in enumerate(names):
             units.append(Unit(name, plan, row_group, rows))
@@ -133,7 +139,7 @@ def plan_units(
     passthrough: pa.Schema,
     unit_rows: int = UNIT_ROWS,
     limit: int | None = None,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = WHOLE,
     dry_run: bool = False,
     progress=lambda listed: None,
 ) -> Planned:
@@ -153,11 +159,11 @@ def plan_units(
     known = planned_digests(folder)
     seen = DigestSet()
     schema = pa.schema([*REF_FIELDS, *passthrough])
-    writer = _PlanWriter(folder, fingerprint, schema, unit_rows, dry_run)
+    writer = _PlanWriter(folder, fingerprint, schema, unit_rows, dry_run, shard)
     listed = duplicates = already = 0
     for batch in references:
         digests = uri_digests(batch.column("uri"))
-        if shard[1] > 1:
+        if shard != WHOLE:
             mine = shard_of(digests, shard[1]) == shard[0]
             batch, digests = batch.filter(pa.array(mine)), digests[mine]
         if limit is not None and listed + batch.num_rows > limit:
@@ -195,14 +201,15 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 class _PlanWriter:
     """Gathers references into units, and units into plan files of bounded size."""
 
-    def __init__(self, folder, fingerprint, schema, unit_rows, dry_run):
+    def __init__(self, folder, fingerprint, schema, unit_rows, dry_run, shard):
         self._folder, self._fingerprint, self._schema = folder, fingerprint, schema
         self._unit_rows, self._dry_run = unit_rows, dry_run
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
         self._file: list[tuple[str, pa.RecordBatch]] = []
         self._units: list[Unit] = []
-        self._count = len(_plan_files(folder))
+        self._prefix = "plan-" + shard_tag(shard)
+        self._count = len(_plan_files(folder, shard))
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
@@ -232,7 +239,7 @@ class _PlanWriter:
             return
         names = [(name, rows.num_rows) for name, rows in self._file]
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
-        location = storage.join(self._folder, f"plan-{self._count:05d}-{digest}.parquet")
+        location = storage.join(self._folder, f"{self._prefix}{self._count:05d}-{digest}.parquet")
         self._count += 1
         if not self._dry_run:
             schema = self._schema.with_metadata({_UNITS_KEY: json.dumps(names).encode()})
@@ -257,11 +264,13 @@ def unit_name(rows: pa.RecordBatch, fingerprint: str) -> str:
     return digest.hexdigest()
 
 
-def _plan_files(folder: str) -> list[str]:
+def _plan_files(folder: str, shard: tuple[int, int] = WHOLE) -> list[str]:
+    """Every plan file, a shard's too; or those of one shard."""
+    prefix = "plan-" + shard_tag(shard)
     return [
         storage.join(folder, name)
         for name in storage.list_names(folder)
-        if name.startswith("plan-") and name.endswith(".parquet")
+        if name.startswith(prefix) and name.endswith(".parquet")
     ]
 
 

@@ -291,11 +291,24 @@ class Lock:
         else:
             os.close(self._handle)
 
-    def _flock(self) -> bool:
+    def check(self) -> None:
+        """Refuses where a run holds the lock now; takes nothing. Raises StorageError."""
+        if is_bucket(self.location):
+            if exists(self.location):
+                self._refuse(read(self.location).decode(errors="replace"), delete_it=True)
+        elif os.path.exists(self.location):
+            self._handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not self._flock(fcntl.LOCK_SH):
+                    self._refuse("process " + os.pread(self._handle, 100, 0).decode().strip())
+            finally:
+                os.close(self._handle)
+
+    def _flock(self, kind: int = fcntl.LOCK_EX) -> bool:
         # A run that was just killed takes a moment to be gone, and its rerun should not fail.
         for _ in range(_LOCK_TRIES):
             try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
                 time.sleep(_LOCK_PAUSE)

@@ -206,11 +206,33 @@ def test_limit_then_the_rest(archive, tiny_model, tmp_path):
 
 def test_shards_into_one_output_make_the_same_table(archive, tiny_model, tmp_path):
     classify(archive, model=tiny_model, output=tmp_path / "whole")
+    output = tmp_path / "out"
     for index in (2, 0, 1):
-        assert (
-            classify(archive, f"--shard={index}/3", model=tiny_model, output=tmp_path / "out") == 0
-        )
-    assert read_rows(tmp_path / "out").equals(read_rows(tmp_path / "whole"))
+        assert classify(archive, f"--shard={index}/3", model=tiny_model, output=output) == 0
+    assert read_rows(output).equals(read_rows(tmp_path / "whole"))
+    reports = [json.loads(p.read_text()) for p in output.glob("run_report-s?of3.json")]
+    assert sum(report["books"]["rows"] for report in reports) == 15
+    assert all(report["books"]["balanced"] for report in reports)
+    # A run over everything takes over what the shards did.
+    assert classify(archive, model=tiny_model, output=output) == 0
+    assert books_of(output)["rows"] == 15 and report_of(output)["rates"]["images"] == 0
+
+
+def test_shards_run_side_by_side_but_not_beside_a_whole_run(archive, tiny_model, tmp_path, capsys):
+    from transforms.dataset import Layout
+
+    output = tmp_path / "out"
+    classify(archive, "--shard=0/2", model=tiny_model, output=output)
+    with Layout(str(output), (0, 2)).locked():
+        assert classify(archive, "--shard=1/2", model=tiny_model, output=output) == 0
+        assert classify(archive, "--shard=0/2", model=tiny_model, output=output) == 2
+        capsys.readouterr()
+        assert classify(archive, model=tiny_model, output=output) == 2
+        assert "another run is writing to this output" in capsys.readouterr().err
+    with Layout(str(output)).locked():
+        assert classify(archive, "--shard=1/2", model=tiny_model, output=output) == 2
+    assert classify(archive, model=tiny_model, output=output) == 0
+    assert books_of(output)["rows"] == 15
 
 
 def test_dry_run_counts_and_writes_nothing(archive, tiny_model, tmp_path, capsys):
