@@ -1,0 +1,25 @@
+"""The demo, made small: every step runs and the books balance."""
+
+import json
+
+from samples import read_rows
+
+from jobs import demo
+
+
+def test_the_demo_runs_whole(tmp_path, capsys):
+    top = tmp_path / "demo"
+    words = ["--folder", str(top), "--train", "10", "--classify", "12", "--epochs", "1"]
+    code = demo.main(words)
+    said = capsys.readouterr().out
+    accuracy = float(said.split("held-out pictures: ")[1].split()[0])
+    assert code == (0 if accuracy >= demo.TARGET_ACCURACY else 1)
+    rows = read_rows(top / "output").to_pylist()
+    assert len(rows) == 5 * 12 + 5
+    formats = {row["format"] for row in rows if row["status"] == "ok"}
+    assert formats == {"JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"}
+    assert {row["status"] for row in rows} == {
+        "ok", "empty_file", "not_an_image", "truncated", "unsupported_format", "not_found",
+    }  # fmt: skip
+    assert json.loads((top / "output" / "run_report.json").read_text())["books"]["balanced"]
+    assert (top / "output" / "report.html").is_file()
