@@ -76,6 +76,16 @@ lock:  ## resolve the dependencies of setup.py anew into constraints.txt
 	  --no-emit-index-url --no-header --no-annotate setup.py -o constraints.txt
 	rm -rf $(VENV)-lock
 
+.PHONY: licences
+licences: env  ## list the licence of each locked package; fails on one that may not be shipped
+	$(BIN)/python .ci/licences.py --list
+
+.PHONY: audit
+audit: env  ## look the locked packages up among known vulnerabilities (needs the network)
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r constraints.txt
+
 .PHONY: chaos
 chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
 	$(BIN)/python tests/chaos.py

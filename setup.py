@@ -13,7 +13,7 @@ EXTRAS = {
         "tensorflow==2.21.*",
         "tf-keras==2.21.*",
         "tensorflow-hub==0.16.1",
-        "tfx-bsl==1.21.0",
+        "tfx-bsl==1.21.0; python_version >= '3.11'",  # on 3.10 its protobuf is too old for Beam's
         "tensorboard",
         "h5py",
     ],
