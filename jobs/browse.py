@@ -133,7 +133,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         )
         try:
             with decoding:
-                jpeg = make(row["uri"], side)
+                jpeg = make(rows.pictures.read(row["uri"]), side)
         except ImageError as error:
             return JSONResponse({"error": f"{error.status}: {error}"}, 404)
         return Response(

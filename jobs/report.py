@@ -31,7 +31,7 @@ from jobs.report_facts import (
     pick_sheets,
 )
 from jobs.table import Table, open_table, read_bytes, read_json, write_bytes
-from jobs.thumbnails import make_thumbnails
+from jobs.thumbnails import Pictures, make_thumbnails
 from model_export.version import __version__
 
 REPORT_FILE = "report.html"
@@ -119,9 +119,10 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         **_evaluation(table.output),
     }
     _add_thumbnails(
+        table.output,
         [tile for sheet in facts["sheets"] for tile in sheet["most"] + sheet["least"]]
         + facts["sample"]
-        + facts["mistakes"]
+        + facts["mistakes"],
     )
     return facts
 
@@ -139,8 +140,9 @@ def _evaluation(output: str) -> dict:
     }
 
 
-def _add_thumbnails(tiles: list[dict]) -> None:
-    thumbnails = make_thumbnails([tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
+def _add_thumbnails(output: str, tiles: list[dict]) -> None:
+    uris = [tile["uri"] for tile in tiles]
+    thumbnails = make_thumbnails(Pictures(output), uris, THUMBNAIL_SIDE)
     for tile in tiles:
         if tile["uri"] in thumbnails:
             tile["src"] = _data_uri(thumbnails[tile["uri"]], "jpeg")

@@ -20,6 +20,8 @@ from model_export.preprocess import (
     configure_pillow,
     decode_image,
 )
+from transforms.dataset import Layout
+from transforms.plan_units import find_references
 from transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -27,38 +29,71 @@ THREADS = 4
 _ORIENTATION_TAG = 0x0112
 
 
-def make_thumbnail(uri: str, side: int) -> bytes:
-    """A JPEG of `side` x `side` pixels, the centre of the picture.
+class Pictures:
+    """The bytes of a table's pictures; the plan says where those in archives are."""
+
+    def __init__(self, output: str):
+        """Args:
+        output: the output folder of `classify`.
+        """
+        self._state = Layout(output).state
+        self._known: dict[str, dict] = {}
+
+    def locate(self, uris: list[str]) -> None:
+        """Looks up many pictures at once, which is quicker than one by one."""
+        # Only the plan can tell a member of an archive from a file with such a name.
+        missing = [uri for uri in uris if "#" in uri and uri not in self._known]
+        if missing:
+            self._known.update(find_references(self._state, missing))
+
+    def read(self, uri: str) -> bytes:
+        """Raises ImageError."""
+        self.locate([uri])
+        found = self._known.get(uri)
+        if not found or found["container"] is None:
+            return read_image(uri, max_bytes=MAX_FILE_BYTES)
+        return read_image(
+            uri,
+            found["size"],
+            found["etag_or_mtime"],
+            MAX_FILE_BYTES,
+            found["container"],
+            found["member"],
+        )
+
+
+def make_thumbnail(data: bytes, side: int) -> bytes:
+    """A JPEG of `side` x `side` pixels, the centre of the picture in `data`.
 
     Raises:
-      ImageError: the picture cannot be read, is over MAX_FILE_BYTES, or cannot be decoded.
+      ImageError: it cannot be decoded.
     """
     configure_pillow()
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
-    decode_image(read_image(uri, max_bytes=MAX_FILE_BYTES), spec, pixels)
+    decode_image(data, spec, pixels)
     return _jpeg(pixels)
 
 
-def make_thumbnails(uris: list[str], side: int) -> dict[str, bytes]:
-    """The thumbnails of those pictures that can be read."""
+def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
+    """The thumbnails of those pictures that can be read, by uri."""
 
     def attempt(uri):
         try:
-            return make_thumbnail(uri, side)
+            return make_thumbnail(pictures.read(uri), side)
         except ImageError:
             return None
 
     uris = list(dict.fromkeys(uris))
+    pictures.locate(uris)
     with ThreadPoolExecutor(THREADS) as pool:
         made = zip(uris, pool.map(attempt, uris), strict=True)
         return {uri: thumbnail for uri, thumbnail in made if thumbnail}
 
 
-def make_view(uri: str, longest: int) -> bytes:
+def make_view(data: bytes, longest: int) -> bytes:
     """A JPEG of the whole picture, its longer side at most `longest` pixels. Raises ImageError."""
     configure_pillow()
-    data = read_image(uri, max_bytes=MAX_FILE_BYTES)
     width, height = _upright_size(data)
     scale = min(longest / max(width, height), 1.0)
     width, height = max(round(width * scale), 1), max(round(height * scale), 1)

@@ -35,6 +35,7 @@ _MANIFEST_READERS = {
     ".parquet": "read_parquet(?)",
 }
 URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
+_PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
 
@@ -90,7 +91,7 @@ def _list_files(text: str, image_column: str) -> Iterator[pa.RecordBatch]:
     chunk = []
     for reference in _references(text):
         uri = reference[0]
-        if archives.is_archive_name(uri) or uri == named:
+        if not uri.endswith(_PICTURES) and (archives.is_archive_name(uri) or uri == named):
             kind = archives.archive_kind(*reference, image_column)
             if kind:
                 if chunk:

@@ -18,11 +18,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_export.errors import UserError
 from transforms import fault_points, storage
-from transforms.records import REF_FIELDS, Unit
+from transforms.records import REF_COLUMNS, REF_FIELDS, Unit
 
 UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
 UNITS_PER_FILE = 512
@@ -115,6 +116,20 @@ def read_unit(unit: Unit) -> pa.RecordBatch:
     with _damage_told(unit.plan):
         table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
         return table.to_batches()[0]
+
+
+def find_references(folder: str, uris: list[str]) -> dict[str, dict]:
+    """uri → the fields of `REF_SCHEMA`, of those images that are in the plan."""
+    found = {}
+    for plan in _plan_files(folder):
+        # Row groups are in listing order: their statistics leave few of them to be read.
+        table = pq.read_table(
+            io.BytesIO(storage.read(plan)),
+            columns=list(REF_COLUMNS),
+            filters=pc.field("uri").isin(uris),
+        )
+        found |= {row["uri"]: row for row in table.to_pylist()}
+    return found
 
 
 def planned_digests(folder: str) -> DigestSet:

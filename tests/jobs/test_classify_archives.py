@@ -11,6 +11,8 @@ from packing import KINDS, NAMED, pack
 from samples import SHARED_DATA, make_photos, read_rows
 from test_classify import books_of, classify, part_count, wait_for
 
+from jobs.thumbnails import Pictures, make_thumbnails
+
 ROOT = pathlib.Path(__file__).parents[2]
 SAYS = ["status", "label", "score", "top_k", "width", "height", "format", "bytes"]
 
@@ -49,6 +51,16 @@ def test_an_archive_says_what_its_files_say(loose, tiny_model, tmp_path, kind):
         names = [name for name, _ in files]
         found = {names[int(number)]: row for number, row in found.items()}
     assert found == expected
+    # What report and browse show is found through the plan.
+    pictures = Pictures(str(output))
+    uris = [row["uri"] for row in read_rows(output).to_pylist()]
+    assert [pictures.read(uri) for uri in uris] == [
+        dict(files)[uri.removeprefix(f"{path}#")]
+        if kind in NAMED
+        else files[int(uri.split("#")[1])][1]
+        for uri in uris
+    ]
+    assert len(make_thumbnails(pictures, uris, 32)) == 30
     # A rerun lists it again and knows all of it.
     assert classify(path, "--unit-images=10", model=tiny_model, output=output) == 0
     assert books_of(output)["already_listed"] == 32
