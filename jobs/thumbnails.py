@@ -8,6 +8,8 @@ page.
 from __future__ import annotations
 
 import io
+import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +24,7 @@ from model_export.preprocess import (
 )
 from transforms.dataset import Layout
 from transforms.plan_units import find_references
+from transforms.read_archives import Place, is_sequential
 from transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -38,6 +41,7 @@ class Pictures:
         """
         self._state = Layout(output).state
         self._known: dict[str, dict] = {}
+        self._place, self._one_at_a_time = Place(), threading.Lock()
 
     def locate(self, uris: list[str]) -> None:
         """Looks up many pictures at once, which is quicker than one by one."""
@@ -52,14 +56,23 @@ class Pictures:
         found = self._known.get(uri)
         if not found or found["container"] is None:
             return read_image(uri, max_bytes=MAX_FILE_BYTES)
-        return read_image(
-            uri,
-            found["size"],
-            found["etag_or_mtime"],
-            MAX_FILE_BYTES,
-            found["container"],
-            found["member"],
-        )
+        with self._one_at_a_time:
+            return read_image(
+                uri,
+                found["size"],
+                found["etag_or_mtime"],
+                MAX_FILE_BYTES,
+                found["container"],
+                found["member"],
+                self._place,
+            )
+
+    def position(self, uri: str) -> tuple | None:
+        """What sorts members of archives that are best read front to back; None for others."""
+        found = self._known.get(uri)
+        if not found or found["container"] is None or not is_sequential(found["member"]):
+            return None
+        return (found["container"], *json.loads(found["member"])[1:3])
 
 
 def make_thumbnail(data: bytes, side: int) -> bytes:
@@ -86,9 +99,12 @@ def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str,
 
     uris = list(dict.fromkeys(uris))
     pictures.locate(uris)
+    in_order = sorted(filter(pictures.position, uris), key=pictures.position)
+    made = {uri: attempt(uri) for uri in in_order}
+    rest = [uri for uri in uris if uri not in made]
     with ThreadPoolExecutor(THREADS) as pool:
-        made = zip(uris, pool.map(attempt, uris), strict=True)
-        return {uri: thumbnail for uri, thumbnail in made if thumbnail}
+        made.update(zip(rest, pool.map(attempt, rest), strict=True))
+    return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
 
 
 def make_view(data: bytes, longest: int) -> bytes:

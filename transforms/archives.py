@@ -31,15 +31,14 @@ import pyarrow as pa
 
 from transforms import archive_parquet, archive_tar, archive_tfrecord, archive_zip, byte_ranges
 from transforms.archive_members import ArchiveBroken, Member, failed
+from transforms.list_files import CHUNK, is_litter
 from transforms.records import REF_FIELDS
 
-LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
 PICTURE_SUFFIXES = {
     "avif", "bmp", "cr2", "dng", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg",
     "jpg", "jxl", "nef", "pbm", "pgm", "png", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff",
     "webp",
 }  # fmt: skip
-CHUNK = 8192
 _LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
 _ARCHIVE_NAME = re.compile(
     r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
@@ -56,11 +55,6 @@ def is_archive_name(name: str) -> bool:
 def has_columns(text: str) -> bool:
     """Whether an input's name says that it is Parquet or TFRecords, whose columns go along."""
     return bool(_TABLE_NAME.search(text))
-
-
-def is_litter(name: bytes) -> bool:
-    """Whether a file or folder of this name is never listed."""
-    return name.startswith(b".") or name.lower() in LITTER
 
 
 def is_table_of_pictures(location: str, size: int, etag: str, image_column: str) -> bool:
