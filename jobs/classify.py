@@ -231,7 +231,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
         if before.unplanned and options.shard_pair == plan_units.WHOLE:
             raise UserError(
-                f"{before.unplanned[0]}: not in the plan of this dataset, as {len(before.unplanned)}"
+                f"{before.unplanned[0]}: not in this dataset's plan, as {len(before.unplanned)}"
                 " parts in all; their rows would count twice: move them away and run the same"
                 " command again"
             )

@@ -296,10 +296,10 @@ def _manifests() -> list[bytes]:
 def _plan() -> bytes:
     import pyarrow as pa
 
-    from transforms import list_images, plan_units
+    from transforms import list_files, plan_units
 
     with tempfile.TemporaryDirectory() as folder:
-        refs = [list_images._columns([("/a", 1, "2"), ("/b", -1, "")])]
+        refs = [list_files.reference_batch([("/a", 1, "2"), ("/b", -1, "")])]
         plan_units.plan_units(refs, folder, "f", passthrough=pa.schema([]))
         [plan] = pathlib.Path(folder).glob("plan-*")
         return plan.read_bytes()
