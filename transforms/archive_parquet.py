@@ -17,6 +17,8 @@ IMAGE_COLUMNS = (
     "jpg", "jpeg", "png", "webp",
 )  # fmt: skip
 _READ_ROWS = 8  # held decoded at a time, of rows that may each be some megabytes
+# What reading damaged Parquet raises: of Arrow, and of its Python layer for counts that lie.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, IndexError, KeyError, OverflowError)
 _PASSED = (
     pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_string,
     pa.types.is_large_string, pa.types.is_temporal, pa.types.is_decimal,
@@ -27,9 +29,13 @@ def open_parquet(file) -> pq.ParquetFile:
     """Raises ArchiveBroken."""
     try:
         return pq.ParquetFile(file, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
+    except _DAMAGE as error:
+        first = _first_line(error)
         raise ArchiveBroken("truncated", f"no readable Parquet footer: {first}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def image_column(schema: pa.Schema, wanted: str = "") -> str | None:
@@ -100,8 +106,8 @@ def _values(parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[_
             nothing = pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
             yield _Values(first, nothing)
             first += rows
-    except (pa.ArrowException, OSError) as error:
-        raise ArchiveBroken("read_error", str(error).splitlines()[0]) from None
+    except _DAMAGE as error:
+        raise ArchiveBroken("read_error", _first_line(error)) from None
 
 
 class PictureRows:
@@ -134,8 +140,8 @@ class PictureRows:
             first = self._first + len(self._rows)
             try:
                 rows = next(self._batches).column(self._column)
-            except (pa.ArrowException, OSError) as error:
-                self._broken = ("read_error", str(error).splitlines()[0])
+            except _DAMAGE as error:
+                self._broken = ("read_error", _first_line(error))
                 raise ImageError(*self._broken) from None
             except StopIteration:
                 self._broken = ("truncated", "the row group ends before the row")

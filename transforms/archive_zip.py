@@ -35,7 +35,7 @@ def list_members(file) -> Iterator[Member]:
     except (OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
     for info in infos:
-        if info.is_dir():
+        if info.filename.endswith("/"):  # is_dir() stumbles over members without a name
             continue
         if stat.S_ISLNK(info.external_attr >> 16):
             yield failed(
