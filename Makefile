@@ -63,6 +63,10 @@ prism: env  ## build Prism into Beam's cache
 bucket-emulator: env  ## build the bucket emulator
 	@$(BIN)/python tests/fetch_engines.py bucket
 
+.PHONY: bench
+bench: env  ## measure the job against what the machine can do (an hour; SECTIONS="start large")
+	PYTHONPATH=. $(BIN)/python tests/bench $(SECTIONS)
+
 .PHONY: lint
 lint: env  ## check style
 	$(BIN)/ruff check .

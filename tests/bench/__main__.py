@@ -1,0 +1,258 @@
+"""`make bench`: what the machine can do, and how near to it the job comes, side by side.
+
+Prints tables and writes bench.json with the machine's description. Rates vary with whatever else
+the machine does; the pieces of a ratio are timed in turn, several rounds, and the median is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shutil
+import statistics
+import sys
+
+import cloud
+import scale
+from archive import make_archive, make_model
+from measure import job, piece, run
+
+ENGINES = ("openvino", "tensorflow", "tfx-bsl")
+BATCHES = {"openvino": (1, 2, 4, 8, 16, 32), "tensorflow": (8, 16, 32, 64)}
+
+
+class Bench:
+    """The sections. Each prints its table and returns what goes into bench.json."""
+
+    def __init__(self, folder: pathlib.Path, images: int, rounds: int):
+        self.folder, self.images, self.rounds = folder, images, rounds
+        self.model = make_model(folder / "model")
+        self.photos = make_archive(folder / f"photos-{images}", images)
+
+    def job(self, photos: pathlib.Path, *flags, env: dict | None = None) -> dict:
+        output = self.folder / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        return job(photos, output, self.model, *flags, env=env)
+
+    def batches(self) -> dict:
+        """Each engine's best batch, on decoded pictures."""
+        rows = {}
+        for engine, sizes in BATCHES.items():
+            for size in sizes:
+                found = piece("infer", self.photos, self.model, engine, size, "f32", 512)
+                rows[f"{engine} batch {size}"] = _rate(found)
+        show("inference alone, by batch (images/s, CPU ms an image)", rows)
+        return rows
+
+    def throughput(self, engines=("openvino",)) -> dict:
+        """The job against its limit, and against Keras."""
+        rounds = []
+        few = make_archive(self.folder / "photos-512", 512)
+        for _ in range(self.rounds):
+            found = {"decode": _rate(piece("decode", self.photos, 1236))}
+            for engine in engines:
+                found[engine] = self._against_limit(engine, found["decode"])
+            keras = piece("keras", few, 512)
+            found["keras"] = _rate(keras)
+            rounds.append(found)
+        rows = {"decode alone": _median([r["decode"] for r in rounds])}
+        for engine in engines:
+            rows[engine] = _median([r[engine] for r in rounds])
+        rows["keras"] = _median([r["keras"] for r in rounds])
+        for engine in engines:
+            rows[engine]["x_keras"] = rows[engine]["steady"] / rows["keras"]["rate"]
+            rows[engine]["x_keras_cpu"] = rows["keras"]["cpu_ms"] / rows[engine]["cpu_ms"]
+        show("throughput (images/s; ratios to the limit 1 / (1/inference + 1/decode))", rows)
+        return {"median": rows, "rounds": rounds}
+
+    def _against_limit(self, engine: str, decode: dict) -> dict:
+        photos = (
+            self.photos if engine == "openvino" else make_archive(self.folder / "photos-1024", 1024)
+        )
+        infer = _rate(piece("infer", photos, self.model, engine, 0, "f32", 1024))
+        done = self.job(photos, f"--engine={engine}")
+        limit = 1 / (1 / infer["rate"] + 1 / decode["rate"])
+        cpu_limit = infer["cpu_ms"] + decode["cpu_ms"]
+        count, stages = done["images"], done["stages_cpu"]
+        steady_cpu = sum(stages.values()) - stages["start"] - stages["list"]
+        return {
+            "infer": infer["rate"],
+            "limit": limit,
+            "steady": count / done["steady"],
+            "whole": count / done["wall"],
+            "steady/limit": count / done["steady"] / limit,
+            "whole/limit": count / done["wall"] / limit,
+            "cpu_ms": steady_cpu / count * 1e3,
+            "cpu_limit/steady": cpu_limit / (steady_cpu / count * 1e3),
+            "cpu_limit/whole": cpu_limit / (done["cpu"] / count * 1e3),
+            "overhead": stages["overhead"] / steady_cpu,
+            "peak_mb": done["peak_mb"],
+            **{f"cpu_s/1000 {k}": v / count * 1e3 for k, v in stages.items()},
+            **{f"wall_s {k}": v for k, v in done["stages_wall"].items()},
+        }
+
+    def engines(self) -> dict:
+        """All engines, TensorFlow's against its own limit."""
+        return self.throughput(ENGINES)
+
+    def start(self) -> dict:
+        """Start-up: `--help`, and one image from start to exit."""
+        one = make_archive(self.folder / "photos-1", 1)
+        code = "from jobs.cli import command; command()"
+        runs = {"help": [], "one image": []}
+        for _ in range(max(3, self.rounds)):
+            runs["help"].append(run([sys.executable, "-c", code, "--help"]))
+            done = self.job(one)
+            runs["one image"].append(done)
+        rows = {
+            "--help": {
+                "wall_s": statistics.median(r.wall for r in runs["help"]),
+                "cpu_s": statistics.median(r.cpu for r in runs["help"]),
+            },
+            "one image": {
+                "wall_s": statistics.median(r["wall"] for r in runs["one image"]),
+                "cpu_s": statistics.median(r["cpu"] for r in runs["one image"]),
+            },
+        }
+        show("start to exit", rows)
+        return rows
+
+    def large(self) -> dict:
+        """12-megapixel photos."""
+        row = piece("large", self.model, 60)
+        row["speedup"] = row["full_ms"] / row["scaled_ms"]
+        show("12-megapixel JPEGs: DCT scaling against full decoding (CPU ms)", {"12 MP": row})
+        return row
+
+    def precision(self) -> dict:
+        """Lower precisions of OpenVINO."""
+        rows = {name: piece("precision", self.photos, self.model, name, 1236) for name in ("bf16",)}
+        show("precision against f32", rows)
+        return rows
+
+    def processes(self) -> dict:
+        """One process of N threads against N processes of one, each with its own shard."""
+        rows = {}
+        few = make_archive(self.folder / "photos-1024", 1024)
+        cores = os.cpu_count()
+        done = self.job(few)
+        rows[f"1 process x {cores} threads"] = {
+            "wall_s": done["wall"],
+            "steady_wall_s": done["steady"],
+            "cpu_s": done["cpu"],
+            "peak_mb": done["peak_mb"],
+        }
+        code = (
+            "import subprocess,sys\n"
+            f"n={cores}\n"
+            "c='from jobs.cli import command; command()'\n"
+            "a=[[sys.executable,'-c',c,'classify',sys.argv[1],'--output',sys.argv[2]+str(i),"
+            "'--model',sys.argv[3],'--threads=1',f'--shard={i}/{n}'] for i in range(n)]\n"
+            "p=[subprocess.Popen(x) for x in a]\n"
+            "sys.exit(max(x.wait() for x in p))\n"
+        )
+        for index in range(cores):
+            shutil.rmtree(self.folder / f"shard{index}", ignore_errors=True)
+        done = run([sys.executable, "-c", code, few, self.folder / "shard", self.model])
+        reports = [
+            json.loads((self.folder / f"shard{i}" / "run_report.json").read_text())["rates"]
+            for i in range(cores)
+        ]
+        rows[f"{cores} processes x 1 thread"] = {
+            "wall_s": done.wall,
+            "steady_wall_s": max(r["steady_seconds"] for r in reports),
+            "cpu_s": done.cpu,
+            "peak_mb": done.peak_mb * cores,
+        }
+        show("processes and threads, 1024 photos", rows)
+        return rows
+
+    def memory(self) -> dict:
+        """Peak resident size at 2,000 and 20,000 images (of 32 x 32 pixels decoded to 224)."""
+        rows = {}
+        for count in (2_000, 20_000):
+            photos = make_archive(self.folder / f"photos-{count}", count)
+            done = self.job(photos)
+            rows[f"{count} images"] = {"peak_mb": done["peak_mb"], "wall_s": done["wall"]}
+        show("peak resident size", rows)
+        return rows
+
+    def scale(self) -> dict:
+        """Listing, planning and resuming at 10 k, 100 k and 1 M images."""
+        rows = {
+            f"{count:,} images": run(
+                [sys.executable, pathlib.Path(scale.__file__), count, self.folder / "scale"]
+            ).said
+            for count in (10_000, 100_000, 1_000_000)
+        }
+        show("references alone (seconds, MB)", rows)
+        return rows
+
+    def cloud(self) -> dict:
+        """Reading from a bucket on loopback, without and with 50 ms per request."""
+        few = make_archive(self.folder / "photos-512", 512)
+        rows = {"local disk": cloud.row(self.job(few))}
+        for name, delay in (("bucket", 0), ("bucket + 50 ms", 50)):
+            with cloud.server(few, delay) as env:
+                rows[name] = cloud.row(self.job("gs://photos", env=env))
+        show("cloud reads, 512 photos", rows)
+        return rows
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def show(title: str, rows: dict) -> None:
+    """Prints a table: one line per row name and its figures."""
+    print(f"\n{title}")
+    for name, figures in rows.items():
+        told = "  ".join(f"{k} {v:,.4g}" for k, v in figures.items())
+        print(f"  {name:<24} {told}", flush=True)
+
+
+def _rate(found: dict) -> dict:
+    return {
+        "rate": found["images"] / found["wall"],
+        "cpu_ms": found["cpu"] / found["images"] * 1e3,
+    }
+
+
+def _median(rows: list[dict]) -> dict:
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def main() -> None:
+    sections = [n for n, f in vars(Bench).items() if not n.startswith("_") and n != "job"]
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(sections)}; default: all")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("bench"))
+    parser.add_argument("--images", type=int, default=3072)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.folder.resolve(), options.images, options.rounds)
+    path = options.folder / "bench.json"
+    answer = json.loads(path.read_text()) if path.exists() else {}
+    answer["machine"] = machine()
+    print(answer["machine"])
+    for name in options.sections or sections:
+        answer[name] = getattr(bench, name)()
+        path.write_text(json.dumps(answer, indent=1))
+    print(f"\nwritten: {path}")
+
+
+if __name__ == "__main__":
+    main()
