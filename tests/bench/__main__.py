@@ -90,6 +90,8 @@ class Bench:
             "cpu_limit/whole": cpu_limit / (done["cpu"] / count * 1e3),
             "overhead": stages["overhead"] / steady_cpu,
             "peak_mb": done["peak_mb"],
+            "idle cores": done["idle"],
+            "cores of others": done["others"],
             **{f"cpu_s/1000 {k}": v / count * 1e3 for k, v in stages.items()},
             **{f"wall_s {k}": v for k, v in done["stages_wall"].items()},
         }
@@ -125,6 +127,12 @@ class Bench:
         row = piece("large", self.model, 60)
         row["speedup"] = row["full_ms"] / row["scaled_ms"]
         show("12-megapixel JPEGs: DCT scaling against full decoding (CPU ms)", {"12 MP": row})
+        return row
+
+    def alike(self) -> dict:
+        """Do rows depend on the engine or on how batches are cut?"""
+        row = piece("alike", self.model)
+        show("all engines on every shared picture, against openvino", {"difference": row})
         return row
 
     def precision(self) -> dict:

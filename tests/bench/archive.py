@@ -25,6 +25,15 @@ def real_photos() -> list[pathlib.Path]:
     ]
 
 
+def every_file() -> list[pathlib.Path]:
+    """Every file of the shared folder that could be a picture: thumbnails and broken ones too."""
+    return [
+        path
+        for path in sorted(SHARED.rglob("*"))
+        if path.is_file() and path.relative_to(SHARED).parts[0] != "weights"
+    ]
+
+
 def make_archive(folder: pathlib.Path, count: int) -> pathlib.Path:
     """A folder of `count` photos: the real ones in turn, copied under names of their own."""
     photos = real_photos()

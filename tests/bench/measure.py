@@ -1,4 +1,8 @@
-"""Child processes, measured from outside: wall and CPU seconds, peak resident size."""
+"""Child processes, measured from outside: wall and CPU seconds, peak resident size.
+
+Also what the machine did beside the child. On a shared machine wall clock tells how busy the
+others were: `idle` tells whether the child left cores unused, its CPU seconds what it cost.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +25,25 @@ class Measured:
     wall: float
     cpu: float
     peak_mb: float
+    idle: float  # share of all cores that nobody used meanwhile
+    others: float  # share of all cores that other processes used
     said: dict
 
 
 def run(argv: list, env: dict | None = None) -> Measured:
     """Runs a child from the repository root; raises RuntimeError with its words if it fails."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.monotonic()
+        before, start = _machine(), time.monotonic()
         child = subprocess.Popen(
             [str(word) for word in argv],
             cwd=ROOT,
             stdout=out,
             stderr=err,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={**_environment(), **(env or {})},
         )
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.monotonic() - start
+        idle, everything = (after - b for after, b in zip(_machine(), before, strict=True))
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode(errors="replace")
@@ -44,7 +51,9 @@ def run(argv: list, env: dict | None = None) -> Measured:
             err.seek(0)
             tail = err.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{argv[1:4]} ended with {child.returncode}: {text[-500:]}{tail}")
-    return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, _last_json(text))
+    cpu = usage.ru_utime + usage.ru_stime
+    others = max(0.0, everything - idle - cpu) / everything
+    return Measured(wall, cpu, usage.ru_maxrss / 1024, idle / everything, others, _last_json(text))
 
 
 def piece(name: str, *arguments, env: dict | None = None) -> dict:
@@ -72,10 +81,28 @@ def job(folder, output, model, *flags, env: dict | None = None) -> dict:
         "wall": measured.wall,
         "cpu": measured.cpu,
         "peak_mb": measured.peak_mb,
+        "idle": measured.idle,
+        "others": measured.others,
         "steady": rates["steady_seconds"],
         "stages_cpu": rates["cpu_seconds_by_stage"],
         "stages_wall": rates["wall_seconds_by_stage"],
     }
+
+
+def _environment() -> dict:
+    """As installed packages run: with compiled bytecode, whatever this shell says."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPYCACHEPREFIX"] = os.path.join(tempfile.gettempdir(), "imagecensus-bench")
+    return environment
+
+
+def _machine() -> tuple[float, float]:
+    """Core seconds since boot: (idle, all)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    per_second = os.sysconf("SC_CLK_TCK")
+    return (ticks[3] + ticks[4]) / per_second, sum(ticks) / per_second
 
 
 def _last_json(text: str) -> dict:

@@ -6,15 +6,16 @@ Each prints one JSON object: images, wall and cpu seconds of the timed part, and
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import sys
 import time
 
 import numpy as np
-from archive import WEIGHTS, large_photos, read_all
+from archive import WEIGHTS, every_file, large_photos, read_all
 
-from model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
 
 PASSES = 3
 
@@ -99,6 +100,33 @@ def precision(folder: str, model: str, name: str, count: str) -> dict:
         "speedup_cpu": min(cpu["f32"]) / min(cpu[name]),
         **agreement(*answers["f32"][:2], *answers[name][:2]),
     }
+
+
+def alike(model: str, every: str = "1") -> dict:
+    """Every engine, in two ways of cutting batches, on every file of the shared folder.
+
+    Labels must be equal, scores within 1e-4 between engines and 1e-6 within one.
+    """
+    from transforms.engines import ENGINES, load_engine
+
+    pixels = []
+    for path in every_file()[:: int(every)]:
+        with contextlib.suppress(ImageError):
+            pixels.append(_decode(path.read_bytes(), PreprocessSpec()))
+    pixels = np.stack(pixels)
+    answer = {"images": len(pixels)}
+    reference = None
+    for name in ENGINES:
+        engine = load_engine(name, model)
+        ids, scores, _ = engine.infer(pixels)
+        cut = [engine.infer(pixels[at : at + 7]) for at in range(0, min(len(pixels), 700), 7)]
+        again = np.concatenate([part[1] for part in cut])
+        answer[f"{name} within"] = float(np.abs(again - scores[: len(again)]).max())
+        if reference is None:
+            reference = ids, scores
+        answer[f"{name} labels differ"] = int((ids[:, 0] != reference[0][:, 0]).sum())
+        answer[f"{name} score difference"] = float(np.abs(scores - reference[1]).max())
+    return answer
 
 
 def agreement(ids, scores, other_ids, other_scores) -> dict:

@@ -1,0 +1,94 @@
+"""On real photos and broken files: rows depend on no engine, batch or thread count."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from samples import SHARED_DATA
+
+from model_export.preprocess import PreprocessSpec, configure_pillow
+from transforms.decode_images import Decoding, Pools, decode_unit
+from transforms.engines import ENGINES, load_engine
+from transforms.records import REF_SCHEMA, Unit
+
+pytestmark = pytest.mark.real_data
+WEIGHTS = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"
+EVERY = 40
+
+
+@pytest.fixture(scope="module")
+def refs() -> pa.RecordBatch:
+    """One file in forty of every kind, and all the awkward ones."""
+    files = [p for p in sorted(SHARED_DATA.rglob("*")) if p.is_file()]
+    awkward = [p for p in files if "awkward" in p.parts]
+    rest = [p for p in files if "awkward" not in p.parts and "weights" not in p.parts]
+    uris = [str(p) for p in awkward + rest[::EVERY]]
+    nothing = pa.nulls(len(uris), pa.string())
+    sizes = pa.array([-1] * len(uris), pa.int64())
+    return pa.record_batch(
+        [pa.array(uris), sizes, pa.array([""] * len(uris)), nothing, nothing], schema=REF_SCHEMA
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    import keras
+
+    from model_export.export import export_classifier
+    from model_export.imagenet import golden_pictures, imagenet_labels
+
+    folder, spec = str(tmp_path_factory.mktemp("real") / "model"), PreprocessSpec()
+    export_classifier(
+        keras.applications.MobileNetV2(weights=str(WEIGHTS)),
+        spec,
+        imagenet_labels(),
+        folder,
+        name="mobilenet_v2_1.0_224",
+        golden_images=golden_pictures(spec),
+        embedding_layer=None,
+    )
+    return folder
+
+
+def decoded(refs, **how):
+    """All batches of a unit put together: (status, pixels of the good ones)."""
+    configure_pillow()
+    how = Decoding(PreprocessSpec(), **how)
+    pools = Pools(how)
+    unit = Unit("u", "plan", 0, refs.num_rows)
+    batches = list(decode_unit(unit, refs, how, pools))
+    pools.close()
+    return sum((b.status for b in batches), []), np.concatenate([b.pixels for b in batches])
+
+
+@pytest.fixture(scope="module")
+def pixels(refs):
+    return decoded(refs)[1]
+
+
+def test_pixels_depend_on_no_cut_and_no_thread_count(refs):
+    status, pixels = decoded(refs)
+    assert len(set(status)) > 3, "broken files are among them"
+    for how in ({"threads": 1, "batch_images": 64}, {"threads": 5, "batch_images": 7}):
+        other_status, other_pixels = decoded(refs, **how)
+        assert other_status == status
+        np.testing.assert_array_equal(other_pixels, pixels)
+
+
+def test_engines_give_equal_labels(model, pixels):
+    expected = load_engine("tensorflow", model).infer(pixels)
+    for name in ENGINES:
+        class_ids, scores, _ = load_engine(name, model).infer(pixels)
+        np.testing.assert_array_equal(class_ids[:, 0], expected[0][:, 0], err_msg=name)
+        np.testing.assert_allclose(scores, expected[1], atol=1e-4, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_openvino_answers_alike_in_any_batch_on_any_threads(model, pixels, threads):
+    pixels = pixels[:101]
+    whole = load_engine("openvino", model).infer(pixels)
+    engine = load_engine("openvino", model, threads=threads)
+    for size in (1, 10):
+        parts = [engine.infer(pixels[at : at + size]) for at in range(0, len(pixels), size)]
+        class_ids, scores, _ = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        np.testing.assert_array_equal(class_ids, whole[0])
+        np.testing.assert_allclose(scores, whole[1], atol=1e-6, rtol=0)
