@@ -12,12 +12,12 @@ from transforms.records import REF_SCHEMA, Unit
 
 pytestmark = pytest.mark.real_data
 WEIGHTS = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"
-EVERY = 40
+EVERY = 80
 
 
 @pytest.fixture(scope="module")
 def refs() -> pa.RecordBatch:
-    """One file in forty of every kind, and all the awkward ones."""
+    """One file in eighty of every kind, and all the awkward ones."""
     files = [p for p in sorted(SHARED_DATA.rglob("*")) if p.is_file()]
     awkward = [p for p in files if "awkward" in p.parts]
     rest = [p for p in files if "awkward" not in p.parts and "weights" not in p.parts]
