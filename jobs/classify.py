@@ -71,7 +71,11 @@ class ClassifyOptions:
         0.5, "exit with 1 if a larger share of the rows failed", "run", metavar="SHARE"
     )
     max_pixels: int = option(178_956_970, "larger pictures are not decoded", "limits", metavar="N")
+    max_side: int = option(65_535, "nor are wider or higher ones", "limits", metavar="N")
     max_bytes: str = option("1G", "larger files are not read", "limits", metavar="SIZE")
+    max_members: int = option(
+        10_000_000, "of one archive are listed; more are one failed row", "limits", metavar="N"
+    )
     decode_seconds: int = option(60, "longest that decoding one picture may take", "limits")
     decode_memory: str = option(
         "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
@@ -115,7 +119,8 @@ def _validate(options: ClassifyOptions) -> None:
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")
-    for name in ("top_k", "max_pixels", "unit_images", "decode_seconds"):
+    positive = ("top_k", "max_pixels", "max_side", "max_members", "unit_images", "decode_seconds")
+    for name in positive:
         if getattr(options, name) < 1:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")
     if options.limit is not None and options.limit < 1:
@@ -174,7 +179,9 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         )
 
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
-    references = list_images(options.inputs, options.uri_column, options.image_column)
+    references = list_images(
+        options.inputs, options.uri_column, options.image_column, options.max_members
+    )
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")
@@ -184,6 +191,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         embeddings=options.embeddings,
         precision=options.precision,
         max_pixels=options.max_pixels,
+        max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
         passthrough=passthrough,
     )
@@ -356,6 +364,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
     decoding = Decoding(
         contract.preprocess,
         max_pixels=options.max_pixels,
+        max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
         threads=options.threads,
         journal=layout.inflight,

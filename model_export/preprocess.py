@@ -52,6 +52,7 @@ _FORMAT_MAGIC = {
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
+MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -175,7 +176,11 @@ def _quiet_libtiff() -> None:
 
 
 def decode_image(
-    data: bytes, spec: PreprocessSpec, out: np.ndarray, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    spec: PreprocessSpec,
+    out: np.ndarray,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int = MAX_SIDE,
 ) -> ImageInfo:
     """Decodes one picture into `out`.
 
@@ -183,7 +188,7 @@ def decode_image(
       data: the whole file.
       spec: the model's preprocessing.
       out: `uint8 [spec.height, spec.width, 3]`, overwritten; its content is undefined on error.
-      max_pixels: larger pictures are refused before decoding.
+      max_pixels, max_side: larger and longer pictures are refused before decoding.
 
     Raises:
       ImageError: with the status of the picture's row; nothing else, whatever the bytes are.
@@ -197,6 +202,13 @@ def decode_image(
             width, height = image.size
             if width < 1 or height < 1:
                 raise ImageError("decode_error", f"{width}x{height} pixels", image_format)
+            if max(width, height) > max_side:
+                raise ImageError(
+                    "too_large",
+                    f"{width}x{height}: a side is longer than the limit {max_side:,}"
+                    " (raise it with --max-side)",
+                    image_format,
+                )
             if width * height > max_pixels:
                 raise ImageError(
                     "too_large",

@@ -44,6 +44,7 @@ _ARCHIVE_NAME = re.compile(
     r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
 )
 _TABLE_NAME = re.compile(r"\.(parquet|tfrecords?[^/]*)$", re.IGNORECASE)
+MAX_MEMBERS = 10_000_000
 _NO_COLUMNS = pa.schema([])
 
 
@@ -135,6 +136,7 @@ def list_archive(
     kind: str,
     image_column: str = "",
     columns: pa.Schema = _NO_COLUMNS,
+    max_members: int = MAX_MEMBERS,
 ) -> Iterator[pa.RecordBatch]:
     """The references of an archive's members.
 
@@ -143,6 +145,7 @@ def list_archive(
       kind: from `archive_kind`.
       image_column: the Parquet column or feature of the pictures; empty: the usual names.
       columns: from `column_schema`; they go along with the pictures.
+      max_members: listed of it; then comes one failed row, for the archive itself.
 
     Yields:
       batches of `REF_SCHEMA`, then `columns`.
@@ -157,8 +160,15 @@ def list_archive(
                 chunks = archive_tfrecord.list_members(stream, length, kind, image_column, columns)
             else:
                 chunks = _chunks(_list_files(file, size, kind))
+            listed = 0
             for members, values in chunks:
-                yield _references(location, etag, members, values)
+                listed += len(members)
+                batch = _references(location, etag, members, values)
+                if listed > max_members:
+                    yield batch.slice(0, batch.num_rows - (listed - max_members))
+                    text = f"more than {max_members:,} members (raise it with --max-members)"
+                    raise ArchiveBroken("too_large", text)
+                yield batch
     except (ArchiveBroken, OSError) as error:
         yield _references(location, etag, [_broken(error)], None)
 

@@ -98,6 +98,7 @@ def ingredients(
     embeddings: bool,
     precision: str,
     max_pixels: int,
+    max_side: int,
     max_bytes: int,
     passthrough: pa.Schema,
 ) -> dict:
@@ -110,6 +111,7 @@ def ingredients(
         "embeddings": embeddings,
         "precision": precision,
         "max_pixels": max_pixels,
+        "max_side": max_side,
         "max_bytes": max_bytes,
         "columns": {field.name: str(field.type) for field in passthrough},
     }

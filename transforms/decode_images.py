@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from model_export.preprocess import (
     MAX_PIXELS,
+    MAX_SIDE,
     ImageError,
     PreprocessSpec,
     configure_pillow,
@@ -47,6 +48,7 @@ class Decoding:
 
     spec: PreprocessSpec
     max_pixels: int = MAX_PIXELS
+    max_side: int = MAX_SIDE
     max_bytes: int = MAX_BYTES
     batch_images: int = 64
     window_batches: int = 3  # decoded or being decoded, beyond the one in the model
@@ -152,6 +154,7 @@ class _Pending:
                         self._how.spec,
                         self._pixels[row],
                         self._how.max_pixels,
+                        self._how.max_side,
                     )
                 self._width[row], self._height[row] = info.width, info.height
                 self._format[row] = info.format

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from model_export.preprocess import ImageInfo, PreprocessSpec, decode_image
+from model_export.preprocess import MAX_SIDE, ImageInfo, PreprocessSpec, decode_image
 from transforms import activity, fault_points, inflight, isolate
 
 
@@ -41,20 +41,28 @@ class Guard:
             self._suspects = inflight.read_suspects(self._folder)
 
     def decode(
-        self, uri: str, data: bytes, spec: PreprocessSpec, out: np.ndarray, max_pixels: int
+        self,
+        uri: str,
+        data: bytes,
+        spec: PreprocessSpec,
+        out: np.ndarray,
+        max_pixels: int,
+        max_side: int = MAX_SIDE,
     ) -> ImageInfo:
         """See `decode_image`. Suspects are decoded in a child process."""
         if self._journal is None:
-            return decode_image(data, spec, out, max_pixels)
+            return decode_image(data, spec, out, max_pixels, max_side)
         digest = inflight.digest_of(uri)
         if digest in self._suspects:
-            return isolate.decode_isolated(data, spec, out, max_pixels, self._seconds, self._memory)
+            return isolate.decode_isolated(
+                data, spec, out, max_pixels, self._seconds, self._memory, max_side
+            )
         slot = self._slot()
         self._journal.enter(slot, digest)
         try:
             with activity.doing("decode", uri):
                 fault_points.reached("decode")
-                return decode_image(data, spec, out, max_pixels)
+                return decode_image(data, spec, out, max_pixels, max_side)
         finally:
             self._journal.leave(slot)
 

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from model_export.preprocess import ImageError, ImageInfo, PreprocessSpec
+from model_export.preprocess import MAX_SIDE, ImageError, ImageInfo, PreprocessSpec
 
 DECODE_SECONDS = 60
 DECODE_MEMORY = 4 << 30
@@ -29,6 +29,7 @@ def decode_isolated(
     max_pixels: int,
     seconds: float = DECODE_SECONDS,
     memory: int = DECODE_MEMORY,
+    max_side: int = MAX_SIDE,
 ) -> ImageInfo:
     """Like `decode_image`, in a child process.
 
@@ -40,7 +41,7 @@ def decode_isolated(
       ImageError: also with `decode_crash` and `decode_timeout`.
     """
     request = {"spec": spec.to_json(), "max_pixels": max_pixels, "seconds": seconds}
-    request["memory"] = memory
+    request |= {"memory": memory, "max_side": max_side}
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     child = subprocess.Popen(
         [sys.executable, "-m", "transforms.isolate"],
@@ -99,7 +100,7 @@ def _child() -> None:
     data = sys.stdin.buffer.read()
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
-        info = decode_image(data, spec, pixels, request["max_pixels"])
+        info = decode_image(data, spec, pixels, request["max_pixels"], request["max_side"])
         said = {"width": info.width, "height": info.height, "format": info.format}
         body = pixels.tobytes()
     except ImageError as error:

@@ -26,7 +26,10 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked int
 
 
 def list_images(
-    inputs: tuple[str, ...], uri_column: str = "", image_column: str = ""
+    inputs: tuple[str, ...],
+    uri_column: str = "",
+    image_column: str = "",
+    max_members: int = archives.MAX_MEMBERS,
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -34,6 +37,7 @@ def list_images(
       inputs: folders, files, globs, archives, manifests, gs:// prefixes and globs.
       uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
       image_column: the column or feature of pictures in Parquet and TFRecords; empty: the usual.
+      max_members: of one archive; the archive itself is a failed row in place of the others.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
@@ -45,7 +49,7 @@ def list_images(
         if is_manifest(text) and not _holds_pictures(text, uri_column, image_column):
             yield from list_manifest(text, uri_column)
         else:
-            yield from _list_with_archives(text, image_column)
+            yield from _list_with_archives(text, image_column, max_members)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -94,7 +98,7 @@ def _holds_pictures(text: str, uri_column: str, image_column: str) -> bool:
     return archives.is_table_of_pictures(*reference, image_column)
 
 
-def _list_with_archives(text: str, image_column: str) -> Iterator[pa.RecordBatch]:
+def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
     named = text if storage.is_bucket(text) else storage.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
@@ -108,7 +112,9 @@ def _list_with_archives(text: str, image_column: str) -> Iterator[pa.RecordBatch
                 if chunk:
                     yield reference_batch(chunk)
                     chunk = []
-                members = archives.list_archive(*reference, kind, image_column, columns)
+                members = archives.list_archive(
+                    *reference, kind, image_column, columns, max_members
+                )
                 for batch in members:
                     yield batch.rename_columns([names.get(n, n) for n in batch.schema.names])
                 continue

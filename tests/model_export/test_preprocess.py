@@ -202,6 +202,8 @@ def test_pixel_limit_is_checked_on_the_header():
     assert caught.value.status == "too_large"
     assert "--max-pixels" in str(caught.value)
     decode(encode(photo(1), "PNG"), max_pixels=64 * 48)
+    decode(encode(photo(1), "PNG"), max_side=64)
+    assert status_of(encode(photo(1), "PNG"), max_side=63) == "too_large"
     assert status_of(encode(photo(1), "PNG"), max_pixels=64 * 48 - 1) == "too_large"
 
 

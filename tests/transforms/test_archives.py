@@ -466,3 +466,18 @@ def test_a_failed_member_needs_no_archive():
     with pytest.raises(ImageError, match="why") as caught:
         read_member("/nowhere", -1, "", member, 1, Place())
     assert caught.value.status == "truncated"
+
+
+def test_an_archive_of_too_many_members_is_cut_and_says_so(tmp_path):
+    path = tmp_path / "many.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(5):
+            archive.addfile(tarfile.TarInfo(f"{number}.jpg"))
+    [batch, own] = list(list_images((str(path),), max_members=3))
+    assert [uri.rpartition("#")[2] for uri in batch.column("uri").to_pylist()] == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+    ]
+    [row] = own.to_pylist()
+    assert row["uri"] == str(path) and "--max-members" in row["member"]
