@@ -144,14 +144,15 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         try:
             asked = await request.json()
             row_id, label = int(asked["id"]), asked["label"]
-            if label is not None and not (isinstance(label, str) and label.strip()):
-                raise ValueError("a label is a text that is not empty")
-        except (ValueError, KeyError, TypeError) as error:
+            if label is not None:
+                label = label.strip()
+                if not label or len(label.splitlines()) > 1:
+                    raise ValueError("a label is one line of text")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return JSONResponse({"error": f"not a correction: {error}"}, 400)
         row = rows.read_row(row_id)
         if row is None:
             return JSONResponse({"error": "no such row"}, 404)
-        label = label.strip() if label else None
         corrections.set(row["uri"], label, row["label"], row["score"])
         return JSONResponse({"corrected": label, "count": len(corrections)})
 

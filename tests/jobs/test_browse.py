@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from samples import make_photos, photo
@@ -19,6 +20,7 @@ from jobs.browse_rows import PAGE, Filter, Rows
 from jobs.cli import main
 from jobs.corrections import COLUMNS, Corrections
 from jobs.table import open_table
+from model_export.data import SplitFractions, read_labelled_data
 from model_export.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -121,6 +123,10 @@ def test_corrections_become_a_manifest(client, output):
         (second["uri"], '=cat "x",', "dog"),
     ]
     assert rows_of(client, corrected=1)["total"] == 2
+    data = read_labelled_data(f"{output}/corrections.csv", SplitFractions())
+    assert sorted(data.labels) == ['=cat "x",', "wolf"]
+    names = [name for split in data.splits.values() for name in split.names]
+    assert sorted(names) == [first["uri"], second["uri"]]
     assert Corrections(output).label_of(first["uri"]) == "wolf"  # kept for the next time
     assert client.post("api/correct", json={"id": first["id"], "label": None}).json()["count"] == 1
     assert rows_of(client, corrected=1)["rows"][0]["uri"] == second["uri"]
@@ -128,7 +134,7 @@ def test_corrections_become_a_manifest(client, output):
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"id": 1}, {"id": "x", "label": "a"}, {"id": 1, "label": ""}, {"id": 1, "label": 3}],
+    [{}, {"id": 1}, {"id": "x", "label": "a"}, {"id": 1, "label": ""}, {"id": 1, "label": "a\nb"}],
 )
 def test_corrections_that_are_none(client, body, output):
     assert client.post("api/correct", json=body).status_code == 400
@@ -297,3 +303,27 @@ def test_hostile_text_does_nothing_in_either_page(tmp_path, chromium, serve, wid
             )
             assert not re.search("https?://", page.evaluate("document.head.innerHTML"))
         page.close()
+
+
+def test_pictures_inside_archives_are_shown_on_both_pages(tmp_path, tiny_model):
+    paths = make_photos(tmp_path / "loose", 6)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with (
+        tarfile.open(folder / "a.tar", "w") as tar,
+        tarfile.open(folder / "b.tar.gz", "w:gz") as gz,
+    ):
+        for path in paths:
+            tar.add(path, os.path.basename(path))
+            gz.add(path, "deep/" + os.path.basename(path))
+    output = str(tmp_path / "out")
+    assert main(["classify", str(folder), "--model", tiny_model, "--output", output]) == 0
+    page = pathlib.Path(output, "report.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") >= 12 and "not available" not in page
+    with open_table(output) as table:
+        app = make_app(Rows(table, str(tmp_path)), Corrections(output), None, "s")
+        client = TestClient(app, base_url="http://127.0.0.1/s/")
+        found = rows_of(client)["rows"]
+        assert len(found) == 12 and "#" in found[0]["uri"]
+        for one in found:
+            assert client.get(f"api/rows/{one['id']}/picture?view=1").status_code == 200
