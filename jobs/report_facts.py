@@ -173,6 +173,13 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict 
     return {"seconds": clock, "pauses": pauses, "rates": rates, "mean": sum(totals) / clock}
 
 
+def last_rate(run: dict) -> float | None:
+    """Images per second as the last run told it, for tables of too few parts to see it there."""
+    rates = run.get("rates")
+    rate = rates.get("images_per_second") if isinstance(rates, dict) else None
+    return rate if isinstance(rate, int | float) else None
+
+
 def list_provenance(run: dict, dataset: dict) -> list[tuple[str, str]]:
     """What made the table, as (name, text) pairs."""
     told = {name: run[name] for name in _PROVENANCE if name in run}
