@@ -61,7 +61,7 @@ class TrainOptions:
     hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
     dropout: float = option(0.2, "before the last layer and after each hidden one", "network")
 
-    epochs: int = option(30, "at most", "schedule")
+    epochs: int = option(50, "at most", "schedule")
     batch_size: int = option(
         32, "global: split over all replicas, so that their number changes no result", "schedule"
     )
@@ -70,7 +70,7 @@ class TrainOptions:
         "constant", "of the learning rate", "schedule", choices=("constant", "cosine")
     )
     patience: int = option(
-        5, "epochs without a better validation loss before stopping; 0: never", "schedule"
+        8, "epochs without a better validation loss before stopping; 0: never", "schedule"
     )
     label_smoothing: float = option(0.0, "0 to 1", "schedule")
     balance_classes: bool = option(False, "weigh rare classes up", "schedule")

@@ -45,7 +45,8 @@ class Backbone:
 
     Attributes:
       trunk: float32 [N, H, W, 3], normalised -> features float32 [N, D].
-      blocks: its layers in groups from input to output, for fine-tuning the last ones.
+      blocks: its layers in groups from input to output, for fine-tuning the last ones; the last
+        layer of a group is the only way out of it.
       pretrained: its weights come from elsewhere, so that a frozen trunk makes sense.
       can_train: gradients can flow into it.
     """
@@ -168,15 +169,16 @@ def _vgg16(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> 
         raise BackboneError(
             f"--image-size {spec.height}: vgg16 takes pictures of 32 pixels or more"
         )
-    network = keras.applications.VGG16(input_shape=spec.shape, include_top=False, weights=None)
-    _load(network, backbone, load_weights, keras.applications.VGG16)
     inputs = keras.Input(spec.shape)
     # VGG16's weights want BGR with the means of ImageNet taken away.
     pixels = keras.ops.flip(inputs, axis=-1) - keras.ops.array(_VGG_MEANS_BGR, "float32")
-    features = keras.layers.GlobalAveragePooling2D(name="pool")(network(pixels))
+    network = keras.applications.VGG16(input_tensor=pixels, include_top=False, weights=None)
+    _load(network, backbone, load_weights, keras.applications.VGG16)
     blocks = {}
-    for layer in network.layers[1:]:
-        blocks.setdefault(layer.name.split("_")[0], []).append(layer)
+    for layer in network.layers:
+        if layer.name.startswith("block"):
+            blocks.setdefault(layer.name.split("_")[0], []).append(layer)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     return Backbone(
         keras.Model(inputs, features, name="trunk"),
         tuple(map(tuple, blocks.values())),

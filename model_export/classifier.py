@@ -6,7 +6,7 @@ import dataclasses
 
 import keras
 
-from model_export.backbones import Backbone, BackboneSpec, build_backbone
+from model_export.backbones import Backbone, BackboneError, BackboneSpec, build_backbone
 from model_export.export import EMBEDDING_LAYER
 from model_export.preprocess import PreprocessSpec
 
@@ -35,6 +35,48 @@ class Classifier:
     model: keras.Model
     head: keras.Model
     backbone: Backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """A classifier cut in two, sharing its layers.
+
+    Attributes:
+      lower: pictures -> what enters the first block that is trained.
+      upper: that -> probabilities.
+    """
+
+    lower: keras.Model
+    upper: keras.Model
+
+
+def split_for_fine_tuning(classifier: Classifier, blocks: int) -> FineTuning:
+    """Lets gradients into the last blocks of the trunk; batch norm keeps its averages.
+
+    Raises:
+      BackboneError: the trunk cannot be fine-tuned, or has too few blocks.
+    """
+    backbone, trunk = classifier.backbone, classifier.backbone.trunk
+    check_fine_tuning(backbone, blocks)
+    trained = {id(layer) for block in backbone.blocks[-blocks:] for layer in block}
+    trunk.trainable = True
+    for layer in trunk.layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = id(layer) in trained and not norm
+    cut = backbone.blocks[-blocks - 1][-1].output
+    lower = keras.Model(trunk.input, cut, name="lower")
+    tail = keras.Model(cut, trunk.output, name="tail")
+    entry = keras.Input(cut.shape[1:])
+    return FineTuning(lower, keras.Model(entry, classifier.head(tail(entry)), name="upper"))
+
+
+def check_fine_tuning(backbone: Backbone, blocks: int) -> None:
+    """Raises BackboneError where that many blocks cannot be fine-tuned."""
+    most = len(backbone.blocks) - 1
+    if not backbone.can_train or most < 1:
+        raise BackboneError(f"--fine-tune {blocks}: this backbone is trained frozen or whole only")
+    if blocks > most:
+        raise BackboneError(f"--fine-tune {blocks}: this backbone has {most} blocks to fine-tune")
 
 
 def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classifier:

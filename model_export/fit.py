@@ -148,20 +148,31 @@ def fit(
     return keeper.history
 
 
-def predict(model: keras.Model, inputs: Inputs, batch: int) -> np.ndarray:
-    """float32 [N, classes]: the model's answers in order, over all replicas."""
-    if not len(inputs):
-        return np.zeros((0, model.output_shape[-1]), np.float32)
+def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = None):
+    """The model's answers in order, over all replicas.
 
-    def load(indices):
+    Args:
+      model: any, of one output.
+      inputs: what to answer.
+      batch: global.
+      seed: where given, pictures are prepared as in training.
+
+    Returns:
+      float32 [N, ...].
+    """
+    if not len(inputs):
+        return np.zeros((0, *model.output_shape[1:]), np.float32)
+
+    def load(step, indices):
         items = tf.numpy_function(inputs.take, [indices], inputs.dtype)
-        return inputs.prepare(tf.ensure_shape(items, [batch, *inputs.shape]), None)
+        key = None if seed is None else tf.stack([tf.constant(seed, tf.int64), step])
+        return inputs.prepare(tf.ensure_shape(items, [batch, *inputs.shape]), key)
 
     # Padded to whole batches: one graph, and an even share for each replica.
     padded = -(-len(inputs) // batch) * batch
     order = np.minimum(np.arange(padded), len(inputs) - 1)
     dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch, drop_remainder=True)
-    dataset = _unsharded(dataset.map(load).prefetch(2))
+    dataset = _unsharded(dataset.enumerate().map(load, 2, deterministic=True).prefetch(2))
     return np.asarray(model.predict(dataset, verbose=0), np.float32)[: len(inputs)]
 
 

@@ -2,8 +2,9 @@
 
 The order of work: find the pictures, build the network (every refusal happens by here), decode,
 fit, evaluate, export. A pretrained trunk is frozen first: its features are computed once and only
-the head is fitted on them, in seconds; `fine_tune` then goes on with its last blocks. A trunk
-without weights is fitted whole.
+the head is fitted on them, in seconds; fine-tuning then goes on with its last blocks, for which
+the activations of the frozen blocks are computed once as well. A trunk without weights is fitted
+whole.
 
 What a training leaves beside the model folder, in `MODEL_DIR.training/`: the state that a killed
 run resumes from, TensorBoard logs, the history, the answers for each picture, and the report.
@@ -26,7 +27,13 @@ import tensorflow as tf
 
 from model_export import evaluation
 from model_export.augment import Augmentation, augment
-from model_export.classifier import Classifier, ClassifierSpec, build_classifier
+from model_export.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_classifier,
+    check_fine_tuning,
+    split_for_fine_tuning,
+)
 from model_export.contract import Contract, add_metrics
 from model_export.data import LabelledData, subset
 from model_export.errors import UserError
@@ -42,6 +49,7 @@ RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
 _EVALUATION_BATCH = 64
 _PROOF_PICTURES = 32
+_WINDOW = 2048  # pictures whose activations are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +125,8 @@ def train(
     keras.mixed_precision.set_global_policy("mixed_float16" if spec.mixed_precision else "float32")
     with strategy.scope():
         classifier = build_classifier(spec.classifier)
+    if spec.fine_tune_blocks:
+        check_fine_tuning(classifier.backbone, spec.fine_tune_blocks)
     trained_model = classifier.model
 
     started = time.perf_counter()
@@ -269,56 +279,40 @@ def _fit_all(
             spec.head,
         )
     classifier.backbone.trunk.trainable = False
-    train_features = _features(classifier, train, spec, spec.feature_passes, "train", cache)
-    val_features = _features(classifier, val, spec, 1, "val", cache)
-    history = fit_phase("head", classifier.head, train_features, val_features, spec.head)
+    inputs = [
+        _features(classifier.backbone.trunk, split, spec, passes, f"features-{name}", cache)
+        for name, split, passes in (("train", train, spec.feature_passes), ("val", val, 1))
+    ]
+    history = fit_phase("head", classifier.head, *inputs, spec.head)
     if spec.fine_tune_blocks:
-        unfreeze_blocks(classifier, spec.fine_tune_blocks)
-        history += fit_phase(
-            "fine-tune",
-            classifier.model,
-            picture_inputs(train, preprocess, spec.augmentation),
-            picture_inputs(val, preprocess),
-            spec.fine_tune,
-        )
+        with strategy.scope():
+            tuning = split_for_fine_tuning(classifier, spec.fine_tune_blocks)
+        inputs = [
+            _features(tuning.lower, split, spec, passes, f"activations-{name}", cache)
+            for name, split, passes in (("train", train, spec.feature_passes), ("val", val, 1))
+        ]
+        history += fit_phase("fine-tune", tuning.upper, *inputs, spec.fine_tune)
     return history
 
 
-def unfreeze_blocks(classifier: Classifier, count: int) -> None:
-    """Lets gradients into the last blocks of a trunk; batch norm keeps its averages.
+def _features(model, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
+    """What a frozen network makes of the pictures, computed once: [passes * N, ...].
 
-    Raises:
-      UserError: the trunk cannot be fine-tuned, or has fewer blocks.
+    The first pass sees the pictures as they are, the others augmented.
     """
-    backbone = classifier.backbone
-    if not backbone.can_train or count > len(backbone.blocks):
-        raise UserError(
-            f"--fine-tune {count}: this backbone has {len(backbone.blocks)} blocks to fine-tune"
-        )
-    frozen = {id(layer) for block in backbone.blocks[: len(backbone.blocks) - count]
-              for layer in block}  # fmt: skip
-    backbone.trunk.trainable = True
-    for block in backbone.blocks:
-        for layer in block:
-            norm = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = not norm and id(layer) not in frozen
-
-
-def _features(classifier, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
-    """The frozen trunk's features, computed once: [passes * N, D]."""
-    trunk = classifier.backbone.trunk
-    count, size = len(pictures), trunk.output_shape[-1]
-    features = cache.allocate(f"features-{name}", (passes * count, size), np.float32)
+    count, shape = len(pictures), model.output_shape[1:]
+    features = cache.allocate(name, (passes * count, *shape), np.float32)
+    preprocess = spec.classifier.preprocess
     for index in range(passes):
-        # A pass's augmentation depends on its number and the picture's batch only.
-        inputs = picture_inputs(pictures, spec.classifier.preprocess)
-        if index:
-            changed = picture_inputs(pictures, spec.classifier.preprocess, spec.augmentation)
-            seed = tf.constant([spec.head.seed, 1_000_000 + index], tf.int64)
-            inputs = dataclasses.replace(
-                changed, prepare=lambda pixels, _, p=changed.prepare, s=seed: p(pixels, s)
+        augmentation = spec.augmentation if index else None
+        for start in range(0, count, _WINDOW):
+            stop = min(start + _WINDOW, count)
+            window = dataclasses.replace(pictures, rows=pictures.rows[start:stop],
+                                         labels=pictures.labels[start:stop])  # fmt: skip
+            seed = int(np.random.default_rng([spec.head.seed, index, start]).integers(2**31))
+            features[index * count + start : index * count + stop] = predict(
+                model, picture_inputs(window, preprocess, augmentation), _EVALUATION_BATCH, seed
             )
-        features[index * count : (index + 1) * count] = predict(trunk, inputs, _EVALUATION_BATCH)
     return feature_inputs(features, np.tile(pictures.labels, passes))
 
 
