@@ -18,6 +18,7 @@ EXTRAS = {
         "h5py",
     ],
     "report": ["scikit-learn", "matplotlib", "pandas"],
+    "tfds": ["tensorflow-datasets"],
     "browse": ["starlette", "uvicorn", "python-multipart"],
 }
 DEV = [

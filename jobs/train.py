@@ -20,6 +20,7 @@ import os
 
 from jobs.options import argument, option, parse_options, size_in_bytes
 from model_export.errors import UserError
+from model_export.recipes import describe_recipes, recipe_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +94,20 @@ class TrainOptions:
         "auto", "16-bit arithmetic; auto: on a GPU", "schedule", choices=("auto", "on", "off")
     )
 
+    replicas: int = option(0, "GPUs (or CPU devices) to use; 0: all", "run")
     fresh: bool = option(False, "throw an unfinished training away instead of resuming it", "run")
     quiet: bool = option(False, "print the figures only", "run")
 
 
 def main(argv: list[str]) -> int:
     """Trains, evaluates and exports; returns the exit code."""
-    options = parse_options(
-        TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
-    )
+    if "--list-recipes" in argv:
+        print(describe_recipes())
+        return 0
+    options = _parse(argv)
+    if options.recipe:
+        # The recipe's flags come first, so that the person's own win.
+        options = _parse([*recipe_flags(options.recipe), *argv])
     _validate(options)
     import model_export.quiet_tensorflow  # noqa: F401
     from model_export.backbones import BackboneSpec, default_preprocess
@@ -160,9 +166,16 @@ def main(argv: list[str]) -> int:
         options.fresh,
         say=(lambda line: None) if options.quiet else print,
         progress=not options.quiet,
+        replicas=options.replicas,
     )
     _print_summary(trained, options.output, work)
     return 0
+
+
+def _parse(argv) -> TrainOptions:
+    return parse_options(
+        TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
+    )
 
 
 def _validate(options: TrainOptions) -> None:
@@ -170,7 +183,7 @@ def _validate(options: TrainOptions) -> None:
     for name in ("epochs", "batch_size", "learning_rate", "fine_tune_epochs", "fine_tune_rate"):
         if getattr(options, name) <= 0:
             problems.append(f"--{name.replace('_', '-')} must be more than 0")
-    for name in ("patience", "fine_tune", "feature_passes", "seed", "image_size"):
+    for name in ("patience", "fine_tune", "feature_passes", "seed", "image_size", "replicas"):
         if getattr(options, name) < 0:
             problems.append(f"--{name.replace('_', '-')} cannot be negative")
     for name in ("dropout", "label_smoothing", "max_broken_rate"):

@@ -60,11 +60,17 @@ class Inputs:
         return len(self.labels)
 
 
-def make_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy over all GPUs, or over the CPU's logical devices where there is none."""
-    gpus = tf.config.list_logical_devices("GPU")
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+def make_strategy(replicas: int = 0) -> tf.distribute.MirroredStrategy:
+    """Over all GPUs, or over the CPU's logical devices where there is none; or the first few.
+
+    Raises:
+      UserError: more replicas than devices.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if replicas > len(devices):
+        raise UserError(f"--replicas {replicas}: this machine has {len(devices)} device(s)")
+    chosen = devices[: replicas or len(devices)]
+    return tf.distribute.MirroredStrategy([device.name for device in chosen])
 
 
 def global_batch(requested: int, examples: int, replicas: int) -> int:

@@ -94,6 +94,7 @@ def train(
     fresh: bool = False,
     say: Callable[[str], None] = print,
     progress: bool = True,
+    replicas: int = 0,
 ) -> Trained:
     """Trains, evaluates and exports a classifier.
 
@@ -107,6 +108,7 @@ def train(
       fresh: throws an earlier state away.
       say: told each step.
       progress: show bars on a terminal, a line per epoch elsewhere.
+      replicas: how many devices at most; 0 takes all.
 
     Raises:
       UserError: what cannot be trained as asked; before anything is decoded where possible.
@@ -116,7 +118,7 @@ def train(
     provenance = _provenance(data, spec)
     _open_work(work, provenance, fresh)
     keras.utils.set_random_seed(spec.head.seed)
-    strategy = make_strategy()
+    strategy = make_strategy(replicas)
     replicas = strategy.num_replicas_in_sync
     say(
         f"{data.source}: {data.summary()}\n{replicas} replica(s), global batch"
