@@ -193,6 +193,7 @@ def _check(source: str, labels: Sequence[str], splits: dict[str, Split]) -> None
 
 
 def _read_class_folders(folder: str):
+    folder = os.path.abspath(folder)
     top = _folders(folder)
     named = {_SPLIT_NAMES.get(name.lower()): os.path.join(folder, name) for name in top}
     if "train" not in named:

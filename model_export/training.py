@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import time
+import urllib.parse
 from collections.abc import Callable
 
 import keras
@@ -127,6 +128,11 @@ def train(
     keras.mixed_precision.set_global_policy("mixed_float16" if spec.mixed_precision else "float32")
     with strategy.scope():
         classifier = build_classifier(spec.classifier)
+    if spec.fine_tune_blocks and not spec.frozen_trunk:
+        raise UserError(
+            f"--fine-tune {spec.fine_tune_blocks}: a trunk without pretrained weights is trained"
+            " whole already; leave the flag out, or name its --weights"
+        )
     if spec.fine_tune_blocks:
         check_fine_tuning(classifier.backbone, spec.fine_tune_blocks)
     trained_model = classifier.model
@@ -393,6 +399,15 @@ def _write_history(path: str, history: list[dict]) -> None:
         writer.writerows(history)
 
 
+def _uri(name: str) -> str:
+    """As the batch job writes it: the path, or a file uri where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "file://" + urllib.parse.quote(os.fsencode(name))
+    return name
+
+
 def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers) -> None:
     """The trainer's answer for each picture, to be compared with the batch job's rows.
 
@@ -405,7 +420,7 @@ def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers)
     for name, split in pictures.items():
         best = answers[name].argmax(1) if len(split) else []
         columns["split"] += [name] * len(split)
-        columns["uri"] += split.names
+        columns["uri"] += map(_uri, split.names)
         columns["label"] += [labels[i] for i in split.labels]
         columns["predicted"] += [labels[i] for i in best]
         columns["score"] += [float(answers[name][row, i]) for row, i in enumerate(best)]
