@@ -31,6 +31,7 @@ JOBS = {
     "similar": ("jobs.similar", "find pictures that look alike"),
     "browse": ("jobs.browse", "show a finished table as a page, to look, correct and try"),
     "table": ("jobs.export_table", "write a finished table as CSV or JSON Lines"),
+    "export": ("jobs.export", "make a model folder of a Keras classifier trained elsewhere"),
     "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
 }
 

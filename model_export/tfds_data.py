@@ -6,6 +6,8 @@ function like any other picture.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from model_export.data import DataError, Split
@@ -29,7 +31,7 @@ def read_tfds(name: str):
             f"tfds:{name}: needs TensorFlow Datasets; pip install imagecensus[tfds]"
         ) from None
     try:
-        builder = tfds.builder(name)
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
         builder.download_and_prepare()
     except Exception as error:
         raise DataError(

@@ -348,11 +348,19 @@ def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:
     for name, split in data.splits.items():
         for picture, label in zip(split.names, split.labels, strict=True):
             digest.update(f"{name}\0{os.path.basename(picture)}\0{label}\n".encode())
+    settings = dataclasses.asdict(spec)
+    weights = spec.classifier.backbone.weights
+    if os.path.isfile(weights):
+        # A contract travels: it names the file, not where it lay.
+        with open(weights, "rb") as file:
+            content = hashlib.sha256(file.read()).hexdigest()
+        named = f"{os.path.basename(weights)} (sha256 {content[:16]})"
+        settings["classifier"]["backbone"]["weights"] = named
     facts = {
         "data": os.path.basename(os.path.normpath(data.source)),
         "data_digest": digest.hexdigest(),
         "pictures": {name: len(split) for name, split in data.splits.items()},
-        "spec": dataclasses.asdict(spec),
+        "spec": settings,
         "versions": {
             "imagecensus": __version__,
             "tensorflow": tf.__version__,

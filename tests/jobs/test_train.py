@@ -92,3 +92,18 @@ def test_recipes_are_options_that_parse_and_describe_themselves(capsys):
         assert f"--recipe {name} " in text
         options = _parse([*recipe_flags(name), "data", "--output", "m", "--epochs", "7"])
         assert isinstance(options, TrainOptions) and options.epochs == 7
+
+
+def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path):
+    from tests.bench.reach import compare
+
+    write_class_folders(tmp_path / "data" / "train", {"disc": 20, "square": 20}, size=64)
+    write_class_folders(tmp_path / "data" / "test", {"disc": 9, "square": 8}, size=64, seed=1)
+    model, table = str(tmp_path / "model"), str(tmp_path / "table")
+    words = ["train", str(tmp_path / "data"), "--output", model, "--quiet", *SMALL_CNN]
+    assert main(words) == 0
+    images = str(tmp_path / "data" / "test")
+    assert main(["classify", images, "--output", table, "--model", model]) == 0
+    trainer, job, different = compare(model, table)
+    assert (trainer, different) == (job, 0)
+    assert trainer == pytest.approx(read_contract(model).metrics["test"]["accuracy"])

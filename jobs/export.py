@@ -1,0 +1,163 @@
+"""`imagecensus export MODEL.keras --labels FILE --output MODEL_DIR`: bring your own classifier.
+
+Wraps a Keras classifier that was trained elsewhere as a model folder that the batch job reads:
+preprocessing, labels, signatures and golden pictures, proved in a fresh process like a model that
+`imagecensus train` made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+from jobs.options import argument, option, parse_options
+from model_export.errors import UserError
+
+# --input-range: scale and offset of the 8-bit pixels.
+_RANGES = {"0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0), "0..255": (1.0, 0.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Options of an export."""
+
+    model: str = argument("Keras classifier: .keras or .h5", metavar="MODEL")
+    output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
+    labels: str = option(
+        None, "a label per line, or JSON: a list, or {class id: label}", required=True
+    )
+    input_range: str = option(
+        None, "what the network takes pixels as", required=True, choices=tuple(_RANGES)
+    )
+    logits: bool = option(False, "the network ends without a softmax: add one")
+    image_size: int = option(0, "pixels a side, where the network takes any")
+    resize: str = option(
+        "bilinear", "filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+    )
+    crop: str = option("none", "none: squeeze the whole picture", choices=("none", "center"))
+    name: str = option("", "of the model; default: the file's name")
+
+
+def main(argv: list[str]) -> int:
+    """Exports; returns the exit code."""
+    options = parse_options(
+        ExportOptions, argv, "imagecensus export", "Make a model folder of a Keras classifier."
+    )
+    labels = read_labels(options.labels)
+    if not os.path.isfile(options.model):
+        raise UserError(f"{options.model}: no such file")
+    import numpy as np
+
+    from model_export.export import check_target, export_classifier
+    from model_export.imagenet import golden_pictures
+    from model_export.verify import check_model
+
+    check_target(options.output)
+    model, color = _wrap(_load(options.model), options)
+    spec = _preprocess(model, color, options)
+    pictures = golden_pictures(spec)
+    contract = export_classifier(
+        model,
+        spec,
+        labels,
+        options.output,
+        name=options.name or os.path.splitext(os.path.basename(options.model))[0],
+        golden_images=pictures,
+        training={"file": os.path.basename(options.model)},
+    )
+    pixels = pictures.astype(np.float32) * spec.scale + spec.offset
+    sums = np.asarray(model(pixels, training=False)).sum(1)
+    findings = check_model(options.output)
+    for finding in findings:
+        print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
+    if np.abs(sums - 1).max() > 1e-3:
+        print(
+            "note: the scores of a picture do not add up to 1; if the network ends without a"
+            " softmax, export it with --logits"
+        )
+    print(f"{options.output}: {contract.name}, {len(labels)} classes")
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def read_labels(path: str) -> list[str]:
+    """Raises UserError: unreadable, or ids that are not 0 to N-1."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        if not path.endswith(".json"):
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        labels = json.loads(text)
+        if isinstance(labels, dict):
+            return [str(labels[str(i)]) for i in range(len(labels))]
+        return [str(label) for label in labels]
+    except KeyError as error:
+        raise UserError(f"{path}: no label for class id {error}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: labels cannot be read: {error}") from None
+
+
+def _load(path: str):
+    import keras
+
+    try:
+        # safe_mode: a file from elsewhere does not get to run code of its own.
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise UserError(
+            f"{path}: Keras cannot load it: {str(error).splitlines()[0][:300]}"
+        ) from None
+
+
+def _wrap(model, options: ExportOptions):
+    """The model on three channels, with its embedding named; and the colour it wants."""
+    import keras
+
+    from model_export.export import EMBEDDING_LAYER
+
+    shapes = model.input_shape, model.output_shape
+    if not all(isinstance(shape, tuple) for shape in shapes):
+        raise UserError(f"{options.model}: has several inputs or outputs; expected one of each")
+    if len(shapes[0]) != 4 or shapes[0][3] not in (1, 3) or len(shapes[1]) != 2:
+        raise UserError(
+            f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected pictures"
+            " [N, height, width, 1 or 3] and scores [N, classes]"
+        )
+    size = [options.image_size or side for side in shapes[0][1:3]]
+    if None in size:
+        raise UserError(f"{options.model}: takes pictures of any size; choose with --image-size")
+    if any(fixed and fixed != side for fixed, side in zip(shapes[0][1:3], size, strict=True)):
+        raise UserError(
+            f"{options.model}: takes {shapes[0][2]}x{shapes[0][1]} pictures, --image-size is"
+            f" {options.image_size}; leave the flag out"
+        )
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    embedding = (dense or model.layers)[-1].input
+    inner = keras.Model(model.inputs, [model.outputs[0], embedding])
+    pictures = keras.Input((*size, 3))
+    scores, features = inner(pictures if shapes[0][3] == 3 else pictures[..., :1])
+    if options.logits:
+        scores = keras.layers.Softmax()(scores)
+    named = keras.layers.Identity(name=EMBEDDING_LAYER)(features)
+    # The embedding is read off the model by name: it has to hang in its graph.
+    scores = keras.layers.Lambda(lambda both: both[0])([scores, named])
+    return keras.Model(pictures, scores), "rgb" if shapes[0][3] == 3 else "grey"
+
+
+def _preprocess(model, color: str, options: ExportOptions):
+    from model_export.preprocess import PreprocessSpec
+
+    scale, offset = _RANGES[options.input_range]
+    height, width = model.input_shape[1:3]
+    try:
+        return PreprocessSpec(
+            height=height,
+            width=width,
+            color=color,
+            resize=options.resize,
+            crop=options.crop,
+            scale=scale,
+            offset=offset,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None

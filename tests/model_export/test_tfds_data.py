@@ -1,0 +1,63 @@
+"""TensorFlow Datasets: a real data set, generated on the spot."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is not installed")
+
+from model_export.data import DataError, SplitFractions, read_labelled_data  # noqa: E402
+from model_export.pictures import ArrayCache, decode_pictures  # noqa: E402
+from model_export.preprocess import PreprocessSpec  # noqa: E402
+from tests.pictures import CLASSES, draw  # noqa: E402
+
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    """Shapes as tfds stores photos: encoded files and class labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(CLASSES)),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._examples(0, 10), "test": self._examples(10, 13)}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _examples(self, start, stop):
+        for kind in CLASSES:
+            for index in range(start, stop):
+                buffer = io.BytesIO()
+                draw(kind, index, 24).save(buffer, "PNG")
+                buffer.seek(0)
+                yield f"{kind}{index}", {"image": buffer, "label": kind}
+
+
+def test_pictures_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    data = read_labelled_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    assert data.labels == CLASSES
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sizes == {"train": 32, "val": 8, "test": 12}
+    spec = PreprocessSpec(height=24, width=24)
+    for name, split in data.splits.items():
+        cache = ArrayCache(os.path.join(tmp_path, "cache"), 2**20, 0)
+        pictures = decode_pictures(split, spec, cache, name)
+        assert not pictures.broken and len(set(pictures.names)) == len(split)
+        for pixels, label in zip(pictures.take(np.arange(len(split))), split.labels, strict=True):
+            drawn = (np.asarray(draw(CLASSES[label], i, 24)) for i in range(13))
+            assert any(np.array_equal(pixels, picture) for picture in drawn)
+
+
+def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="tfds:no_such_set: cannot be prepared"):
+        read_labelled_data("tfds:no_such_set", SplitFractions())
