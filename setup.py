@@ -13,6 +13,7 @@ EXTRAS = {
         "tensorflow==2.21.*",
         "tf-keras==2.21.*",
         "tensorflow-hub==0.16.1",
+        "setuptools<81",  # tensorflow-hub imports pkg_resources, which later ones lack
         "tfx-bsl==1.21.0; python_version >= '3.11'",  # on 3.10 its protobuf is too old for Beam's
         "tensorboard",
         "h5py",
