@@ -87,7 +87,10 @@ def golden_pictures(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
         canvas[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] += rng.uniform(-1, 1, 3)
         canvas -= canvas.min()
         pictures.append(canvas / canvas.max() * 255)
-    return np.stack(pictures).astype(np.uint8)
+    stacked = np.stack(pictures).astype(np.uint8)
+    if spec.color == "grey":  # as a grey network gets every picture
+        stacked[...] = stacked.mean(-1, keepdims=True).astype(np.uint8)
+    return stacked
 
 
 def _key(weights: str | None) -> str:

@@ -40,6 +40,7 @@ from model_export.data import LabelledData, subset
 from model_export.errors import UserError
 from model_export.export import EMBEDDING_LAYER, check_target, export_classifier, normalize
 from model_export.fit import FitSpec, Inputs, class_weights, fit, make_strategy, predict
+from model_export.imagenet import golden_pictures
 from model_export.pictures import ArrayCache, Broken, Pictures, decode_pictures
 from model_export.preprocess import PreprocessSpec
 from model_export.training_report import write_training_report
@@ -171,7 +172,7 @@ def train(
         data.labels,
         staged,
         name=spec.name,
-        golden_images=_golden_pictures(pictures),
+        golden_images=_golden_pictures(pictures, spec.classifier.preprocess),
         training={**provenance, "replicas": replicas, "left_out": len(broken)},
         metrics=metrics,
     )
@@ -333,13 +334,12 @@ def _plain_float32(spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
     return model
 
 
-def _golden_pictures(pictures: dict[str, Pictures], count: int = 4) -> np.ndarray:
-    """uint8 [count, H, W, 3]: one picture of each of the first classes, and noise."""
+def _golden_pictures(pictures: dict[str, Pictures], preprocess: PreprocessSpec) -> np.ndarray:
+    """uint8 [G, H, W, 3]: a picture of each of the first classes, and a generated one."""
     split = pictures["test"] if len(pictures["test"]) else pictures["train"]
     first = [np.flatnonzero(split.labels == label)[0] for label in np.unique(split.labels)]
-    chosen = split.take(np.asarray(first[: count - 1]))
-    noise = np.random.default_rng(0).integers(0, 256, (1, *chosen.shape[1:]), np.uint8)
-    return np.concatenate([chosen, noise])
+    chosen = split.take(np.asarray(first[:3]))
+    return np.concatenate([chosen, golden_pictures(preprocess, 1)])
 
 
 def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:

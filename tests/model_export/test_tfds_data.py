@@ -24,7 +24,9 @@ class TinyShapes(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
             "label": tfds.features.ClassLabel(names=list(CLASSES)),
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), description="Shapes."
+        )
 
     def _split_generators(self, manager):
         return {"train": self._examples(0, 10), "test": self._examples(10, 13)}
