@@ -307,8 +307,10 @@ def _exit_code(options, run, counts) -> int:
 
 
 def _model_folder(options: ClassifyOptions) -> str:
+    from transforms import storage
+
     if options.model:
-        return options.model
+        return storage.local_folder(options.model)
     from model_export.imagenet import default_model
 
     return default_model(options.weights)
@@ -356,7 +358,7 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
     from jobs.progress import progress_bar
     from jobs.run_report import versions
     from model_export.contract import read_contract
-    from transforms import counters
+    from transforms import counters, storage
     from transforms.classify_images import Classification
     from transforms.decode_images import STOP, Decoding
 
@@ -371,8 +373,10 @@ def _run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) 
         seconds=options.decode_seconds,
         memory=size_in_bytes(options.decode_memory),
     )
+    # A worker elsewhere fetches a bucket's model itself.
+    location = options.model if options.model and storage.is_bucket(options.model) else model
     classification = Classification(
-        model,
+        location,
         engine,
         options.precision,
         top_k,

@@ -183,7 +183,7 @@ def _validate(options: Options) -> None:
 
 def _model_folder(options: Options) -> str:
     if options.model:
-        return options.model
+        return storage.local_folder(options.model)
     from model_export.imagenet import default_model
 
     return default_model(options.weights)

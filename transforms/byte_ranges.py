@@ -7,7 +7,7 @@ import io
 import os
 import stat
 
-from transforms import storage
+from transforms import bucket, storage
 
 DISK_BLOCK = 16 << 10  # small: listing an archive hops from header to header
 BUCKET_BLOCK = 4 << 20  # large: each block is one request
@@ -90,6 +90,8 @@ def _read_object_range(location: str, offset: int, length: int, etag: str) -> by
                 raw_download=True,
                 if_generation_match=int(etag) if etag else None,
                 checksum=None,
+                retry=bucket.retry(),
+                timeout=bucket.TIMEOUT,
             )
     except exceptions.RequestRangeNotSatisfiable:
         return b""

@@ -19,7 +19,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from model_export.contract import check_digest, read_contract, read_golden
 from model_export.redact import redact
-from transforms import counters, fault_points
+from transforms import counters, fault_points, storage
 from transforms.activity import doing
 from transforms.engines import load_engine
 from transforms.records import (
@@ -37,7 +37,7 @@ from transforms.records import (
 class Classification:
     """How images are classified; the same on every worker."""
 
-    model: str  # model folder
+    model: str  # model folder, also gs://
     engine: str
     precision: str = "f32"
     top_k: int = 5
@@ -171,12 +171,11 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
 
     def load_model(self) -> LoadedClassifier:
         """Loads the engine and checks it on the golden pictures before any image is read."""
-        contract = read_contract(self._how.model)
+        model = storage.local_folder(self._how.model)
+        contract = read_contract(model)
         check_digest(contract, self._how.digest, self._how.model)
-        engine = load_engine(
-            self._how.engine, self._how.model, self._how.precision, self._how.threads
-        )
-        golden = read_golden(self._how.model)
+        engine = load_engine(self._how.engine, model, self._how.precision, self._how.threads)
+        golden = read_golden(model)
         class_ids, scores, _ = engine.infer(golden.images)
         golden.check(class_ids, scores, f"{self._how.model} ({self._how.engine})", engine.tolerance)
         counters.STAGES.ready()

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from model_export.errors import UserError
 from transforms import storage
+from transforms.bucket import list_objects
 from transforms.records import REF_SCHEMA
 
 CHUNK = 8192
@@ -133,10 +134,9 @@ def list_bucket(text: str) -> Iterator[File]:
     prefix = pattern[: magic.start()] if magic else pattern
     matches = re.compile(_translate(pattern)).fullmatch if magic else None
     found = 0
-    blobs = storage.bucket_client().list_blobs(
-        bucket, prefix=prefix, fields="items(name,size,generation),nextPageToken"
-    )
-    for blob in blobs:
+    if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
+        prefix += "/"  # a folder; not its neighbours whose names begin alike
+    for blob in list_objects(bucket, prefix):
         if matches:
             if not matches(blob.name):
                 continue
@@ -149,6 +149,14 @@ def list_bucket(text: str) -> Iterator[File]:
         yield (f"gs://{bucket}/{blob.name}", blob.size, str(blob.generation))
     if not found:
         raise InputError(f"{text}: no objects there; check the prefix")
+
+
+def _is_object(uri: str) -> bool:
+    """Whether it is an object's name. Without the right to look, the listing will tell."""
+    try:
+        return storage.exists(uri)
+    except storage.StorageError:
+        return False
 
 
 def _under(name: str, prefix: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import stat
 
 from model_export.preprocess import ImageError
-from transforms import storage
+from transforms import bucket, storage
 from transforms.read_archives import Place, read_member
 
 MAX_BYTES = 1 << 30
@@ -43,7 +43,7 @@ def read_image(
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
         if storage.is_bucket(uri):
-            return _read_object(uri, etag, max_bytes)
+            return _read_object(uri, size, etag, max_bytes)
         return _read_file(storage.path_of_uri(uri), max_bytes)
     except ImageError:
         raise
@@ -73,19 +73,12 @@ def _read_file(path: bytes, max_bytes: int) -> bytes:
         os.close(handle)
 
 
-def _read_object(uri: str, etag: str, max_bytes: int) -> bytes:
-    from google.api_core import exceptions
-
-    blob = storage.bucket_object(uri)
-    try:
-        # checksum=None: the listing's crc32c would cost more than TLS already gives.
-        return blob.download_as_bytes(
-            if_generation_match=int(etag) if etag else None, checksum=None
-        )
-    except (exceptions.NotFound, exceptions.PreconditionFailed):
-        raise ImageError("not_found", "the object was deleted or replaced") from None
-    except (exceptions.Forbidden, exceptions.Unauthorized) as error:
-        raise ImageError("permission_denied", str(error.message)) from None
+def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
+    if size < 0:  # of a manifest: nobody has looked yet
+        size = bucket.size_of(uri)
+        if size > max_bytes:
+            raise _too_many_bytes(size, max_bytes)
+    return bucket.read(uri, etag)
 
 
 def _too_many_bytes(size: int, max_bytes: int) -> ImageError:

@@ -15,16 +15,14 @@ import tempfile
 import time
 import urllib.parse
 
-from model_export.errors import UserError
-from transforms import fault_points
+from transforms import bucket, fault_points
+from transforms.bucket import StorageError, bucket_client, bucket_object, split_bucket
+
+__all__ = ["StorageError", "bucket_client", "bucket_object", "split_bucket"]  # used as ours
 
 WEB = ("http://", "https://")
 TEMPORARY_PREFIX = ".tmp-"
 _LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
-
-
-class StorageError(UserError):
-    """A location cannot be read or written. The message names it and the remedy."""
 
 
 _WRITE_REMEDIES = {
@@ -67,62 +65,12 @@ def path_of_uri(uri: str) -> bytes:
     return os.fsencode(uri)
 
 
-def split_bucket(uri: str) -> tuple[str, str]:
-    """('bucket', 'object/name') of a gs:// uri."""
-    bucket, _, name = uri[len("gs://") :].partition("/")
-    if not bucket:
-        raise StorageError(f"{uri}: names no bucket; write gs://BUCKET/PREFIX")
-    return bucket, name
-
-
-@functools.cache
-def bucket_client():
-    """The one pooled client of this process: connections are kept and shared by all threads."""
-    import google.auth.credentials
-    from google.cloud import storage
-    from requests.adapters import HTTPAdapter
-
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        client = storage.Client(
-            project="emulator", credentials=google.auth.credentials.AnonymousCredentials()
-        )
-    else:
-        import google.auth
-        import google.auth.exceptions
-
-        try:
-            client = storage.Client()
-        except (google.auth.exceptions.GoogleAuthError, OSError) as error:
-            raise StorageError(
-                f"gs://: no credentials: {error}; run `gcloud auth application-default login`"
-                " or set GOOGLE_APPLICATION_CREDENTIALS"
-            ) from None
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=64)
-    client._http.mount("https://", adapter)
-    client._http.mount("http://", adapter)
-    return client
-
-
-def bucket_object(uri: str):
-    bucket, name = split_bucket(uri)
-    return bucket_client().bucket(bucket).blob(name)
-
-
 def read(location: str) -> bytes:
     """The whole object. Raises FileNotFoundError, PermissionError or OSError."""
     if not is_bucket(location):
         with open(path_of_uri(location), "rb") as file:
             return file.read()
-    from google.api_core import exceptions
-
-    try:
-        return bucket_object(location).download_as_bytes()
-    except exceptions.NotFound:
-        raise FileNotFoundError(2, "no such object", location) from None
-    except (exceptions.Forbidden, exceptions.Unauthorized) as error:
-        raise PermissionError(13, str(error.message), location) from None
-    except exceptions.GoogleAPICallError as error:
-        raise OSError(5, str(error.message), location) from None
+    return bucket.read(location)
 
 
 def write(location: str, data: bytes) -> None:
@@ -131,15 +79,7 @@ def write(location: str, data: bytes) -> None:
     Raises StorageError.
     """
     if is_bucket(location):
-        from google.api_core import exceptions
-
-        try:
-            bucket_object(location).upload_from_string(data, "application/octet-stream")
-        except exceptions.GoogleAPICallError as error:
-            raise StorageError(
-                f"{location}: cannot be written: {error.message}; check the bucket and the"
-                " permissions, and run the same command again"
-            ) from None
+        bucket.write(location, data)
         return
     with atomic_path(location) as partial, open(partial, "wb") as file:
         file.write(data)
@@ -160,7 +100,7 @@ def atomic_path(location: str):
         os.close(handle)
         yield partial
         if is_bucket(location):
-            bucket_object(location).upload_from_filename(partial)
+            bucket.upload(location, partial)
             return
         fault_points.reached(f"{_kind(location)}.partial")
         _sync(partial)
@@ -190,6 +130,11 @@ def _sync(path: str) -> None:
         os.close(handle)
 
 
+def local_folder(location: str) -> str:
+    """A local path of a folder: a bucket's is copied into the user's cache. Raises StorageError."""
+    return bucket.local_folder(location) if is_bucket(location) else location
+
+
 @contextlib.contextmanager
 def local_copy(location: str):
     """A local path of the object while the block lasts: a bucket's object is downloaded."""
@@ -212,17 +157,14 @@ def _umask() -> int:
 
 def exists(location: str) -> bool:
     if is_bucket(location):
-        return bucket_object(location).exists()
+        return bucket.exists(location)
     return os.path.exists(path_of_uri(location))
 
 
 def delete(location: str) -> None:
     """Removes an object; it may be gone already."""
     if is_bucket(location):
-        from google.api_core import exceptions
-
-        with contextlib.suppress(exceptions.NotFound):
-            bucket_object(location).delete()
+        bucket.delete(location)
         return
     with contextlib.suppress(FileNotFoundError):
         os.unlink(location)
@@ -231,11 +173,7 @@ def delete(location: str) -> None:
 def list_names(folder: str) -> list[str]:
     """Names of the objects directly in a folder, sorted; empty where there is none."""
     if is_bucket(folder):
-        bucket, prefix = split_bucket(folder.rstrip("/") + "/")
-        found = bucket_client().list_blobs(
-            bucket, prefix=prefix, delimiter="/", fields="items(name),nextPageToken"
-        )
-        return sorted(blob.name[len(prefix) :] for blob in found)
+        return bucket.list_names(folder)
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -271,7 +209,10 @@ class Lock:
 
     def __enter__(self) -> Lock:
         if is_bucket(self.location):
-            self._enter_bucket()
+            self._lease = bucket.Lease(self.location)
+            holder = self._lease.acquire()
+            if holder:
+                self._refuse(holder)
             return self
         try:
             self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -287,7 +228,7 @@ class Lock:
 
     def __exit__(self, *_):
         if is_bucket(self.location):
-            delete(self.location)
+            self._lease.release()
         else:
             os.close(self._handle)
 
@@ -314,18 +255,8 @@ class Lock:
                 time.sleep(_LOCK_PAUSE)
         return False
 
-    def _enter_bucket(self):
-        from google.api_core import exceptions
-
-        owner = f"{os.uname().nodename}:{os.getpid()}"
-        try:
-            bucket_object(self.location).upload_from_string(owner, if_generation_match=0)
-        except exceptions.PreconditionFailed:
-            self._refuse(read(self.location).decode(errors="replace"), delete_it=True)
-
-    def _refuse(self, owner: str, delete_it: bool = False):
-        remedy = f"; if that run is dead, delete {self.location}" if delete_it else ""
+    def _refuse(self, owner: str):
         raise StorageError(
             f"{os.path.dirname(os.path.dirname(self.location))}: another run is writing to this"
-            f" output ({owner}); wait for it, or choose another --output{remedy}"
+            f" output ({owner}); wait for it, or choose another --output"
         )

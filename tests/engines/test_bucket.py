@@ -1,0 +1,237 @@
+"""The job on a bucket, through the command line, with a network that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import fetch_engines
+import pyarrow.parquet as pq
+import pytest
+from gcs_server import BUCKET, Emulator, Fault
+from samples import make_photos
+
+from jobs.cli import main
+from transforms import bucket, storage
+from transforms.list_images import list_images
+
+pytestmark = [
+    pytest.mark.gcs,
+    pytest.mark.skipif(
+        not fetch_engines.FAKE_GCS.is_file(),
+        reason="no bucket emulator in the user's cache; make bucket-emulator builds it (needs Go)",
+    ),
+]
+PHOTOS = 30
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory, tiny_model):
+    emulator = Emulator(tmp_path_factory.mktemp("buckets"))
+    emulator.start()
+    photos = tmp_path_factory.mktemp("photos")
+    make_photos(photos, PHOTOS)
+    emulator.put_tree("in/photos", photos)
+    emulator.put_tree("models/tiny", tiny_model)
+    yield emulator
+    emulator.stop()
+
+
+@pytest.fixture(autouse=True)
+def client(gcs, monkeypatch, tmp_path):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
+    monkeypatch.setattr(bucket, "RETRY_PAUSE", (0.02, 0.2))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bucket.bucket_client.cache_clear()
+    yield
+    bucket.bucket_client.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def expected(gcs, tiny_model, tmp_path_factory):
+    """label and score by name, from the same photos on disk."""
+    output = tmp_path_factory.mktemp("expected")
+    photos = str(gcs.folder("in/photos"))
+    assert main(["classify", photos, f"--model={tiny_model}", f"--output={output}"]) == 0
+    return _answers(f"{output}/predictions")
+
+
+def _answers(folder) -> dict:
+    rows = pq.read_table(folder).to_pylist()
+    answers = {os.path.basename(row["uri"]): (row["label"], row["score"]) for row in rows}
+    assert len(answers) == len(rows)
+    return answers
+
+
+def _classify(gcs, output, *flags, source="in/photos") -> int:
+    command = ["classify", f"gs://{BUCKET}/{source}", f"--model=gs://{BUCKET}/models/tiny"]
+    command += [f"--output=gs://{BUCKET}/{output}", "--unit-images=8", *flags]
+    return main(command)
+
+
+def _rows(gcs, output) -> list[dict]:
+    return pq.read_table(gcs.folder(f"{output}/predictions")).sort_by("uri").to_pylist()
+
+
+def _report(gcs, output) -> dict:
+    return json.loads(gcs.get(f"{output}/run_report.json"))
+
+
+def test_everything_in_a_bucket(gcs, expected):
+    assert _classify(gcs, "out/all") == 0
+    assert _answers(gcs.folder("out/all/predictions")) == expected
+    assert _report(gcs, "out/all")["books"]["balanced"]
+    assert gcs.get("out/all/report.html").lstrip().startswith(b"<!")
+    assert not [name for name in gcs.names("out/all") if name.endswith("lock")]
+
+
+def test_resume_adds_what_is_new_and_redoes_what_is_lost(gcs, expected):
+    for name in gcs.names("in/photos")[:20]:
+        gcs.put(name.replace("in/photos", "in/grows"), gcs.get(name))
+    assert _classify(gcs, "out/grows", source="in/grows") == 0
+    first = {name: gcs.get(name) for name in gcs.names("out/grows/predictions")}
+    lost = sorted(first)[0]
+    gcs.delete(lost)
+    for name in gcs.names("in/photos")[20:]:
+        gcs.put(name.replace("in/photos", "in/grows"), gcs.get(name))
+    assert _classify(gcs, "out/grows", source="in/grows") == 0
+    assert _answers(gcs.folder("out/grows/predictions")) == expected
+    assert all(gcs.get(name) == data for name, data in first.items() if name != lost)
+
+
+def test_a_manifest_in_a_bucket(gcs):
+    lines = ["uri,taken"]
+    lines += [f"gs://{BUCKET}/{name},{at}" for at, name in enumerate(gcs.names("in/photos"))]
+    lines += ["../in/photos/nowhere.jpg,99"]
+    gcs.put("lists/all.csv", "\n".join(lines).encode())
+    assert _classify(gcs, "out/manifest", source="lists/all.csv") == 0
+    rows = _rows(gcs, "out/manifest")
+    assert sorted(row["taken"] for row in rows) == [*range(PHOTOS), 99]
+    assert [row["status"] for row in rows if row["taken"] == 99] == ["not_found"]
+
+
+def test_a_long_listing_comes_whole_and_in_order(gcs):
+    """20,000 objects in pages of a thousand, folder by folder."""
+    names = [f"many/{at % 40:02d}/{at:05d}.jpg" for at in range(20_000)]
+    gcs.put("template.jpg", b"x")
+    gcs.put_copies("template.jpg", [*names, "many/top.jpg", "manyother/no.jpg"])
+    batches = list(list_images((f"gs://{BUCKET}/many",)))
+    listed = [uri for batch in batches for uri in batch.column("uri").to_pylist()]
+    prefix = f"gs://{BUCKET}/"
+    assert listed == [prefix + "many/top.jpg", *sorted(prefix + name for name in names)]
+    assert all(batch.column("etag_or_mtime").to_pylist()[0].isdigit() for batch in batches)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(r"GET .*/o/in%2Fphotos%2F", 503, times=40),
+        Fault(r"GET .*photos.*alt=media", "reset", times=15),
+        Fault(r"GET .*photos.*alt=media", "truncate", times=15),
+        Fault(r"GET .*photos.*alt=media", "slow", times=5, seconds=0.5),
+        Fault(r"GET .*/o\?", 503, times=4),
+        Fault(r"POST /upload", 503, times=6),
+        Fault(r"POST /upload", "reset", times=4),
+        Fault(r" ", 429, times=20),
+    ],
+    ids=lambda fault: f"{fault.action}-{fault.pattern.split()[0] if fault.pattern.strip() else ''}",
+)
+def test_passing_faults_pass(gcs, expected, fault, request):
+    output = f"out/passing-{abs(hash(request.node.name))}"
+    with gcs.harm(fault):
+        assert _classify(gcs, output) == 0
+        assert not fault.times, "the fault was not met"
+    assert _answers(gcs.folder(f"{output}/predictions")) == expected
+    assert _report(gcs, output)["books"]["balanced"]
+
+
+def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
+    monkeypatch.setattr(bucket, "RETRY_SECONDS", 1.0)
+    faults = [
+        Fault(r"GET .*00003.jpg", 404),
+        Fault(r"GET .*00004.jpg", 403),
+        Fault(r"GET .*00005.jpg", 503),
+        Fault(r"GET .*00006.jpg", "truncate"),
+        Fault(r"GET .*00007.jpg", "reset"),
+    ]
+    with gcs.harm(*faults):
+        assert _classify(gcs, "out/lasting") == 0
+    failed = {os.path.basename(r["uri"]): r for r in _rows(gcs, "out/lasting") if r["error"]}
+    assert {name: row["status"] for name, row in failed.items()} == {
+        "00003.jpg": "not_found",
+        "00004.jpg": "permission_denied",
+        "00005.jpg": "read_error",
+        "00006.jpg": "read_error",
+        "00007.jpg": "read_error",
+    }
+    assert all("Traceback" not in row["error"] for row in failed.values())
+    books = _report(gcs, "out/lasting")["books"]
+    assert (books["predicted"], books["failed"], books["balanced"]) == (PHOTOS - 5, 5, True)
+    assert _classify(gcs, "out/lasting", "--retry-failed") == 0
+    assert _answers(gcs.folder("out/lasting/predictions")) == expected
+
+
+def test_an_object_replaced_after_listing_is_not_taken_for_the_listed_one(gcs):
+    gcs.put("in/moves/a.png", b"old")
+    uri = f"gs://{BUCKET}/in/moves/a.png"
+    listed = next(list_images((uri,)))
+    gcs.put("in/moves/a.png", b"new")
+    with pytest.raises(FileNotFoundError, match="replaced"):
+        bucket.read(uri, listed.column("etag_or_mtime")[0].as_py())
+    assert storage.read(uri) == b"new"
+
+
+@pytest.mark.parametrize(
+    "flags, fault, told",
+    [
+        (["gs://nowhere/photos"], None, "gs://nowhere/photos"),
+        ([f"gs://{BUCKET}/no/such/prefix"], None, "no objects there"),
+        ([f"gs://{BUCKET}/in/photos", f"--model=gs://{BUCKET}/none"], None, "none"),
+        ([f"gs://{BUCKET}/in/photos"], Fault(r"POST /upload", 403), "cannot be written"),
+        ([f"gs://{BUCKET}/in/photos"], Fault(r"GET .*/o\?", 403), "cannot be listed"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(gcs, tiny_model, capfd, flags, fault, told):
+    command = ["classify", f"--model={tiny_model}", f"--output=gs://{BUCKET}/out/x", *flags]
+    with gcs.harm(*[fault] if fault else []):
+        assert main(command) == 2
+    said = capfd.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_without_credentials_it_says_so_at_once(tmp_path, tiny_model):
+    """google-auth alone looks for a metadata server for some 21 seconds."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE", "STORAGE_"))}
+    environment |= {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "classify", "gs://x/y", f"--output={tmp_path}/o",
+         f"--model={tiny_model}"],
+        cwd=fetch_engines.ROOT, env=environment, capture_output=True, text=True, timeout=15,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no credentials" in done.stderr
+
+
+def test_one_run_at_a_time_and_none_waits_for_the_dead(gcs):
+    location = f"gs://{BUCKET}/out/locked/_imagecensus/lock"
+    with storage.Lock(location), pytest.raises(storage.StorageError, match="another run"):
+        storage.Lock(location).__enter__()
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    left = {"host": os.uname().nodename, "pid": int(dead.stdout), "began": 1}
+    gcs.put("out/locked/_imagecensus/lock", json.dumps(left).encode())
+    with storage.Lock(location):
+        assert str(os.getpid()).encode() in gcs.get("out/locked/_imagecensus/lock")
+    assert not gcs.names("out/locked")
+
+
+def test_few_requests_an_image(gcs):
+    """One for each image, and few for everything else."""
+    with gcs.harm():
+        assert _classify(gcs, "out/count", "--no-report") == 0
+        media = [line for line in gcs.requests if "photos" in line and "alt=media" in line]
+        assert len(media) == PHOTOS
+        assert len(gcs.requests) < 3 * PHOTOS
