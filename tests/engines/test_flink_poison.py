@@ -1,0 +1,53 @@
+"""A picture that crashes its decoder, on a pool of workers: Flink retries, the worker isolates."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+
+import fetch_engines
+import pytest
+from flink_cluster import Cluster
+from samples import make_photos, read_rows
+from test_flink import classify
+from test_flink import pytestmark as needs_flink
+
+pytestmark = [
+    *needs_flink,
+    pytest.mark.skipif(
+        not os.environ.get("CHAOS"),
+        reason="Flink takes minutes to miss a dead worker; make chaos runs it",
+    ),
+]
+POISON = str(pathlib.Path(__file__).parents[1] / "poison")
+
+
+@pytest.fixture
+def poisoned_cluster(tmp_path, monkeypatch):
+    """A cluster whose workers have the defective decoder."""
+    monkeypatch.setenv("PYTHONPATH", POISON)
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    fetch_engines.verify_jar(fetch_engines.job_server_jar())
+    cluster = Cluster(tmp_path / "flink", *ports)
+    try:
+        cluster.up()
+        monkeypatch.delenv("PYTHONPATH")
+        yield cluster
+    finally:
+        cluster.down()
+
+
+def test_poison_costs_one_row_in_a_worker_pool(poisoned_cluster, tmp_path, tiny_model):
+    make_photos(tmp_path / "photos", 60)
+    (tmp_path / "photos" / "00031.jpg").write_bytes(b"POISON:segv")
+    output = tmp_path / "out"
+    classify(tmp_path / "photos", tiny_model, output, *poisoned_cluster.job_flags)
+    rows = read_rows(output).to_pylist()
+    assert len(rows) == 60
+    failed = [(row["uri"][-9:], row["status"]) for row in rows if row["status"] != "ok"]
+    assert failed == [("00031.jpg", "decode_crash")]
