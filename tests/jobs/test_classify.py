@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from samples import SHARED_DATA, make_photos, photo, read_rows
@@ -169,6 +171,13 @@ def test_embeddings_are_a_fixed_size_column(archive, tiny_model, tmp_path):
     assert column.type == pa.list_(pa.float32(), 16)
     vectors = np.array(column.to_pylist(), float)
     assert vectors.shape == (15, 16) and np.isnan(vectors).all(1).sum() == 3
+    # The same numbers for pandas and DuckDB, and the other columns are those of a run without.
+    by_pandas = pd.read_parquet(output / "predictions").sort_values("uri")["embedding"]
+    np.testing.assert_array_equal(np.stack(by_pandas).astype(float), vectors)
+    asked = duckdb.sql(f"SELECT embedding FROM '{output}/predictions/*.parquet' ORDER BY uri")
+    np.testing.assert_array_equal(np.array([row[0] for row in asked.fetchall()], float), vectors)
+    classify(archive, model=tiny_model, output=tmp_path / "without")
+    assert read_rows(tmp_path / "without").equals(read_rows(output).drop_columns("embedding"))
 
 
 def test_manifest_columns_reach_the_output(archive, tiny_model, tmp_path):
