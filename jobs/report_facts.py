@@ -195,5 +195,7 @@ def flatten(tree: dict, prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             pairs += flatten(value, f"{prefix}{name}.")
         else:
+            if isinstance(value, list):
+                value = ", ".join(map(str, value))
             pairs.append((f"{prefix}{name}", "" if value is None else str(value)))
     return pairs
