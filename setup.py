@@ -20,7 +20,7 @@ EXTRAS = {
     ],
     "report": ["scikit-learn", "matplotlib", "pandas"],
     "tfds": ["tensorflow-datasets"],
-    "browse": ["starlette", "uvicorn", "python-multipart"],
+    "browse": ["starlette", "uvicorn"],
 }
 DEV = [
     "pytest",
@@ -30,6 +30,7 @@ DEV = [
     "polars",
     "psutil",
     "playwright",
+    "httpx",  # starlette's test client
     "gcp-storage-emulator",
     "setuptools",
     "wheel",

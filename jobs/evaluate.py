@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import io
 import json
 import sys
@@ -43,6 +44,9 @@ def main(argv: Sequence[str]) -> int:
     )
     if not options.labels:
         raise UserError(f"--labels is missing: {HELP}")
+    missing = [name for name in ("sklearn", "matplotlib") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not installed: pip install 'imagecensus[report]'")
     evaluation = evaluate(options.output, options.labels, options.uri_column, options.label_column)
     print(summarize(evaluation))
     print(f"\nreport       {write_report(options.output)}")
