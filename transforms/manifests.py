@@ -118,8 +118,10 @@ def _list_lines(path: str, base: str) -> Iterator[File]:
 def _located(location: str, base: str) -> File:
     """The reference of one manifest entry. What is not there is listed: its row will say so."""
     if storage.is_bucket(location):
-        return (location, -1, "")
+        # Names in buckets are UTF-8; what is not stays visible in the row that finds nothing.
+        return (location.encode(errors="replace").decode(), -1, "")
     if location.startswith(storage.WEB):  # its row says that it is not read; no query, no secret
+        location = location.encode(errors="replace").decode()
         return (redact(location).removesuffix("?[redacted]"), -1, "")
     if location.startswith("file://"):
         path = storage.path_of_uri(location)

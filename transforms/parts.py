@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import sealed, storage
 from transforms.records import Status, Unit
 
 PART_PREFIX, PART_SUFFIX = "part-", ".parquet"
@@ -43,7 +43,7 @@ def write_part(
     """Writes a unit's rows as its part; returns the location.
 
     The footer carries `provenance` as JSON under the key `imagecensus`. Pages carry checksums, so
-    that damage is found by whoever reads them.
+    that damage is found by whoever reads them, and the whole file a seal.
     """
     metadata = {
         PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode(),
@@ -55,20 +55,19 @@ def write_part(
         sink, schema, compression=compression, write_page_checksum=True, store_schema=True
     ) as writer:
         writer.write_table(rows.cast(schema).combine_chunks())
+        writer.add_key_value_metadata({sealed.KEY: sealed.EMPTY})
     location = part_location(folder, unit)
-    storage.write(location, sink.getvalue())
+    storage.write(location, sealed.seal(sink.getvalue()))
     return location
 
 
 def read_part(location: str, columns: list[str] | None = None) -> pa.Table:
-    """A part's rows; verifies page checksums.
+    """A part's rows.
 
     Raises:
-      pa.ArrowException or OSError: the part is damaged or gone.
+      DamagedError or OSError: the part is damaged or gone.
     """
-    return pq.read_table(
-        io.BytesIO(storage.read(location)), columns=columns, page_checksum_verification=True
-    )
+    return pq.read_table(io.BytesIO(sealed.check(storage.read(location))), columns=columns)
 
 
 def read_provenance(location: str) -> dict:

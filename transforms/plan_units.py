@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_export.errors import UserError
-from transforms import fault_points, storage
+from transforms import fault_points, sealed, storage
 from transforms.records import REF_COLUMNS, REF_FIELDS, Unit
 
 UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
@@ -124,7 +124,7 @@ def find_references(folder: str, uris: list[str]) -> dict[str, dict]:
     for plan in _plan_files(folder):
         # Row groups are in listing order: their statistics leave few of them to be read.
         table = pq.read_table(
-            io.BytesIO(storage.read(plan)),
+            io.BytesIO(sealed.check(storage.read(plan))),
             columns=list(REF_COLUMNS),
             filters=pc.field("uri").isin(uris),
         )
@@ -137,9 +137,7 @@ def planned_digests(folder: str) -> DigestSet:
     known = DigestSet()
     for plan in _plan_files(folder):
         with _damage_told(plan):
-            parquet = pq.ParquetFile(
-                io.BytesIO(storage.read(plan)), page_checksum_verification=True
-            )
+            parquet = pq.ParquetFile(io.BytesIO(sealed.check(storage.read(plan))))
             digests = [uri_digests(b.column(0)) for b in parquet.iter_batches(columns=["uri"])]
         if digests:
             known.add(np.concatenate(digests))
@@ -264,7 +262,8 @@ class _PlanWriter:
             ) as writer:
                 for _, rows in self._file:
                     writer.write_batch(rows.cast(schema), row_group_size=self._unit_rows)
-            storage.write(location, buffer.getvalue())
+                writer.add_key_value_metadata({sealed.KEY: sealed.EMPTY})
+            storage.write(location, sealed.seal(buffer.getvalue()))
         for row_group, (name, rows) in enumerate(names):
             self._units.append(Unit(name, location, row_group, rows))
         self._file = []
@@ -309,4 +308,4 @@ def _damage_told(plan: str):
 
 @functools.lru_cache(maxsize=4)
 def _open_plan(plan: str) -> pq.ParquetFile:
-    return pq.ParquetFile(io.BytesIO(storage.read(plan)), page_checksum_verification=True)
+    return pq.ParquetFile(io.BytesIO(sealed.check(storage.read(plan))))
