@@ -6,14 +6,17 @@ the place of a packed archive its members are listed by `archives`.
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from transforms import archives, storage
 from transforms.list_files import (
     CHUNK,
+    File,
     InputError,
     absolute,
     is_glob,
@@ -23,6 +26,7 @@ from transforms.list_files import (
 from transforms.manifests import is_manifest, list_manifest, manifest_columns, passed_through
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
+_LISTED_AT_ONCE = 8
 
 
 def list_images(
@@ -103,27 +107,51 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
     named = text if storage.is_bucket(text) else storage.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
     names = {f.name: new.name for f, new in zip(columns, passed_through(columns), strict=True)}
-    chunk = []
-    for reference in list_files(text):
+
+    def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        if not uri.endswith(_PICTURES) and (archives.is_archive_name(uri) or uri == named):
-            kind = archives.archive_kind(*reference, image_column)
-            if kind:
-                if chunk:
-                    yield reference_batch(chunk)
-                    chunk = []
-                members = archives.list_archive(
-                    *reference, kind, image_column, columns, max_members
-                )
-                for batch in members:
-                    yield batch.rename_columns([names.get(n, n) for n in batch.schema.names])
-                continue
-        chunk.append(reference)
-        if len(chunk) == CHUNK:
+        if uri.endswith(_PICTURES) or not (archives.is_archive_name(uri) or uri == named):
+            return None
+        kind = archives.archive_kind(*reference, image_column)
+        return kind and archives.list_archive(*reference, kind, image_column, columns, max_members)
+
+    chunk = []
+    for reference, members in _expand(text, members_of):
+        if members is None:
+            chunk.append(reference)
+        if chunk and (members is not None or len(chunk) == CHUNK):
             yield reference_batch(chunk)
             chunk = []
+        for batch in members or ():
+            yield batch.rename_columns([names.get(name, name) for name in batch.schema.names])
     if chunk:
         yield reference_batch(chunk)
+
+
+def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
+    """Each file of an input, and its members where it is an archive; in order.
+
+    Archives in a bucket are listed some at a time, as each listing waits for many requests.
+    """
+    if not storage.is_bucket(text):
+        for reference in list_files(text):
+            yield reference, members_of(reference)
+        return
+
+    def listing(reference: File) -> list[pa.RecordBatch] | None:
+        members = members_of(reference)
+        return None if members is None else list(members)
+
+    with concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+        ahead = collections.deque()
+        for reference in list_files(text):
+            looked_into = not reference[0].endswith(_PICTURES)
+            ahead.append((reference, pool.submit(listing, reference) if looked_into else None))
+            if len(ahead) > 2 * _LISTED_AT_ONCE:
+                first, found = ahead.popleft()
+                yield first, found and found.result()
+        for first, found in ahead:
+            yield first, found and found.result()
 
 
 def _table_columns(text: str, image_column: str) -> pa.Schema:

@@ -68,3 +68,18 @@ def test_columns_of_tables_in_a_bucket(bucket, tmp_path):
     put(bucket, "hf.parquet", tmp_path)
     assert passthrough_columns(("gs://archives/x/*.parquet",)).names == ["manifest_label"]
     assert listed("gs://archives/x/*.parquet")[5]["manifest_label"] == 5
+
+
+def test_many_archives_and_pictures_keep_their_order(bucket, tmp_path):
+    names = []
+    for i in range(40):
+        if i % 3:
+            bucket.blob(f"many/{i:02d}.jpg").upload_from_string(b"x")
+            names.append(f"many/{i:02d}.jpg")
+        else:
+            packed = pack("tar", FILES[:i], tmp_path / "x")
+            bucket.blob(f"many/{i:02d}.tar").upload_from_filename(packed)
+            names += [f"many/{i:02d}.tar#{name}" for name, _ in FILES[:i]]
+    assert [row["uri"] for row in listed("gs://archives/many")] == [
+        f"gs://archives/{name}" for name in names
+    ]
