@@ -1,7 +1,7 @@
 """`make bench`: what the machine can do, and how near to it the job comes, side by side.
 
-Prints tables and writes bench.json with the machine's description. Rates vary with whatever else
-the machine does; the pieces of a ratio are timed in turn, several rounds, and the median is taken.
+Prints tables and writes bench.json with the machine's description. The pieces of a ratio are
+timed in turn, several rounds, and the median is taken; see `measure` on what a rate means.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import scale
 from archive import make_archive, make_model
 from measure import job, piece, run
 
+CORES = os.cpu_count()
 ENGINES = ("openvino", "tensorflow", "tfx-bsl")
 BATCHES = {"openvino": (1, 2, 4, 8, 16, 32), "tensorflow": (8, 16, 32, 64)}
 
@@ -64,7 +65,6 @@ class Bench:
         rows["keras"] = _median([r["keras"] for r in rounds])
         for engine in engines:
             rows[engine]["x_keras"] = rows[engine]["steady"] / rows["keras"]["rate"]
-            rows[engine]["x_keras_cpu"] = rows["keras"]["cpu_ms"] / rows[engine]["cpu_ms"]
         show("throughput (images/s; ratios to the limit 1 / (1/inference + 1/decode))", rows)
         return {"median": rows, "rounds": rounds}
 
@@ -74,21 +74,20 @@ class Bench:
         )
         infer = _rate(piece("infer", photos, self.model, engine, 0, "f32", 1024))
         done = self.job(photos, f"--engine={engine}")
-        limit = 1 / (1 / infer["rate"] + 1 / decode["rate"])
-        cpu_limit = infer["cpu_ms"] + decode["cpu_ms"]
         count, stages = done["images"], done["stages_cpu"]
-        steady_cpu = sum(stages.values()) - stages["start"] - stages["list"]
+        idle = done["idle"] * done["wall"] * CORES  # all of it booked on the steady part
+        steady = sum(stages.values()) - stages["start"] - stages["list"]
+        limit = 1 / (1 / infer["rate"] + 1 / decode["rate"])
+        rates = {"steady": CORES * count / (steady + idle)}
+        rates["whole"] = CORES * count / (done["cpu"] + idle)
         return {
             "infer": infer["rate"],
             "limit": limit,
-            "steady": count / done["steady"],
-            "whole": count / done["wall"],
-            "steady/limit": count / done["steady"] / limit,
-            "whole/limit": count / done["wall"] / limit,
-            "cpu_ms": steady_cpu / count * 1e3,
-            "cpu_limit/steady": cpu_limit / (steady_cpu / count * 1e3),
-            "cpu_limit/whole": cpu_limit / (done["cpu"] / count * 1e3),
-            "overhead": stages["overhead"] / steady_cpu,
+            **rates,
+            **{f"{name}/limit": rate / limit for name, rate in rates.items()},
+            "steady wall": count / done["steady"],
+            "whole wall": count / done["wall"],
+            "overhead": stages["overhead"] / steady,
             "peak_mb": done["peak_mb"],
             "idle cores": done["idle"],
             "cores of others": done["others"],
@@ -145,7 +144,7 @@ class Bench:
         """One process of N threads against N processes of one, each with its own shard."""
         rows = {}
         few = make_archive(self.folder / "photos-1024", 1024)
-        cores = os.cpu_count()
+        cores = CORES
         done = self.job(few)
         rows[f"1 process x {cores} threads"] = {
             "wall_s": done["wall"],
@@ -179,7 +178,7 @@ class Bench:
         return rows
 
     def memory(self) -> dict:
-        """Peak resident size at 2,000 and 20,000 images (of 32 x 32 pixels decoded to 224)."""
+        """Peak resident size at 2,000 and 20,000 images."""
         rows = {}
         for count in (2_000, 20_000):
             photos = make_archive(self.folder / f"photos-{count}", count)
@@ -233,7 +232,8 @@ def show(title: str, rows: dict) -> None:
 
 def _rate(found: dict) -> dict:
     return {
-        "rate": found["images"] / found["wall"],
+        "rate": CORES * found["images"] / found["core"],
+        "wall": found["images"] / found["wall"],
         "cpu_ms": found["cpu"] / found["images"] * 1e3,
     }
 

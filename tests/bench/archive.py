@@ -35,13 +35,16 @@ def every_file() -> list[pathlib.Path]:
 
 
 def make_archive(folder: pathlib.Path, count: int) -> pathlib.Path:
-    """A folder of `count` photos: the real ones in turn, copied under names of their own."""
+    """A folder of `count` photos: the real ones in turn, under names of their own."""
     photos = real_photos()
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(len(list(folder.iterdir())), count):
         target = folder / f"{index:06d}.jpg"
         if photos:
-            shutil.copyfile(photos[index % len(photos)], target)
+            if index < len(photos):
+                shutil.copyfile(photos[index], target)
+            else:
+                os.link(folder / f"{index % len(photos):06d}.jpg", target)
         else:
             _generated(index % 256).save(target, quality=90)
     return folder

@@ -1,7 +1,8 @@
 """Child processes, measured from outside: wall and CPU seconds, peak resident size.
 
-Also what the machine did beside the child. On a shared machine wall clock tells how busy the
-others were: `idle` tells whether the child left cores unused, its CPU seconds what it cost.
+On a shared machine wall clock tells how busy the others were. What can be compared is core time:
+what a piece used itself, plus what it left idle. With the machine to itself, wall clock is just
+that divided by the cores; so rates are given as `cores / core seconds per image`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Measured:
 def run(argv: list, env: dict | None = None) -> Measured:
     """Runs a child from the repository root; raises RuntimeError with its words if it fails."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        before, start = _machine(), time.monotonic()
+        before, start = machine_seconds(), time.monotonic()
         child = subprocess.Popen(
             [str(word) for word in argv],
             cwd=ROOT,
@@ -43,7 +44,7 @@ def run(argv: list, env: dict | None = None) -> Measured:
         )
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.monotonic() - start
-        idle, everything = (after - b for after, b in zip(_machine(), before, strict=True))
+        idle, everything = (after - b for after, b in zip(machine_seconds(), before, strict=True))
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode(errors="replace")
@@ -97,8 +98,8 @@ def _environment() -> dict:
     return environment
 
 
-def _machine() -> tuple[float, float]:
-    """Core seconds since boot: (idle, all)."""
+def machine_seconds() -> tuple[float, float]:
+    """Core seconds of the machine since boot: (idle, all)."""
     with open("/proc/stat", encoding="ascii") as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     per_second = os.sysconf("SC_CLK_TCK")

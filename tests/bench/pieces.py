@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 from archive import WEIGHTS, every_file, large_photos, read_all
+from measure import machine_seconds
 
 from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
 
@@ -43,7 +44,6 @@ def infer(folder: str, model: str, engine: str, batch: str, precision: str, coun
 
 def keras(folder: str, count: str) -> dict:
     """What a user of Keras writes: `image_dataset_from_directory`, `predict`, default settings."""
-    start = time.monotonic(), time.process_time()
     import keras
 
     count = int(count)
@@ -52,15 +52,7 @@ def keras(folder: str, count: str) -> dict:
         folder, labels=None, image_size=(224, 224), batch_size=32, shuffle=False, verbose=False
     )
     images = images.take(-(-count // 32)).map(keras.applications.mobilenet_v2.preprocess_input)
-    timed = time.monotonic(), time.process_time()
-    scores = model.predict(images, verbose=0)
-    end = time.monotonic(), time.process_time()
-    return {
-        "images": len(scores),
-        "wall": end[0] - timed[0],
-        "cpu": end[1] - timed[1],
-        "whole_wall": end[0] - start[0],
-    }
+    return timed(lambda: model.predict(images, verbose=0), count)
 
 
 def large(model: str, count: str) -> dict:
@@ -151,13 +143,16 @@ def agreement(ids, scores, other_ids, other_scores) -> dict:
 
 
 def best(work, images: int) -> dict:
-    """The fastest of a few passes: what the machine can do, least disturbed by others."""
-    passes = []
-    for _ in range(PASSES):
-        start = time.monotonic(), time.process_time()
-        work()
-        passes.append((time.monotonic() - start[0], time.process_time() - start[1]))
-    return {"images": images, "wall": min(passes)[0], "cpu": min(p[1] for p in passes)}
+    """The cheapest of a few passes: what the machine can do, least disturbed by others."""
+    return min((timed(work, images) for _ in range(PASSES)), key=lambda t: t["core"])
+
+
+def timed(work, images: int) -> dict:
+    """Calls `work`; wall, CPU and core seconds: its own and those that it left idle."""
+    idle, wall, cpu = machine_seconds()[0], time.monotonic(), time.process_time()
+    work()
+    cpu, idle = time.process_time() - cpu, machine_seconds()[0] - idle
+    return {"images": images, "wall": time.monotonic() - wall, "cpu": cpu, "core": cpu + idle}
 
 
 def _decode_all(files: list[bytes], spec: PreprocessSpec, threads: int = 0) -> np.ndarray:
