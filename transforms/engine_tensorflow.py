@@ -12,7 +12,7 @@ from model_export.contract import GOLDEN_TOLERANCE
 
 # Pictures per call. One traced batch size for all, so that answers do not depend on the caller's
 # batch; on CPUs larger float batches fall out of the cache.
-CALL_IMAGES_CPU = 16
+CALL_IMAGES_CPU = 8
 CALL_IMAGES_GPU = 64
 
 

@@ -21,7 +21,7 @@ from tfx_bsl.public.proto import model_spec_pb2
 
 from model_export.contract import GOLDEN_TOLERANCE
 
-CALL_IMAGES = 16
+CALL_IMAGES = 8
 
 
 class TfxBslEngine:
