@@ -177,9 +177,10 @@ def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = N
     # Padded to whole batches: one graph, and an even share for each replica.
     padded = -(-len(inputs) // batch) * batch
     order = np.minimum(np.arange(padded), len(inputs) - 1)
-    dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch, drop_remainder=True)
+    dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch, drop_remainder=True).repeat()
     dataset = _unsharded(dataset.enumerate().map(load, 2, deterministic=True).prefetch(2))
-    return np.asarray(model.predict(dataset, verbose=0), np.float32)[: len(inputs)]
+    answers = model.predict(dataset, verbose=0, steps=padded // batch)
+    return np.asarray(answers, np.float32)[: len(inputs)]
 
 
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -189,7 +190,7 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _stream(train: Inputs, classes, weights, batch: int, spec: FitSpec, first_epoch: int):
-    """All epochs from the first one asked for, as one dataset of full batches."""
+    """The epochs from the first one asked for, as one endless dataset of full batches."""
     count, steps = len(train), len(train) // batch
     labels = tf.constant(train.labels)
     class_weight = tf.constant(np.ones(classes, np.float32) if weights is None else weights)
@@ -211,7 +212,8 @@ def _stream(train: Inputs, classes, weights, batch: int, spec: FitSpec, first_ep
             tf.gather(class_weight, label),
         )
 
-    dataset = tf.data.Dataset.range(first_epoch, spec.epochs).flat_map(shuffled)
+    # Endless: `steps_per_epoch` says where an epoch ends, for each replica at the same step.
+    dataset = tf.data.Dataset.range(first_epoch, 2**62).flat_map(shuffled)
     dataset = dataset.batch(batch, drop_remainder=True).enumerate(first_epoch * steps)
     return _unsharded(dataset.map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2))
 

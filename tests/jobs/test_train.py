@@ -37,3 +37,73 @@ def test_trains_evaluates_and_exports(shapes, tmp_path, capsys):
     assert accuracy == pytest.approx(contract.metrics["test"]["accuracy"])
     with open(os.path.join(work, "run.json")) as file:
         assert json.load(file)["pictures"] == {"train": 54, "val": 6, "test": 12}
+
+
+def run(capsys, *words):
+    code = main(["train", *map(str, words)])
+    return code, capsys.readouterr().err
+
+
+def test_everything_wrong_with_the_flags_is_told_at_once(shapes, tmp_path, capsys):
+    words = (shapes, "--output", tmp_path / "m")
+    code, error = run(capsys, *words, "--epochs", "0", "--dropout", "1", "--seed", "-1")
+    assert code == 2
+    assert "--epochs must be" in error and "--dropout must be" in error and "--seed cannot" in error
+    for flags, message in (
+        (["--epoch", "3"], "did you mean --epochs"),
+        (["--hidden", "12,x"], "--hidden 12,x"),
+        (["--augment", "spin"], "--augment"),
+        (["--backbone", "lenet"], "one of mobilenet_v2"),
+        (["--weights", "/absent.h5"], "/absent.h5: no such file"),
+        (["--recipe", "cakes"], "there are flowers"),
+        (["--replicas", "64", *SMALL_CNN], "--replicas 64"),
+        (["--fine-tune", "2", "--hidden", "4", "--weights", "none"], "--fine-tune 2"),
+        (["--cache-memory", "1K", "--cache-disk", "1K", *SMALL_CNN], "--cache-memory"),
+    ):
+        code, error = run(capsys, *words, "--quiet", *flags)
+        assert code == 2 and message in error, (flags, error)
+        assert "Traceback" not in error
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(shapes, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "only-copy.jpg").write_bytes(b"x")
+    code, error = run(capsys, shapes, "--output", tmp_path / "photos", *SMALL_CNN)
+    assert code == 2 and "no model folder" in error
+    assert (tmp_path / "photos" / "only-copy.jpg").exists()
+
+
+def test_another_training_in_the_same_place_is_not_mixed_in(shapes, tmp_path, capsys):
+    work = tmp_path / "m.training"
+    (work / "state").mkdir(parents=True)
+    (work / "run.json").write_text(json.dumps({"spec": {"head": {"epochs": 99}}}))
+    code, error = run(capsys, shapes, "--output", tmp_path / "m", *SMALL_CNN)
+    assert code == 2 and "head.epochs (99 there, 3 now)" in error and "--fresh" in error
+
+
+def test_recipes_are_options_that_parse_and_describe_themselves(capsys):
+    from jobs.train import TrainOptions, _parse
+    from model_export.recipes import NAMES, recipe_flags
+
+    assert main(["train", "--list-recipes"]) == 0
+    text = capsys.readouterr().out
+    for name in NAMES:
+        assert f"--recipe {name} " in text
+        options = _parse([*recipe_flags(name), "data", "--output", "m", "--epochs", "7"])
+        assert isinstance(options, TrainOptions) and options.epochs == 7
+
+
+def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path):
+    from tests.bench.reach import compare
+
+    write_class_folders(tmp_path / "data" / "train", {"disc": 20, "square": 20}, size=64)
+    write_class_folders(tmp_path / "data" / "test", {"disc": 9, "square": 8}, size=64, seed=1)
+    model, table = str(tmp_path / "model"), str(tmp_path / "table")
+    words = ["train", str(tmp_path / "data"), "--output", model, "--quiet", *SMALL_CNN]
+    assert main(words) == 0
+    images = str(tmp_path / "data" / "test")
+    assert main(["classify", images, "--output", table, "--model", model]) == 0
+    trainer, job, different = compare(model, table)
+    assert (trainer, different) == (job, 0)
+    assert trainer == pytest.approx(read_contract(model).metrics["test"]["accuracy"])
