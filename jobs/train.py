@@ -16,7 +16,9 @@ high rate that falls to zero, and no early stop, let it use each of its few epoc
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import warnings
 
 from jobs.options import argument, option, parse_options, size_in_bytes
 from model_export.errors import UserError
@@ -109,6 +111,9 @@ def main(argv: list[str]) -> int:
         # The recipe's flags come first, so that the person's own win.
         options = _parse([*recipe_flags(options.recipe), *argv])
     _validate(options)
+    # TensorFlow's notes on devices and assets, and Keras' on data streams, are not for the person.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="keras")
     import model_export.quiet_tensorflow  # noqa: F401
     from model_export.backbones import BackboneSpec, default_preprocess
     from model_export.classifier import ClassifierSpec

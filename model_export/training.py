@@ -375,8 +375,8 @@ def _open_work(work: str, provenance: dict, fresh: bool) -> None:
     path = os.path.join(work, RUN_FILE)
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
-    unfinished = os.path.isdir(os.path.join(work, "state"))
-    if unfinished and os.path.isfile(path):
+    state = os.path.join(work, "state")
+    if os.path.isdir(state) and os.listdir(state) and os.path.isfile(path):
         with open(path, encoding="utf-8") as file:
             earlier = json.load(file)
         different = sorted(_differences(earlier, provenance))
@@ -386,7 +386,7 @@ def _open_work(work: str, provenance: dict, fresh: bool) -> None:
                 " repeat its command to resume it, or add --fresh to throw it away"
             )
         return
-    os.makedirs(os.path.join(work, "state"), exist_ok=True)
+    os.makedirs(work, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(provenance, file, indent=1)
 

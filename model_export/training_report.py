@@ -150,7 +150,7 @@ def _curves(history: list[dict]) -> bytes:
         for start in starts:
             axis.axvline(start + 0.5, color=_GREY, linestyle=":")
             axis.annotate(
-                history[start]["phase"], (start + 0.6, 0.02), xycoords=("data", "axes fraction")
+                history[start]["phase"], (start + 0.6, 0.5), xycoords=("data", "axes fraction")
             )
         axis.set(xlabel="epoch", title=name)
         axis.set_ylim(bottom=0, top=1.02 if name == "accuracy" else None)

@@ -77,6 +77,7 @@ def test_a_folder_that_is_no_model_is_never_replaced(shapes, tmp_path, capsys):
 def test_another_training_in_the_same_place_is_not_mixed_in(shapes, tmp_path, capsys):
     work = tmp_path / "m.training"
     (work / "state").mkdir(parents=True)
+    (work / "state" / "head.npz").write_bytes(b"")
     (work / "run.json").write_text(json.dumps({"spec": {"head": {"epochs": 99}}}))
     code, error = run(capsys, shapes, "--output", tmp_path / "m", *SMALL_CNN)
     assert code == 2 and "head.epochs (99 there, 3 now)" in error and "--fresh" in error
