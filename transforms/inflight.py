@@ -20,6 +20,7 @@ import uuid
 _SLOT_BYTES = 16
 _NOBODY = bytes(_SLOT_BYTES)
 _SUFFIX = ".inflight"
+_BIRTH_SECONDS = 60
 _MAX_AGE = 7 * 86400  # seconds a dead journal outside of an output is kept
 
 
@@ -113,7 +114,9 @@ def _is_held(path: str) -> bool:
         return True  # gone meanwhile, or another user's
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
+        info = os.fstat(handle)
+        # Empty: another process is just making it, and has yet to lock it.
+        return info.st_size == 0 and time.time() - info.st_mtime < _BIRTH_SECONDS
     except OSError:
         return True
     finally:

@@ -54,3 +54,13 @@ def test_a_folder_that_is_not_there_has_no_suspects(tmp_path):
 def test_journals_of_a_bucket_are_on_this_machine():
     assert inflight.folder_for("gs://b/out/_imagecensus").startswith("/")
     assert inflight.folder_for("/out/_imagecensus") == "/out/_imagecensus/inflight"
+
+
+def test_a_journal_in_the_making_is_left_alone(tmp_path):
+    born = tmp_path / "1-new.inflight"
+    born.touch()
+    inflight.forget(str(tmp_path))
+    assert born.exists()
+    os.utime(born, (0, 0))  # its maker died long ago
+    inflight.forget(str(tmp_path))
+    assert not born.exists()
