@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_photos
 
-from jobs.classify import build_pipeline
+from jobs.pipeline import build_pipeline
 from model_export.contract import read_contract
 from transforms import counters, dataset, parts
 from transforms.classify_images import Classification

@@ -1,0 +1,146 @@
+"""The job as a Beam pipeline: its stages, and one run of it with progress and a graceful Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+
+from jobs import startup
+from jobs.classify_options import IN_PROCESS
+from jobs.options import size_in_bytes
+
+
+def build_pipeline(pipeline, units, decoding, classification, layout, provenance, compression):
+    """The job, as a list of its stages."""
+    import apache_beam as beam
+
+    from transforms.classify_images import ClassifyImages
+    from transforms.decode_images import DecodeImages
+    from transforms.write_parts import WriteParts
+
+    return (
+        pipeline
+        | "Units" >> beam.Create(units)
+        | "Reshuffle" >> beam.Reshuffle()
+        | "DecodeImages" >> DecodeImages(decoding, layout.parts)
+        | "ClassifyImages" >> ClassifyImages(classification)
+        | "WriteParts" >> WriteParts(layout.parts, provenance, compression)
+    )
+
+
+def run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -> None:
+    """Runs the units through Beam, with progress, until done or Ctrl-C."""
+    from transforms.engines import preload_engine
+
+    if options.runner == IN_PROCESS:
+        preload_engine(engine, model, options.precision, options.threads)
+        startup.import_beam()
+    import apache_beam as beam
+
+    from jobs.beam_errors import user_errors
+    from jobs.progress import progress_bar
+    from jobs.run_report import versions
+    from model_export.contract import read_contract
+    from transforms import counters, storage
+    from transforms.classify_images import Classification
+    from transforms.decode_images import STOP, Decoding
+
+    contract = read_contract(model, verify_digest=False)  # verified a moment ago
+    decoding = Decoding(
+        contract.preprocess,
+        max_pixels=options.max_pixels,
+        max_side=options.max_side,
+        max_bytes=size_in_bytes(options.max_bytes),
+        threads=options.threads,
+        journal=layout.inflight,
+        seconds=options.decode_seconds,
+        memory=size_in_bytes(options.decode_memory),
+    )
+    # A worker elsewhere fetches a bucket's model itself.
+    location = options.model if options.model and storage.is_bucket(options.model) else model
+    classification = Classification(
+        location,
+        engine,
+        options.precision,
+        top_k,
+        options.embeddings,
+        options.threads,
+        run.model_digest,
+    )
+    provenance = {
+        "fingerprint": run.fingerprint,
+        "model_digest": run.model_digest,
+        "model_name": run.model_name,
+        "engine": engine,
+        "precision": options.precision,
+        "run_id": run.run_id,
+        "version": versions()["imagecensus"],
+    }
+    runner, beam_options = _runner(options, beam_args)
+    STOP.clear()
+    counters.STAGES.reset()
+    start = time.monotonic()
+    with (
+        _graceful_interrupt(STOP),
+        progress_bar("classifying", sum(u.rows for u in units), lambda: counters.STAGES.images),
+    ):
+        pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        build_pipeline(
+            pipeline, units, decoding, classification, layout, provenance, options.compression
+        )
+        with user_errors():
+            result = pipeline.run()
+            result.wait_until_finish()
+    run.seconds = time.monotonic() - start
+    run.interrupted = STOP.is_set()
+    run.add_stages(counters.STAGES)
+    run.counters = _counters(result)
+    run.images = run.counters.get("images_read", counters.STAGES.images)
+
+
+def _runner(options, beam_args):
+    """The runner and Beam's options."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if options.runner == IN_PROCESS:
+        from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+        return fn_runner.FnApiRunner(), PipelineOptions(beam_args)
+    return options.runner, PipelineOptions([*beam_args, f"--runner={options.runner}"])
+
+
+@contextlib.contextmanager
+def _graceful_interrupt(stop):
+    """The first Ctrl-C lets the unit in work finish and be committed; a second one ends at once."""
+
+    def on_signal(*_):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print(
+            "\nimagecensus: finishing the unit in work; Ctrl-C again to stop at once",
+            file=sys.stderr,
+        )
+
+    try:
+        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us handles signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _counters(result) -> dict:
+    from transforms.counters import NAMESPACE
+
+    counted = {}
+    for metric in result.metrics().query()["counters"]:
+        if metric.key.metric.namespace == NAMESPACE:
+            name = metric.key.metric.name
+            counted[name] = counted.get(name, 0) + (metric.committed or 0)
+    return counted
