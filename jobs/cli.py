@@ -25,6 +25,8 @@ _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
 JOBS = {
     "classify": ("jobs.classify", "classify archives of images into a Parquet table"),
+    "doctor": ("jobs.doctor", "check before a run whether it can work"),
+    "plan": ("jobs.plan", "measure here and forecast time, workers and cost of a run"),
     "evaluate": ("jobs.evaluate", "compare a finished table with true labels"),
     "predict": ("jobs.predict", "classify a few pictures and print the answers"),
     "report": ("jobs.report", "write a page about a finished table, for people to look at"),

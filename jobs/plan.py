@@ -1,0 +1,238 @@
+"""`imagecensus plan`: what a run will take, forecast from a sample measured on this machine.
+
+The sample is classified by the real job into a temporary output, after a warm-up on its first
+pictures. Two sizes of run give the fixed part (start, model, report) and the rate apart, so that a
+forecast for ten million pictures is not one for a hundred scaled up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import random
+import statistics
+import tempfile
+import time
+
+from jobs.options import argument, option, parse_options
+from model_export.errors import UserError
+from transforms import storage
+
+# US dollars, list prices of us-central1 in 2025; override with --prices=FILE (the same keys).
+PRICES = {
+    "vcpu_hour": 0.056,
+    "gib_hour": 0.003557,
+    "gib_per_vcpu": 4.0,
+    "read_requests_per_10k": 0.004,
+    "list_requests_per_10k": 0.05,
+    "write_requests_per_10k": 0.05,
+    "gib_month_stored": 0.020,
+}
+_LISTED_PER_REQUEST = 1000
+_ROW_BYTES = 200  # of the table, compressed, without embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Options of `imagecensus plan`."""
+
+    inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
+    model: str = option(None, "model folder", "dataset", metavar="DIR")
+    weights: str = option(None, "weights of the default model", "dataset", metavar="FILE")
+    sample: int = option(400, "pictures measured", "forecast")
+    images: int = option(
+        None, "how many pictures the archive has, instead of listing it", "forecast", type=int,
+        metavar="N",
+    )  # fmt: skip
+    deadline: float = option(None, "hours that the run may take", "forecast", type=float)
+    vcpus: int = option(2, "of one worker", "forecast")
+    prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
+    engine: str = option("auto", "as for classify", "machine", metavar="NAME")
+    threads: int = option(0, "as for classify", "machine")
+    seed: int = option(0, "of the sample", "forecast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the sample showed, in seconds and bytes."""
+
+    images: int  # listed
+    listing_seconds: float
+    fixed_seconds: float  # of a run, whatever its size
+    seconds_per_image: float
+    relative_error: float  # half of a 95 % interval of seconds_per_image
+    bytes_per_image: float
+    cpu_shares: dict
+
+
+def main(argv: list[str]) -> int:
+    """Prints the forecast."""
+    options = parse_options(
+        PlanOptions, argv, "imagecensus plan", "Measures a sample here and forecasts a whole run."
+    )
+    prices = read_prices(options.prices)
+    if options.sample < 20:
+        raise UserError("--sample must be at least 20")
+    if options.deadline is not None and options.deadline <= 0:
+        raise UserError("--deadline must be more than 0 hours")
+    measured = measure(options)
+    print(forecast(measured, options.vcpus, options.deadline, prices))
+    return 0
+
+
+def read_prices(path: str) -> dict:
+    """The price table, overridden by a JSON file. Raises UserError."""
+    if not path:
+        return PRICES
+    try:
+        own = json.loads(storage.read(path))
+        unknown = set(own) - set(PRICES)
+        if unknown:
+            raise ValueError(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(PRICES)}")
+        return PRICES | {name: float(value) for name, value in own.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a price table: {error}") from None
+
+
+def measure(options: PlanOptions) -> Measured:
+    """Lists the inputs and classifies a sample of them twice, a part and all of it."""
+    start = time.monotonic()
+    count, uris, sizes = sample_listing(
+        options.inputs, options.sample, options.seed, stop_after=options.images
+    )
+    listing = time.monotonic() - start
+    images = max(options.images or count, count)
+    if len(uris) < 20:
+        raise UserError(
+            f"{', '.join(options.inputs)}: {len(uris)} pictures; too few for a forecast: run"
+            " classify"
+        )
+    batches = 4
+    with tempfile.TemporaryDirectory(prefix="imagecensus-plan-") as folder:
+        warm = max(len(uris) // 10, 4)
+        first = _run(options, uris[:warm], folder, "warm")
+        rest = uris[warm:]
+        size = len(rest) // batches
+        runs = [
+            _run(options, rest[at * size : (at + 1) * size], folder, str(at))
+            for at in range(batches)
+        ]
+    rates = [run["busy"] / size for run in runs]
+    per_image = statistics.mean(rates)
+    # Student's t for 3 degrees of freedom.
+    error = 3.18 * statistics.stdev(rates) / math.sqrt(batches) / per_image
+    known = [size for size in sizes if size >= 0]
+    stages = {name: sum(run["stages"].get(name, 0) for run in runs) for name in runs[0]["stages"]}
+    total = sum(stages.values()) or 1.0
+    return Measured(
+        images=images,
+        listing_seconds=listing * images / max(count, 1),
+        fixed_seconds=max(first["whole"] - warm * per_image, 0.0),
+        seconds_per_image=per_image,
+        relative_error=error,
+        bytes_per_image=statistics.mean(known) if known else 0.0,
+        cpu_shares={name: seconds / total for name, seconds in stages.items()},
+    )
+
+
+def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
+    """Reservoir sample over the listing: (images listed, uris, sizes)."""
+    from transforms.list_images import list_images
+
+    rng = random.Random(seed)
+    kept, count = [], 0
+    for batch in list_images(inputs):
+        for row in zip(batch.column("uri").to_pylist(), batch.column("size").to_pylist()):  # noqa: B905
+            count += 1
+            if len(kept) < size:
+                kept.append(row)
+            elif (at := rng.randrange(count)) < size:
+                kept[at] = row
+        if stop_after and count >= stop_after:
+            break
+    rng.shuffle(kept)
+    return count, [uri for uri, _ in kept], [size for _, size in kept]
+
+
+def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
+    """Classifies some pictures by the real job: wall seconds, and CPU seconds by stage."""
+    from jobs.classify import main as classify
+
+    manifest = os.path.join(folder, f"{name}.txt")
+    with open(manifest, "w", encoding="utf-8") as file:
+        file.writelines(uri + "\n" for uri in uris)
+    command = [manifest, f"--output={folder}/{name}", "--no-report", "--max-failure-rate=1"]
+    command += [f"--engine={options.engine}", f"--threads={options.threads}"]
+    command += [f"--model={options.model}"] if options.model else []
+    command += [f"--weights={options.weights}"] if options.weights else []
+    start = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):
+        classify(command)
+    whole = time.monotonic() - start
+    with open(f"{folder}/{name}/run_report.json", encoding="utf-8") as file:
+        rates = json.load(file)["rates"]
+    return {"whole": whole, "busy": rates["seconds"], "stages": rates["cpu_seconds_by_stage"]}
+
+
+def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dict) -> str:
+    """The forecast as text."""
+    m = measured
+    cores = os.cpu_count() or 1
+    seconds = m.listing_seconds + m.fixed_seconds + m.images * m.seconds_per_image
+    low, high = (seconds * (1 + sign * max(m.relative_error, 0.05)) for sign in (-1, 1))
+    core_seconds = m.seconds_per_image * cores
+    per_million = cost_per_million(core_seconds, m.bytes_per_image, prices)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in m.cpu_shares.items())
+    lines = [
+        f"images     {m.images:,}, {m.bytes_per_image * m.images / 2**30:,.1f} GiB to read",
+        f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
+        f" (± {m.relative_error:.0%}); CPU: {shares}",
+        f"time       {_duration(seconds)} on this machine, between {_duration(low)} and"
+        f" {_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
+        f" {m.listing_seconds:.1f} s to list",
+    ]
+    if deadline:
+        room = deadline * 3600 - m.listing_seconds - m.fixed_seconds
+        if room <= 0:
+            lines.append(f"workers    no number of workers lists and starts within {deadline:g} h")
+        else:
+            slow = core_seconds * (1 + m.relative_error)
+            workers = math.ceil(m.images * slow / vcpus / room)
+            lines.append(
+                f"workers    {workers:,} of {vcpus} vCPUs to be done in {deadline:g} h, where a"
+                " vCPU is as fast as a core here"
+            )
+    reads, writes = m.images, max(m.images // 512, 1)
+    lists = m.images // _LISTED_PER_REQUEST + 1
+    lines += [
+        f"requests   {reads:,} reads, {lists:,} lists, {writes:,} writes, if it is in a bucket",
+        f"output     about {m.images * _ROW_BYTES / 2**20:,.1f} MiB",
+        "cost       per million images: "
+        + ", ".join(f"{name} ${value:,.2f}" for name, value in per_million.items()),
+    ]
+    return "\n".join(lines)
+
+
+def cost_per_million(core_seconds: float, bytes_per_image: float, prices: dict) -> dict:
+    """Dollars by kind for a million images, `core_seconds` each."""
+    hours = core_seconds * 1e6 / 3600
+    compute = hours * (prices["vcpu_hour"] + prices["gib_per_vcpu"] * prices["gib_hour"])
+    requests = (
+        1e6 / 1e4 * prices["read_requests_per_10k"]
+        + 1e6 / _LISTED_PER_REQUEST / 1e4 * prices["list_requests_per_10k"]
+        + 1e6 / 512 / 1e4 * prices["write_requests_per_10k"]
+    )
+    stored = 1e6 * bytes_per_image / 2**30 * prices["gib_month_stored"]
+    return {"compute": compute, "requests": requests, "a month of the pictures' storage": stored}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
