@@ -1,8 +1,8 @@
 """`imagecensus plan`: what a run will take, forecast from a sample measured on this machine.
 
-The sample is classified by the real job into a temporary output, after a warm-up on its first
-pictures. Two sizes of run give the fixed part (start, model, report) and the rate apart, so that a
-forecast for ten million pictures is not one for a hundred scaled up.
+The real job classifies the sample into a temporary output: a few pictures to warm up, then four
+batches, whose differences give the uncertainty. What a run takes before its first picture (start,
+model) is kept apart, so that the forecast for ten million is not that for a hundred scaled up.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def read_prices(path: str) -> dict:
 
 
 def measure(options: PlanOptions) -> Measured:
-    """Lists the inputs and classifies a sample of them twice, a part and all of it."""
+    """Lists the inputs and classifies a sample of them."""
     start = time.monotonic()
     count, uris, sizes = sample_listing(
         options.inputs, options.sample, options.seed, stop_after=options.images
@@ -126,12 +126,13 @@ def measure(options: PlanOptions) -> Measured:
     # Student's t for 3 degrees of freedom.
     error = 3.18 * statistics.stdev(rates) / math.sqrt(batches) / per_image
     known = [size for size in sizes if size >= 0]
-    stages = {name: sum(run["stages"].get(name, 0) for run in runs) for name in runs[0]["stages"]}
+    names = ("read", "decode", "infer", "write")
+    stages = {name: sum(run["stages"].get(name, 0) for run in runs) for name in names}
     total = sum(stages.values()) or 1.0
     return Measured(
         images=images,
         listing_seconds=listing * images / max(count, 1),
-        fixed_seconds=max(first["whole"] - warm * per_image, 0.0),
+        fixed_seconds=max(first["whole"] - first["busy"], 0.0),
         seconds_per_image=per_image,
         relative_error=error,
         bytes_per_image=statistics.mean(known) if known else 0.0,
@@ -175,7 +176,11 @@ def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
     whole = time.monotonic() - start
     with open(f"{folder}/{name}/run_report.json", encoding="utf-8") as file:
         rates = json.load(file)["rates"]
-    return {"whole": whole, "busy": rates["seconds"], "stages": rates["cpu_seconds_by_stage"]}
+    return {
+        "whole": whole,
+        "busy": rates["steady_seconds"],
+        "stages": rates["cpu_seconds_by_stage"],
+    }
 
 
 def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dict) -> str:

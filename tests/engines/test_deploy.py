@@ -1,0 +1,77 @@
+"""The deployment files say what they should, to those who read them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import fetch_engines
+import yaml
+
+DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
+
+
+def manifests() -> list[dict]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "flink.yaml").read_text()))
+
+
+def test_manifests_fit_together():
+    found = {(m["kind"], m["metadata"]["name"]): m for m in manifests()}
+    configs = {name for kind, name in found if kind == "ConfigMap"}
+    labels = []
+    for (kind, _), manifest in found.items():
+        assert manifest["apiVersion"] == {"Deployment": "apps/v1"}.get(kind, "v1")
+        if kind != "Deployment":
+            continue
+        spec = manifest["spec"]
+        assert spec["replicas"] >= 1
+        pod = spec["template"]
+        assert spec["selector"]["matchLabels"] == pod["metadata"]["labels"]
+        labels.append(pod["metadata"]["labels"])
+        volumes = {v["name"]: v["configMap"]["name"] for v in pod["spec"]["volumes"]}
+        assert set(volumes.values()) <= configs
+        for container in pod["spec"]["containers"]:
+            assert {"name", "image", "resources"} <= set(container)
+            assert all(m["name"] in volumes for m in container.get("volumeMounts", ()))
+            assert "memory" in container["resources"]["limits"]
+    service = found["Service", "flink-jobmanager"]["spec"]
+    assert any(service["selector"].items() <= label.items() for label in labels)
+
+
+def test_each_task_manager_has_a_worker_pool():
+    manager = next(m for m in manifests() if m["metadata"]["name"] == "flink-taskmanager")
+    containers = {c["name"]: c for c in manager["spec"]["template"]["spec"]["containers"]}
+    pool = containers["worker-pool"]
+    assert "apache_beam.runners.worker.worker_pool_main" in pool["command"]
+    port = int(pool["args"][0].split("=")[1])
+    assert pool["ports"] == [{"containerPort": port}]
+    assert f"--environment_config=localhost:{port}" in (
+        DEPLOY / "kubernetes" / "flink.yaml"
+    ).read_text().replace("# ", "")
+    assert containers["taskmanager"]["image"].split(":")[1].startswith(fetch_engines.FLINK_MINOR)
+
+
+def test_flex_template_metadata_names_options_of_classify():
+    from jobs.classify import ClassifyOptions
+
+    metadata = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
+    assert metadata["sdkInfo"]["language"] == "PYTHON"
+    known = set(ClassifyOptions.__dataclass_fields__)
+    for parameter in metadata["metadata"]["parameters"]:
+        assert parameter["name"] in known
+        assert {"label", "helpText"} <= set(parameter)
+        for pattern in parameter.get("regexes", ()):
+            re.compile(pattern)
+
+
+def test_the_image_holds_the_package_and_not_its_tests():
+    text = (DEPLOY / "dataflow" / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M)
+    sources = {word for line in copied for word in line.split()}
+    assert {"jobs", "transforms", "model_export"} <= sources
+    assert "tests" not in sources
+    assert all((fetch_engines.ROOT / source).exists() for source in sources)
+    assert "[tensorflow]" not in text
+    import apache_beam
+
+    assert f":{apache_beam.__version__} " in text
