@@ -44,7 +44,7 @@ from model_export.imagenet import golden_pictures
 from model_export.pictures import ArrayCache, Broken, Pictures, decode_pictures
 from model_export.preprocess import PreprocessSpec
 from model_export.training_report import write_training_report
-from model_export.verify import compare_in_fresh_process, readable_in_graph
+from model_export.verify import compare_in_fresh_process, encode_png, readable_in_graph
 from model_export.version import __version__
 
 RUN_FILE = "run.json"
@@ -202,6 +202,9 @@ def _prove(model, preprocess, data: LabelledData, pictures, answers, directory: 
             encoded.append(content)
         if len(chosen) == _PROOF_PICTURES:
             break
+    if not chosen:  # only turned or unusual files: their pixels will do
+        chosen = list(spread[:_PROOF_PICTURES])
+        encoded = [encode_png(picture) for picture in split.take(np.asarray(chosen))]
     pixels = split.take(np.asarray(chosen, int))
     embed = keras.Model(model.input, model.get_layer(EMBEDDING_LAYER).output)
     vectors = embed.predict(normalize(pixels, preprocess), verbose=0)

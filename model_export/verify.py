@@ -86,7 +86,7 @@ def check_model(directory: str) -> list[Finding]:
     )
     answers = loaded.signatures["serving_default"](images=tf.constant(golden.images))
     findings.append(_golden_finding(golden, answers, "golden pictures"))
-    encoded = tf.constant([_png(picture) for picture in golden.images])
+    encoded = tf.constant([encode_png(picture) for picture in golden.images])
     from_bytes = loaded.signatures["serving_bytes"](image_bytes=encoded)
     findings.append(_golden_finding(golden, from_bytes, "golden pictures as PNG bytes"))
     named = [[contract.labels[i] for i in row] for row in from_bytes["class_ids"].numpy()]
@@ -123,7 +123,7 @@ def _golden_finding(golden, answers, what: str) -> Finding:
     return Finding(what, True, f"largest difference {difference:.1e}")
 
 
-def _png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -138,7 +138,11 @@ def readable_in_graph(content: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(content)) as image:
             upright = image.getexif().get(0x0112, 1) in (0, 1)
-            return upright and image.format in ("JPEG", "PNG", "BMP") and image.mode in "RGBA"
+            return (
+                upright
+                and image.format in ("JPEG", "PNG", "BMP")
+                and image.mode in ("L", "RGB", "RGBA")
+            )
     except Exception:
         return False
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model_export.contract import ModelError, model_digest, read_contract, read_golden
-from model_export.verify import check_model, compare_in_fresh_process
+from model_export.verify import check_model, compare_in_fresh_process, readable_in_graph
 
 
 @pytest.fixture
@@ -69,3 +69,11 @@ def _png(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode, comparable", [("L", True), ("RGB", True), ("CMYK", False)])
+def test_which_files_both_decoders_read_alike(tmp_path, mode, comparable):
+    from PIL import Image
+
+    Image.new(mode, (8, 8)).save(tmp_path / "a.jpg")
+    assert readable_in_graph((tmp_path / "a.jpg").read_bytes()) is comparable
