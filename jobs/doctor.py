@@ -16,7 +16,8 @@ import shutil
 import urllib.request
 from typing import NamedTuple
 
-from jobs.classify import IN_PROCESS, ClassifyOptions, _model_folder, _validate_beam
+from jobs.classify import _model_folder
+from jobs.classify_options import IN_PROCESS, ClassifyOptions, validate_beam
 from jobs.options import argument, parse_options
 from model_export.errors import UserError
 from model_export.version import __version__
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         "exit codes: 0 nothing in the way; 1 something is",
         pass_through=True,
     )
-    _validate_beam(beam_args)
+    validate_beam(beam_args)
     failed = False
     for finding in examine(options, beam_args):
         print(f"{finding.level:<5} {finding.check:<8} {finding.detail}", flush=True)

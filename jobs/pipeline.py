@@ -108,7 +108,9 @@ def _runner(options, beam_args):
         from apache_beam.runners.portability.fn_api_runner import fn_runner
 
         return fn_runner.FnApiRunner(), PipelineOptions(beam_args)
-    return options.runner, PipelineOptions([*beam_args, f"--runner={options.runner}"])
+    # The package is installed on workers; a pickle of this process would bring what it must not.
+    fixed = [f"--runner={options.runner}", "--no_save_main_session"]
+    return options.runner, PipelineOptions([*beam_args, *fixed])
 
 
 @contextlib.contextmanager

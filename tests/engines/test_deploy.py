@@ -52,7 +52,7 @@ def test_each_task_manager_has_a_worker_pool():
 
 
 def test_flex_template_metadata_names_options_of_classify():
-    from jobs.classify import ClassifyOptions
+    from jobs.classify_options import ClassifyOptions
 
     metadata = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
     assert metadata["sdkInfo"]["language"] == "PYTHON"
