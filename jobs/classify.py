@@ -144,7 +144,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         if todo:
             fields = {"run_id": run.run_id, "units": len(todo), "engine": engine}
             activity.LOGGER.info("classifying %d units", len(todo), extra={"fields": fields})
-            run_pipeline(options, beam_args, run, layout, model, top_k, engine, todo)
+            run_pipeline(options, beam_args, run, layout, contract, top_k, todo)
         fault_points.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)

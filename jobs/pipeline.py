@@ -30,24 +30,22 @@ def build_pipeline(pipeline, units, decoding, classification, layout, provenance
     )
 
 
-def run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -> None:
+def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C."""
     from transforms.engines import preload_engine
 
     if options.runner == IN_PROCESS:
-        preload_engine(engine, model, options.precision, options.threads)
+        preload_engine(run.engine, run.model, options.precision, options.threads)
         startup.import_beam()
     import apache_beam as beam
 
     from jobs.beam_errors import user_errors
     from jobs.progress import progress_bar
     from jobs.run_report import versions
-    from model_export.contract import read_contract
     from transforms import counters, storage
     from transforms.classify_images import Classification
     from transforms.decode_images import STOP, Decoding
 
-    contract = read_contract(model, verify_digest=False)  # verified a moment ago
     decoding = Decoding(
         contract.preprocess,
         max_pixels=options.max_pixels,
@@ -59,10 +57,10 @@ def run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -
         memory=size_in_bytes(options.decode_memory),
     )
     # A worker elsewhere fetches a bucket's model itself.
-    location = options.model if options.model and storage.is_bucket(options.model) else model
+    location = options.model if options.model and storage.is_bucket(options.model) else run.model
     classification = Classification(
         location,
-        engine,
+        run.engine,
         options.precision,
         top_k,
         options.embeddings,
@@ -73,7 +71,7 @@ def run_pipeline(options, beam_args, run, layout, model, top_k, engine, units) -
         "fingerprint": run.fingerprint,
         "model_digest": run.model_digest,
         "model_name": run.model_name,
-        "engine": engine,
+        "engine": run.engine,
         "precision": options.precision,
         "run_id": run.run_id,
         "version": versions()["imagecensus"],

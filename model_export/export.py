@@ -35,7 +35,6 @@ from model_export.version import __version__
 
 EMBEDDING_LAYER = "embedding"
 EXPORTED_TOP_K = 10
-GOLDEN_IMAGES = 4
 
 
 def normalize(pixels: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
