@@ -32,6 +32,7 @@ DEV = [
     "playwright",
     "httpx",  # starlette's test client
     "gcp-storage-emulator",
+    "kubernetes-validate",  # Kubernetes' own schemas
     "setuptools",
     "wheel",
     "pip",

@@ -6,6 +6,8 @@ import json
 import re
 
 import fetch_engines
+import kubernetes_validate
+import pytest
 import yaml
 
 DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
@@ -13,6 +15,33 @@ DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
 
 def manifests() -> list[dict]:
     return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "flink.yaml").read_text()))
+
+
+def validate(manifest: dict) -> None:
+    """By the schemas of Kubernetes' own API; strict: a field it does not know is an error."""
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_manifests_are_what_kubernetes_takes():
+    assert {manifest["kind"] for manifest in manifests()} == {"ConfigMap", "Service", "Deployment"}
+    for manifest in manifests():
+        validate(manifest)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda spec: spec.update(replica=2),
+        lambda spec: spec.update(replicas="two"),
+        lambda spec: spec["template"]["spec"]["containers"][0].pop("name"),
+        lambda spec: spec.pop("selector"),
+    ],
+)
+def test_the_schema_finds_slips(spoil):
+    manifest = next(m for m in manifests() if m["metadata"]["name"] == "flink-taskmanager")
+    spoil(manifest["spec"])
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate(manifest)
 
 
 def test_manifests_fit_together():
