@@ -21,6 +21,7 @@ from jobs import startup
 from jobs.classify_options import EPILOG, ClassifyOptions, validate, validate_beam
 from jobs.options import parse_options, size_in_bytes
 from model_export.errors import UserError
+from model_export.redact import redact
 
 
 def main(argv: list[str]) -> int:
@@ -42,20 +43,30 @@ def main(argv: list[str]) -> int:
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
     from jobs import supervise
+    from transforms import guard_listing
+    from transforms.dataset import Layout
+
+    output = options.output
+    if not output.startswith("gs://"):
+        output = os.path.abspath(output)
+    layout = Layout(output, options.shard_pair)
+    supervise.journals_are_in(layout.listing)
+    with guard_listing.journal_in(layout.listing, size_in_bytes(options.decode_memory)):
+        return _classify(options, beam_args, layout)
+
+
+def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
+    from jobs import supervise
     from jobs.pipeline import run_pipeline
     from jobs.run_report import Run, books, summary, write_run_report
     from model_export.contract import check_digest, read_contract
     from model_export.safety import check_graph
-    from transforms import activity, dataset, fault_points, inflight, parts, plan_units, storage
+    from transforms import activity, dataset, fault_points, inflight, parts, plan_units
     from transforms.engines import choose_engine
     from transforms.list_images import list_images, passthrough_columns
 
     started = time.time()
     startup.forgo_pandas()
-    output = (
-        options.output if storage.is_bucket(options.output) else os.path.abspath(options.output)
-    )
-    layout = dataset.Layout(output, options.shard_pair)
     engine = choose_engine(options.engine, options.precision, options.embeddings)
     model = _model_folder(options)
     contract = read_contract(model)
@@ -105,7 +116,6 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         layout.make()
         lock = layout.locked()
     activity.watch(options.decode_seconds)
-    supervise.journals_are_in(layout.inflight)
     with lock:
         fault_points.reached("lock.taken")
         if not options.dry_run:
@@ -113,7 +123,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
             layout.remove_temporary()
         listing = (time.process_time(), time.monotonic())
         run.planned = plan_units.plan_units(
-            itertools.chain([first], references),
+            _told(itertools.chain([first], references), options.inputs),
             layout.state,
             fingerprint,
             passthrough=passthrough,
@@ -126,6 +136,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         if options.dry_run:
             units += run.planned.units
         fault_points.reached("planned")
+        supervise.journals_are_in(layout.inflight)
         before = parts.take_inventory(layout.parts, units)
         run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
         if before.unplanned and options.shard_pair == plan_units.WHOLE:
@@ -155,8 +166,21 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         if not after.pending:
             inflight.forget(layout.inflight)
     print(summary(layout, report))
-    _write_page(options, output, after.totals.rows)
+    _write_page(options, layout.output, after.totals.rows)
     return _exit_code(options, run, counts)
+
+
+def _told(batches, inputs: tuple[str, ...]):
+    """The batches; a listing that gets stuck says so."""
+    from transforms.activity import doing
+
+    batches, what = iter(batches), redact(", ".join(inputs))
+    while True:
+        with doing("listing", what):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _write_page(options, output, rows) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
     from jobs.beam_errors import user_errors
     from jobs.progress import progress_bar
     from jobs.run_report import versions
+    from jobs.waiting import Waiting
     from transforms import counters, storage
     from transforms.classify_images import Classification
     from transforms.decode_images import STOP, Decoding
@@ -77,6 +79,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         "version": versions()["imagecensus"],
     }
     runner, beam_options = _runner(options, beam_args)
+    waiting = Waiting(options.runner, units, layout.parts)
     STOP.clear()
     counters.STAGES.reset()
     start = time.monotonic()
@@ -88,13 +91,14 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         build_pipeline(
             pipeline, units, decoding, classification, layout, provenance, options.compression
         )
-        with user_errors():
+        with user_errors(), waiting:
             result = pipeline.run()
+            waiting.on(result)
             result.wait_until_finish()
     run.seconds = time.monotonic() - start
     run.interrupted = STOP.is_set()
     run.add_stages(counters.STAGES)
-    run.counters = _counters(result)
+    run.counters, run.slow = _counters(result)
     run.images = run.counters.get("images_read", counters.STAGES.images)
 
 
@@ -135,12 +139,17 @@ def _graceful_interrupt(stop):
             signal.signal(number, handler)
 
 
-def _counters(result) -> dict:
-    from transforms.counters import NAMESPACE
+def _counters(result) -> tuple[dict, list]:
+    """The job's counters, and which images were slow, slowest first."""
+    from transforms.counters import NAMESPACE, SLOW
 
-    counted = {}
-    for metric in result.metrics().query()["counters"]:
+    counted, slow = {}, []
+    metrics = result.metrics().query()
+    for metric in metrics["counters"]:
         if metric.key.metric.namespace == NAMESPACE:
             name = metric.key.metric.name
             counted[name] = counted.get(name, 0) + (metric.committed or 0)
-    return counted
+    for metric in metrics.get("string_sets", ()):
+        if metric.key.metric == SLOW.metric_name:
+            slow += map(json.loads, metric.committed or ())
+    return counted, sorted(slow, key=lambda one: -one["seconds"])

@@ -41,6 +41,7 @@ class Run:
     stage_wall: dict = dataclasses.field(default_factory=dict)
     start_cpu: float = dataclasses.field(default_factory=startup.cpu_at_start)
     counters: dict = dataclasses.field(default_factory=dict)
+    slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
     damaged: int = 0
     interrupted: bool = False
 
@@ -111,6 +112,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
             "wall_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_wall.items()},
         },
         "counters": run.counters,
+        "slow_images": run.slow,
         "inputs": [redact(text) for text in run.inputs],
         "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
         "fingerprint": run.fingerprint,
@@ -152,6 +154,13 @@ def summary(layout: Layout, report: dict) -> str:
         shown = ", ".join(f"{v:,} {k}" for k, v in labels[:_SHOWN_LABELS])
         more = f", and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
         lines.append(f"labels     {shown}{more}")
+    if report["slow_images"]:
+        slowest = report["slow_images"][0]
+        count = report["counters"].get("images_slow", len(report["slow_images"]))
+        lines.append(
+            f"slow       {count:,} images took over a second; longest:"
+            f" {slowest['seconds']:,.1f} s to {slowest['stage']} {slowest['uri']}"
+        )
     lines.append(f"table      {layout.parts}")
     lines.append(f"books      {layout.run_report}")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """Runs a job in a child process, and again when a picture killed it.
 
-A decoder's crash ends its process. The journal of decoders names the suspects, and a rerun decodes
-those apart; this module is the rerun, so that nobody has to get up at night for one bad file. The
-parent imports nothing heavy and only waits; it ends no run that a person wants and restarts none
-that a person killed.
+A decoder's crash ends its process, and so does that of an archive's reader. The journals name the
+suspects, and a rerun handles those apart; this module is the rerun, so that nobody has to get up
+at night for one bad file. The parent imports nothing heavy and only waits; it ends no run that a
+person wants and restarts none that a person killed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run(job) -> int:
             break
         print(
             f"imagecensus: a decoder {'hung' if hung else 'crashed'}; resuming with"
-            f" {len(suspects - known)} suspect pictures decoded apart",
+            f" {len(suspects - known)} suspects (pictures, archives) handled apart",
             file=sys.stderr,
         )
         known |= suspects

@@ -33,6 +33,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file_
 PICTURES = 200
 UNIT_IMAGES = 25
 PATIENCE = 120  # seconds until a run counts as hanging
+_FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 
 # point: how often a run of 8 units reaches it; a case holds it at the first and the middle time
 REPEATED = {
@@ -73,6 +74,8 @@ def all_cases() -> list[Case]:
             cases.append(Case(fault, point, 1, len(cases)))
     for seed in range(8):
         cases.append(Case("clock moved", "", 1, seed))
+    for point in ("lock.taken", "listed", "planned", "read", "infer", "part.synced"):
+        cases += [Case("clock moved for all", point, 1, seed) for seed in (2, 5)]
     for seed in range(40):
         cases.append(Case("kill", "", 1, seed))
     for fault in ("part flipped", "part cut", "part emptied", "part deleted", "part swapped"):
@@ -129,20 +132,21 @@ class Chaos:
         import transforms.engine_openvino  # noqa: F401
         import transforms.write_parts  # noqa: F401
 
+        self.lost = self.doubled = 0  # rows, in all cases so far
         self._number = 0
         run = _Run(self, self.folder / "expected")
         _expect(run.wait() == 0, f"the uninterrupted run failed: {run.said()}")
         self.expected = self._rows(run.output)
 
     def _rows(self, output: pathlib.Path) -> dict[str, str]:
-        """uri → digest of its row. Raises Failure for a uri with two rows."""
+        """uri → digest of its row. Counts those that come twice."""
         import pyarrow.parquet as pq
 
         table = pq.read_table(output / "predictions", use_threads=False)
         rows = {}
         for row in table.to_pylist():
             name = os.path.basename(row["uri"])
-            _expect(name not in rows, f"{name} has two rows")
+            self.doubled += name in rows
             row["uri"] = name  # some cases have copies of the pictures elsewhere
             rows[name] = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
         return rows
@@ -180,8 +184,9 @@ class Chaos:
     def _interrupted(self, case: Case, sources, output, place) -> bool:
         """Runs until the fault has struck; returns whether a rerun may refuse."""
         fault = f"{case.point}:{case.nth}:{place / 'fault'}" if case.point else None
-        jump = (case.seed - 3.5) * 3e7 if case.fault == "clock moved" else 0
-        run = _Run(self, output, sources, fault, jump)
+        jump = (case.seed - 3.5) * 3e7 if case.fault.startswith("clock moved") else 0
+        clock = place / "clock" if case.fault == "clock moved for all" else None
+        run = _Run(self, output, sources, fault, jump, clock)
         try:
             if not case.point:
                 if case.fault == "kill":
@@ -200,7 +205,7 @@ class Chaos:
         said = run.said()
         _expect("Traceback" not in said, f"a traceback: {said}")
         _expect("This is a defect" not in said, f"no sentence: {said}")
-        if case.fault in ("second run", "stopped 10 s"):
+        if case.fault in ("second run", "stopped 10 s", "clock moved for all"):
             _expect(code == 0, f"ended with {code}: {said}")
         return False
 
@@ -227,6 +232,8 @@ class Chaos:
             folders = [output, output / "predictions", output / "_imagecensus"]
             _write_protect(folders, True)
             return lambda: _write_protect(folders, False)
+        elif case.fault == "clock moved for all":
+            (place / "clock").write_text(f"{(case.seed - 3.5) * 3e7:+.0f}s")
         elif case.fault == "output removed":
             shutil.rmtree(output)
         elif case.fault == "second run":
@@ -245,8 +252,12 @@ class Chaos:
         return lambda: None
 
     def _check(self, output: pathlib.Path, touched: bool) -> None:
+        doubled = self.doubled
         rows = self._rows(output)
-        _expect(rows.keys() == self.expected.keys(), f"rows lost: {self.expected.keys() - rows}")
+        _expect(self.doubled == doubled, "rows that come twice")
+        lost = self.expected.keys() - rows
+        self.lost += len(lost)
+        _expect(rows.keys() == self.expected.keys(), f"rows lost: {lost}")
         differing = [name for name, row in rows.items() if row != self.expected[name]]
         _expect(len(differing) <= (1 if touched else 0), f"rows differ: {differing}")
         books = json.loads((output / "run_report.json").read_text())["books"]
@@ -265,12 +276,13 @@ class Skip(Exception):
 class _Run:
     """One run of the command in a process forked from this one."""
 
-    def __init__(self, chaos: Chaos, output, sources=None, fault=None, clock_jump=0.0):
+    def __init__(self, chaos: Chaos, output, sources=None, fault=None, clock_jump=0.0, clock=None):
         self.output = output
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the run
         argv = ["classify", str(sources or chaos.pictures), "--output", str(output)]
         argv += ["--model", chaos.model, "--unit-images", str(UNIT_IMAGES), "--no-report"]
         self._code = None
+        environment = _clock_from(clock, fault) if clock else None
         self.pid = os.fork()
         if self.pid:
             return
@@ -279,6 +291,8 @@ class _Run:
             os.dup2(self._log.fileno(), 1)
             os.dup2(self._log.fileno(), 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if environment:
+                os.execve(sys.executable, [sys.executable, "-m", "jobs.cli", *argv], environment)
             from jobs import cli
             from transforms import fault_points
 
@@ -328,6 +342,19 @@ class _Run:
     def said(self) -> str:
         self._log.seek(0)
         return self._log.read()
+
+
+def _clock_from(file: pathlib.Path, fault: str) -> dict:
+    """An environment in which every library's clock goes as far wrong as the file says."""
+    found = [*pathlib.Path("/").glob(os.environ.get("LIBFAKETIME", _FAKETIME).lstrip("/"))]
+    if not found:
+        raise Skip("no libfaketime (Debian's package of that name)")
+    file.write_text("+0s")
+    return os.environ | {
+        "LD_PRELOAD": str(found[0]), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "IMAGECENSUS_FAULT": fault,
+        "PYTHONPATH": sys.path[0],
+    }  # fmt: skip
 
 
 def _move_clock(seconds: float) -> None:
@@ -404,6 +431,7 @@ def run_cases(cases: list[Case], folder: pathlib.Path, model: str) -> dict:
     for case in cases:
         row = table[case.fault]
         row["cases"] += 1
+        before = chaos.lost, chaos.doubled
         try:
             chaos.run_case(case)
         except Skip as reason:
@@ -412,6 +440,8 @@ def run_cases(cases: list[Case], folder: pathlib.Path, model: str) -> dict:
         except Failure as failure:
             row["failed"] += 1
             print(f"FAILED {case}: {failure}", flush=True)
+        row["lost"] += chaos.lost - before[0]
+        row["doubled"] += chaos.doubled - before[1]
     return table
 
 
@@ -430,11 +460,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         folder = pathlib.Path(folder)
         table = run_cases(cases, folder, options.model or make_model(folder))
-    print("| fault | cases | failed | skipped |\n|---|---|---|---|")
+    columns = ("cases", "lost", "doubled", "failed", "skipped")
+    total = collections.Counter()
+    print(f"| fault | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for fault, row in table.items():
-        print(f"| {fault} | {row['cases']} | {row['failed']} | {row['skipped']} |")
-    total = sum(table.values(), collections.Counter())
-    print(f"| all | {total['cases']} | {total['failed']} | {total['skipped']} |")
+        print(f"| {fault} | {' | '.join(str(row[column]) for column in columns)} |")
+        total.update(row)
+    print(f"| all | {' | '.join(str(total[column]) for column in columns)} |")
     print(f"{time.monotonic() - start:.0f} s")
     if options.table:
         with open(options.table, "a") as file:

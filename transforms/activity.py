@@ -16,10 +16,13 @@ LOGGER = logging.getLogger("imagecensus")
 SLOW_SECONDS = 1.0
 STUCK_SECONDS = 60
 HUNG_EXIT_CODE = 75  # a decoder hangs: the journal names the picture, a rerun decodes it apart
-_SLOW_LOGGED = 50  # per process: a slow disk must not fill another one with complaints
+_SLOW_LOGGED = 20  # per process: a slow disk must not fill another one with complaints
+_SLOW_KEPT = 1000  # waiting to be taken
 
 _busy: dict[int, tuple[str, str, float]] = {}
-_slow = 0
+_slow: list[dict] = []  # not taken yet
+_slow_count = 0
+_slow_lock = threading.Lock()
 _watch: threading.Thread | None = None
 _deadline = 0.0
 _decoders = 0
@@ -42,21 +45,38 @@ class doing:  # noqa: N801 - reads as a verb: `with doing("decode", uri):`
         stage, subject, start = self._mark
         seconds = time.monotonic() - start
         if seconds > SLOW_SECONDS and stage in ("read", "decode"):
-            _log_slow(stage, subject, seconds)
+            _note_slow(stage, subject, seconds)
         if self._outer is None:
             del _busy[threading.get_ident()]
         else:
             _busy[threading.get_ident()] = self._outer
 
 
-def _log_slow(stage: str, subject: str, seconds: float) -> None:
+def _note_slow(stage: str, subject: str, seconds: float) -> None:
+    """Logs a slow picture, once, and keeps it for `take_slow`."""
+    global _slow_count
+    fields = {"uri": subject, "stage": stage, "seconds": round(seconds, 2)}
+    with _slow_lock:
+        if any(one["uri"] == subject for one in _slow):
+            return  # slow to read, and now to decode
+        if len(_slow) < _SLOW_KEPT:
+            _slow.append(fields)
+        _slow_count += 1
+        count = _slow_count
+    if count <= _SLOW_LOGGED:
+        LOGGER.warning("slow %s: %.1f s for %s", stage, seconds, subject, extra={"fields": fields})
+    if count == _SLOW_LOGGED:
+        LOGGER.warning("further slow pictures are told in run_report.json only")
+
+
+def take_slow() -> list[dict]:
+    """The slow pictures since the last call, as `uri`, `stage`, `seconds`: once each."""
     global _slow
-    _slow += 1
-    if _slow <= _SLOW_LOGGED:
-        fields = {"stage": stage, "uri": subject, "seconds": round(seconds, 2)}
-        LOGGER.info("slow %s: %.1f s for %s", stage, seconds, subject, extra={"fields": fields})
-    if _slow == _SLOW_LOGGED:
-        LOGGER.info("further slow pictures of this process are not logged")
+    if not _slow:  # nearly always
+        return []
+    with _slow_lock:
+        taken, _slow = _slow, []
+    return taken
 
 
 def watch(decode_seconds: float) -> None:

@@ -170,7 +170,12 @@ def list_archive(
                     raise ArchiveBroken("too_large", text)
                 yield batch
     except (ArchiveBroken, OSError) as error:
-        yield _references(location, etag, [_broken(error)], None)
+        yield broken_archive(location, etag, error)
+
+
+def broken_archive(location: str, etag: str, error: ArchiveBroken | OSError) -> pa.RecordBatch:
+    """The reference of the archive itself, whose row will say what is wrong with it."""
+    return _references(location, etag, [_broken(error)], None)
 
 
 def _stream(file, size: int, kind: str):

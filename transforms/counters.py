@@ -18,6 +18,8 @@ IMAGES_OK = Metrics.counter(NAMESPACE, "images_ok")
 IMAGES_FAILED = Metrics.counter(NAMESPACE, "images_failed")
 BATCHES_SPLIT = Metrics.counter(NAMESPACE, "batches_split")
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
+IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read or to decode
+SLOW = Metrics.string_set(NAMESPACE, "slow")  # which, as JSON: uri, stage, seconds
 
 
 class Stages:

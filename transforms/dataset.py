@@ -54,6 +54,11 @@ class Layout:
         return inflight.folder_for(self.state) + self._suffix
 
     @property
+    def listing(self) -> str:
+        """Of the launcher's journal of archives: it lists before it may touch the output."""
+        return inflight.folder_here("listing", self.state + self._suffix)
+
+    @property
     def run_report(self) -> str:
         return storage.join(self.output, f"run_report{self._suffix}.json")
 

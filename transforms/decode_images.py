@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -25,12 +26,13 @@ from model_export.preprocess import (
     PreprocessSpec,
     configure_pillow,
 )
-from transforms import counters, fault_points, isolate, plan_units, storage
+from model_export.redact import redact
+from transforms import activity, counters, fault_points, isolate, plan_units, storage
 from transforms.activity import doing
 from transforms.guard_decoding import Guard
 from transforms.parts import failed_rows
 from transforms.read_archives import Place, Turns, is_sequential
-from transforms.read_images import MAX_BYTES, read_image
+from transforms.read_images import MAX_BYTES
 from transforms.records import ImageBatch, Status, Unit
 
 # Set by Ctrl-C in a run in this very process: units not begun yet are left for the rerun.
@@ -81,7 +83,8 @@ class Pools:
     def __init__(self, how: Decoding):
         threads = how.threads or os.cpu_count() or 1
         self.decode = concurrent.futures.ThreadPoolExecutor(threads, "decode")
-        self.guard = Guard(how.journal, threads, how.seconds, how.memory)
+        workers = threads + how.fetch_threads
+        self.guard = Guard(how.journal, workers, how.seconds, how.memory)
         self.fetch = concurrent.futures.ThreadPoolExecutor(how.fetch_threads, "fetch")
         self.place, self.turns = Place(), Turns()
 
@@ -130,7 +133,7 @@ class _Pending:
         turn = self._turns.turn(ticket) if ticket is not None else contextlib.nullcontext()
         with turn, doing("read", uri), counters.STAGES.measure("read"):
             fault_points.reached("read")
-            return read_image(
+            return self._guard.read(
                 uri,
                 self._sizes[row],
                 self._etags[row],
@@ -215,6 +218,10 @@ class _DecodeImages(beam.DoFn):
         for batch in decode_unit(unit, refs, self._how, self._pools):
             counters.IMAGES_READ.inc(len(batch))
             counters.BYTES_READ.inc(sum(size or 0 for size in batch.bytes))
+            # Here, as Beam's metrics belong to the thread that works on a bundle.
+            for slow in activity.take_slow():
+                counters.IMAGES_SLOW.inc()
+                counters.SLOW.add(redact(json.dumps(slow)))
             yield batch
 
     def teardown(self):

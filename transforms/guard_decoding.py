@@ -1,4 +1,8 @@
-"""`decode_image` with a journal: a picture that kills or hangs its process does so only once."""
+"""Decoding and the reading of archives with a journal: what kills its process does so only once.
+
+A picture that crashed or hung its decoder is decoded in a child process, and the members of an
+archive that was being read when a process died are read in one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import threading
 import numpy as np
 
 from model_export.preprocess import MAX_SIDE, ImageInfo, PreprocessSpec, decode_image
-from transforms import activity, fault_points, inflight, isolate
+from transforms import activity, fault_points, inflight, isolate, isolate_reading
+from transforms.read_archives import Place
+from transforms.read_images import read_image
 
 
 class Guard:
@@ -17,7 +23,7 @@ class Guard:
     def __init__(self, folder: str, threads: int, seconds: float, memory: int):
         """Args:
         folder: of the journals, from `inflight.folder_for`; empty: no journal is kept.
-        threads: how many will call `decode`.
+        threads: how many will call `decode` and `read`.
         seconds, memory: bounds of one picture.
         """
         self._folder, self._seconds, self._memory = folder, seconds, memory
@@ -25,6 +31,7 @@ class Guard:
         self._mine = threading.local()
         self._journal = None
         self._suspects = frozenset()
+        self._apart = isolate_reading.Reader(seconds, memory)
         if folder:
             try:
                 self._journal = inflight.Journal(folder, threads)
@@ -39,6 +46,29 @@ class Guard:
         """Looks for journals of processes that died meanwhile. Call before each unit."""
         if self._folder:
             self._suspects = inflight.read_suspects(self._folder)
+
+    def read(
+        self,
+        uri: str,
+        size: int,
+        etag: str,
+        max_bytes: int,
+        container: str | None,
+        member: str | None,
+        place: Place | None,
+    ) -> bytes:
+        """See `read_image`. Suspect archives are read in a child process."""
+        if self._journal is None or container is None:
+            return read_image(uri, size, etag, max_bytes, container, member, place)
+        digest = inflight.digest_of(container)
+        if digest in self._suspects:
+            return self._apart.read(uri, size, etag, max_bytes, container, member)
+        slot = self._slot()
+        self._journal.enter(slot, digest)
+        try:
+            return read_image(uri, size, etag, max_bytes, container, member, place)
+        finally:
+            self._journal.leave(slot)
 
     def decode(
         self,
@@ -67,6 +97,7 @@ class Guard:
             self._journal.leave(slot)
 
     def close(self) -> None:
+        self._apart.close()
         if self._folder:
             activity.decoders_end()
         if self._journal:

@@ -1,15 +1,17 @@
-"""Which pictures are in the decoders right now, on disk, so that a crash leaves suspects.
+"""What is being decoded and read right now, on disk, so that a crash leaves suspects.
 
-Each process keeps one small file, a slot per decoding thread; a thread writes the digest of the
-picture it is about to decode and wipes it afterwards: two writes to mapped memory, about a
-microsecond, which survive the process whatever ends it. A file whose process is gone (nobody holds
-its lock any more) names suspects; they are decoded in a process of their own, see `isolate`.
+Each process keeps one small file, a slot per thread; a thread writes the digest of the picture it
+is about to decode, or of the archive it is about to read from, and wipes it afterwards: two writes
+to mapped memory, about a microsecond, which survive the process whatever ends it. A file whose
+process is gone (nobody holds its lock any more) names suspects; they are handled in a process of
+their own, see `isolate` and `isolate_reading`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import mmap
 import os
@@ -31,9 +33,14 @@ def folder_for(state: str) -> str:
     where the crash happened, and cannot be written to a bucket picture by picture.
     """
     if state.startswith("gs://"):
-        digest = hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
-        return os.path.join(tempfile.gettempdir(), f"imagecensus-inflight-{digest}")
+        return folder_here("inflight", state)
     return os.path.join(state, "inflight")
+
+
+def folder_here(purpose: str, state: str) -> str:
+    """A folder for journals of an output in this machine's temporary folder, one for each user."""
+    digest = hashlib.blake2b(f"{os.getuid()}:{state}".encode(), digest_size=8).hexdigest()
+    return os.path.join(tempfile.gettempdir(), f"imagecensus-{purpose}-{digest}")
 
 
 def digest_of(uri: str) -> bytes:
@@ -46,9 +53,9 @@ class Journal:
 
     def __init__(self, folder: str, slots: int):
         """Raises OSError where the folder cannot be written."""
-        os.makedirs(folder, exist_ok=True)
-        self.path = os.path.join(folder, f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}")
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        self.path = os.path.join(folder, name)
+        self._file = _create(folder, name)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         # Really written, not a hole: on a full disk a hole would end in SIGBUS later.
         os.write(self._file, _NOBODY * slots)
@@ -69,8 +76,16 @@ class Journal:
         os.close(self._file)
 
 
+def _create(folder: str, name: str) -> int:
+    for _ in range(9):
+        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # removed just now, as it was empty
+            return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    raise FileNotFoundError(folder)
+
+
 def read_suspects(folder: str) -> frozenset[bytes]:
-    """Digests of the pictures that were in a decoder when its process died."""
+    """Digests of what was being decoded or read when its process died."""
     suspects = set()
     for path in _dead(folder):
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -86,8 +101,9 @@ def forget(folder: str, older_than: float = 0) -> None:
         with contextlib.suppress(OSError):
             if time.time() - os.stat(path).st_mtime >= older_than:
                 os.unlink(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
+    for place in _places(folder):
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
 
 
 def forget_old(folder: str) -> None:
@@ -95,15 +111,20 @@ def forget_old(folder: str) -> None:
     forget(folder, _MAX_AGE)
 
 
+def _places(folder: str) -> list[str]:
+    """The folder, and for a run over everything those of shards: "inflight-s0of4".
+
+    A shard minds its own alone: another one's dead may be waiting for their rerun.
+    """
+    return [folder, *glob.glob(glob.escape(folder) + "-s*of*")]
+
+
 def _dead(folder: str) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
     return [
         path
-        for name in names
-        if name.endswith(_SUFFIX) and not _is_held(path := os.path.join(folder, name))
+        for place in _places(folder)
+        for path in glob.glob(os.path.join(glob.escape(place), "*" + _SUFFIX))
+        if not _is_held(path)
     ]
 
 

@@ -42,13 +42,12 @@ def decode_isolated(
     """
     request = {"spec": spec.to_json(), "max_pixels": max_pixels, "seconds": seconds}
     request |= {"memory": memory, "max_side": max_side}
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     child = subprocess.Popen(
         [sys.executable, "-m", "transforms.isolate"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths},
+        env=child_environment(),
     )
     try:
         answer, _ = child.communicate(
@@ -62,12 +61,18 @@ def decode_isolated(
     if child.returncode == -signal.SIGALRM:
         raise _timeout(seconds)
     if child.returncode != 0 or len(pixels) not in (0, out.size):
-        raise ImageError("decode_crash", f"the decoder {_ending(child.returncode)}")
+        raise ImageError("decode_crash", f"the decoder {ending(child.returncode)}")
     said = json.loads(head)
     if "status" in said:
         raise ImageError(said["status"], said["error"], said["format"])
     out[...] = np.frombuffer(pixels, np.uint8).reshape(out.shape)
     return ImageInfo(**said)
+
+
+def child_environment() -> dict:
+    """In which a child imports what this process does."""
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    return {**os.environ, "PYTHONPATH": paths}
 
 
 def _timeout(seconds: float) -> ImageError:
@@ -76,7 +81,8 @@ def _timeout(seconds: float) -> ImageError:
     )
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended, given its exit code or minus its signal."""
     if code >= 0:
         return f"ended with code {code}"
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from transforms import archives, storage
+from transforms import archives, guard_listing, storage
 from transforms.list_files import (
     CHUNK,
     File,
@@ -99,7 +99,7 @@ def _holds_pictures(text: str, uri_column: str, image_column: str) -> bool:
     if not text.lower().endswith(".parquet") or (uri_column and not image_column):
         return False
     reference = next(list_files(text), ("", -1, ""))
-    return archives.is_table_of_pictures(*reference, image_column)
+    return guard_listing.is_table_of_pictures(*reference, image_column)
 
 
 def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
@@ -112,8 +112,10 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
         uri = reference[0]
         if uri.endswith(_PICTURES) or not (archives.is_archive_name(uri) or uri == named):
             return None
-        kind = archives.archive_kind(*reference, image_column)
-        return kind and archives.list_archive(*reference, kind, image_column, columns, max_members)
+        kind = guard_listing.archive_kind(*reference, image_column)
+        return kind and guard_listing.list_archive(
+            *reference, kind, image_column, columns, max_members
+        )
 
     chunk = []
     for reference, members in _expand(text, members_of):
@@ -158,5 +160,5 @@ def _table_columns(text: str, image_column: str) -> pa.Schema:
     """The columns of the first table of pictures, where an input's name says it is one."""
     for reference in list_files(text) if archives.has_columns(text) else ():
         if archives.is_archive_name(reference[0]):
-            return archives.column_schema(*reference, image_column)
+            return guard_listing.column_schema(*reference, image_column)
     return pa.schema([])

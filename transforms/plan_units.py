@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model_export.errors import UserError
+from model_export.redact import redact_column
 from transforms import fault_points, sealed, storage
 from transforms.records import REF_COLUMNS, REF_FIELDS, Unit
 
@@ -197,7 +198,7 @@ def plan_units(
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with exactly the schema's columns; absent ones are null."""
+    """The batch with exactly the schema's columns; absent ones are null, people's own redacted."""
     arrays = []
     for field in schema:
         index = batch.schema.get_field_index(field.name)
@@ -205,7 +206,8 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             arrays.append(pa.nulls(batch.num_rows, field.type))
             continue
         try:
-            arrays.append(batch.column(index).cast(field.type))
+            values = batch.column(index).cast(field.type)
+            arrays.append(values if field in REF_FIELDS else redact_column(values))
         except pa.ArrowInvalid as error:
             raise PlanError(f"column {field.name!r} does not fit {field.type}: {error}") from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

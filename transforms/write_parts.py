@@ -8,6 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms import counters, parts
+from transforms.activity import doing
 from transforms.records import PredictionBatch, Status
 
 
@@ -42,7 +43,7 @@ class _WriteParts(beam.DoFn):
         gathered.append(batch.rows)
         if not batch.last:
             return
-        with counters.STAGES.measure("write"):
+        with doing("write", batch.unit.name), counters.STAGES.measure("write"):
             location = self._write(batch)
         counters.PARTS_WRITTEN.inc()
         yield location

@@ -5,6 +5,7 @@ import logging
 import time
 
 import pytest
+from samples import make_photos
 
 from jobs import cli, logs
 from transforms import activity
@@ -37,10 +38,30 @@ def test_a_slow_picture_is_logged_once_with_its_stage(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "imagecensus")
     with activity.doing("read", "/fast.jpg"):
         pass
-    with activity.doing("decode", "/slow.jpg"):
-        time.sleep(0.02)
+    activity.take_slow()
+    for stage in ("read", "decode"):
+        with activity.doing(stage, "/slow.jpg"):
+            time.sleep(0.02)
     [told] = caplog.records
-    assert told.fields["uri"] == "/slow.jpg" and told.fields["stage"] == "decode"
+    assert told.levelno == logging.WARNING  # a person at a terminal sees it, too
+    assert told.fields["uri"] == "/slow.jpg" and told.fields["stage"] == "read"
+    assert activity.take_slow() == [told.fields]
+    assert activity.take_slow() == []
+
+
+def test_many_slow_pictures_are_counted_and_told_in_the_report(
+    monkeypatch, capfd, tmp_path, tiny_model
+):
+    monkeypatch.setattr(activity, "SLOW_SECONDS", 0)
+    monkeypatch.setattr(activity, "_slow_count", 0)
+    photos = make_photos(tmp_path / "photos", 30)
+    argv = ["classify", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
+    assert cli.main([*argv, "--model", tiny_model, "--no-report"]) == 0
+    said = capfd.readouterr()
+    assert "30 images took over a second" in said.out
+    report = json.loads((tmp_path / "out" / "run_report.json").read_text())
+    assert {slow["uri"] for slow in report["slow_images"]} == set(photos)
+    assert report["counters"]["images_slow"] == 30
 
 
 def test_a_stuck_run_says_what_it_waits_for(monkeypatch, caplog):

@@ -5,9 +5,22 @@ import pathlib
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from samples import make_photos, read_rows
 
 POISON = str(pathlib.Path(__file__).parents[1] / "poison")
+
+
+def _classify(pictures, model, output):
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "classify", str(pictures)]
+        + ["--model", model, "--output", str(output)]
+        + ["--decode-seconds", "2", "--unit-images", "10"],
+        env={**os.environ, "PYTHONPATH": POISON},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
@@ -16,14 +29,7 @@ def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     (tmp_path / "photos" / "00012.jpg").write_bytes(b"POISON:segv")
     (tmp_path / "photos" / "00031.jpg").write_bytes(b"POISON:hang")
     output = tmp_path / "out"
-    ended = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "classify", str(tmp_path / "photos")]
-        + ["--model", tiny_model, "--output", str(output)]
-        + ["--decode-seconds", "2", "--unit-images", "10"],
-        env={**os.environ, "PYTHONPATH": POISON},
-        capture_output=True,
-        text=True,
-    )
+    ended = _classify(tmp_path / "photos", tiny_model, output)
     assert ended.returncode == 0, ended.stderr
     assert "a decoder crashed" in ended.stderr and "a decoder hung" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -31,4 +37,29 @@ def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     assert len(rows) == 40
     found = {os.path.basename(r["uri"]): r["status"] for r in rows if r["status"] != "ok"}
     assert found == expected
+    assert not (output / "_imagecensus" / "inflight").exists()
+
+
+def test_archives_whose_reader_crashes_cost_their_own_rows(tmp_path, tiny_model):
+    """One crashes Arrow when it is looked into, one in the middle of reading, one not at all."""
+    photos = [pathlib.Path(path).read_bytes() for path in make_photos(tmp_path / "made", 40)]
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pq.write_table(pa.table({"image": photos}), folder / "good.parquet")
+    crashing = [*photos[:20], b"POISON:read", *photos[21:]]
+    pq.write_table(pa.table({"image": crashing}), folder / "row.parquet")
+    pq.write_table(pa.table({"image": photos, "POISON": [1] * 40}), folder / "whole.parquet")
+    (folder / "plain.jpg").write_bytes(photos[0])
+    output = tmp_path / "out"
+    for _ in range(2):  # the second finds nothing to do, and lists the archives again
+        ended = _classify(folder, tiny_model, output)
+        assert ended.returncode == 0, ended.stderr
+        assert "Traceback" not in ended.stderr
+        rows = {os.path.basename(r["uri"]): r for r in read_rows(output).to_pylist()}
+        assert len(rows) == 40 + 40 + 1 + 1
+        failed = {name: row for name, row in rows.items() if row["status"] != "ok"}
+        # Rows are read eight at a time, and not past the crash.
+        assert failed.keys() == {"whole.parquet", *(f"row.parquet#{n}" for n in range(16, 40))}
+        assert {row["status"] for row in failed.values()} == {"read_error"}
+        assert "SIGSEGV" in failed["row.parquet#20"]["error"]
     assert not (output / "_imagecensus" / "inflight").exists()

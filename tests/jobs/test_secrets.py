@@ -15,9 +15,9 @@ def test_planted_secrets_are_nowhere(tmp_path, tiny_model, capfd, monkeypatch):
     [photo] = make_photos(tmp_path / "photos", 1)
     manifest = tmp_path / "list.csv"
     manifest.write_text(
-        f"uri\n{photo}\n"
-        f"https://storage.googleapis.com/b/a.jpg?X-Goog-Signature={SECRET}\n"
-        f"https://user:{SECRET}@example.org/b.jpg\n"
+        f"uri,source\n{photo},https://storage.googleapis.com/c.jpg?X-Goog-Signature={SECRET}\n"
+        f"https://storage.googleapis.com/b/a.jpg?X-Goog-Signature={SECRET},\n"
+        f"https://user:{SECRET}@example.org/b.jpg,ftp://user:{SECRET}@example.org/\n"
     )
     output = tmp_path / "out"
     argv = ["classify", str(manifest), "--output", str(output), "--model", tiny_model]
@@ -36,4 +36,5 @@ def test_planted_secrets_are_nowhere(tmp_path, tiny_model, capfd, monkeypatch):
 
     rows = pq.read_table(output / "predictions").to_pylist()
     assert SECRET not in json.dumps(rows, default=str)
+    assert rows[0]["source"] == "https://storage.googleapis.com/c.jpg?[redacted]"
     assert sorted(row["status"] for row in rows) == ["ok", "read_error", "read_error"]

@@ -1,10 +1,11 @@
 """A decoder with real defects: put this folder on PYTHONPATH and Pillow opens poison.
 
 A file that starts with POISON:segv, :hang, :spin or :eat makes the decoder crash, wait, compute or
-allocate for ever, in C, as a defect in a codec would.
+allocate for ever, in C, as a defect in a codec would. And Parquet with POISON in it crashes Arrow.
 """
 
 import PIL.Image
+import pyarrow.parquet as pq
 
 _open = PIL.Image.open
 
@@ -27,3 +28,31 @@ def _poisoned_open(file, *args, **kwargs):
 
 
 PIL.Image.open = _poisoned_open
+
+
+class _PoisonedParquet(pq.ParquetFile):
+    """A defective reader: a column of the name POISON crashes it at once, a value while read."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if "POISON" in self.schema_arrow.names:
+            _crash()
+
+    def iter_batches(self, *args, **kwargs):
+        for rows in super().iter_batches(*args, **kwargs):
+            if b"POISON:read" in b"".join(buffer or b"" for buffer in _buffers(rows)):
+                _crash()
+            yield rows
+
+
+def _buffers(rows):
+    return (buffer for column in rows.columns for buffer in column.buffers())
+
+
+def _crash():
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+pq.ParquetFile = _PoisonedParquet

@@ -64,3 +64,16 @@ def test_a_journal_in_the_making_is_left_alone(tmp_path):
     os.utime(born, (0, 0))  # its maker died long ago
     inflight.forget(str(tmp_path))
     assert not born.exists()
+
+
+def test_a_shard_leaves_the_suspects_of_another_and_a_run_over_everything_takes_all(tmp_path):
+    shards = [tmp_path / "inflight-s0of2", tmp_path / "inflight-s1of2"]
+    for shard in shards:
+        _write(shard, "die")
+    inflight.forget(str(shards[0]))
+    assert not shards[0].exists()
+    assert len(inflight.read_suspects(str(shards[1]))) == 2
+    whole = tmp_path / "inflight"
+    assert len(inflight.read_suspects(str(whole))) == 2
+    inflight.forget(str(whole))
+    assert os.listdir(tmp_path) == []
