@@ -90,15 +90,8 @@ audit: env  ## look the locked packages up among known vulnerabilities (needs th
 	$(VENV)-audit/bin/pip install --quiet pip-audit
 	$(VENV)-audit/bin/pip-audit --disable-pip --require-hashes -r constraints.txt
 
-.PHONY: faketime
-faketime:  ## install libfaketime where apt can, to move the clock in make chaos (skipped without)
-	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 \
-	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq >/dev/null \
-	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libfaketime >/dev/null; } \
-	  || echo "notice: no libfaketime, and it cannot be installed here; cases of the clock will skip"
-
 .PHONY: chaos
-chaos: env faketime  ## the whole crash matrix: every fault at every point, then resume and compare
+chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
 	$(BIN)/python tests/chaos.py
 	CHAOS=1 $(BIN)/python -m pytest tests/engines/test_flink_poison.py
 

@@ -143,7 +143,7 @@ def _counters(result) -> tuple[dict, list]:
     """The job's counters, and which images were slow, slowest first."""
     from transforms.counters import NAMESPACE, SLOW
 
-    counted, slow = {}, []
+    counted, slow = {}, {}
     metrics = result.metrics().query()
     for metric in metrics["counters"]:
         if metric.key.metric.namespace == NAMESPACE:
@@ -151,5 +151,6 @@ def _counters(result) -> tuple[dict, list]:
             counted[name] = counted.get(name, 0) + (metric.committed or 0)
     for metric in metrics.get("string_sets", ()):
         if metric.key.metric == SLOW.metric_name:
-            slow += map(json.loads, metric.committed or ())
-    return counted, sorted(slow, key=lambda one: -one["seconds"])
+            for one in map(json.loads, metric.committed or ()):
+                slow[one["uri"]] = one  # a retried unit tells it again
+    return counted, sorted(slow.values(), key=lambda one: -one["seconds"])
