@@ -16,10 +16,11 @@ ALLOWED = re.compile(
     r"|zlib|hpnd|0bsd|public domain|cc0|zpl|lgpl|lesser general public",
     re.IGNORECASE,
 )
-# Packages that say nothing a program can read, looked up by hand: name → licence.
-KNOWN = {
-    "namex": "Apache-2.0",
-}
+
+
+_LICENCE_FILE = re.compile(r"(LICEN[CS]E|COPYING)", re.IGNORECASE)
+# How the texts of common licences call themselves, for packages whose metadata does not.
+_NAMED = re.compile(r"Apache License, Version 2\.0|MIT License|BSD [23]-Clause License")
 
 
 def locked_packages(text: str) -> dict[str, bool]:
@@ -35,8 +36,8 @@ def locked_packages(text: str) -> dict[str, bool]:
     return packages
 
 
-def licence_of(name: str) -> str | None:
-    """What an installed package says of its licence; None where it is not installed."""
+def licence_of(name: str) -> tuple[str, str] | None:
+    """What an installed package says of its licence, and where; None where it is not installed."""
     try:
         metadata = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
@@ -44,17 +45,23 @@ def licence_of(name: str) -> str | None:
     said = [metadata.get("License-Expression") or ""]
     said += [c.split("::")[-1].strip() for c in metadata.get_all("Classifier") or [] if "Lic" in c]
     said.append((metadata.get("License") or "").strip().split("\n")[0][:80])
-    said.append(KNOWN.get(name, ""))
-    return ", ".join(dict.fromkeys(text for text in said if text and text != "UNKNOWN"))
+    said = ", ".join(dict.fromkeys(text for text in said if text and text != "UNKNOWN"))
+    if said:
+        return said, "metadata"
+    for file in importlib.metadata.files(name) or ():
+        if file.parts[0].endswith(".dist-info") and _LICENCE_FILE.match(file.name):
+            found = _NAMED.search(" ".join(file.read_text().split()))
+            return (found[0] if found else "", f"{file.name} in the package")
+    return "", "nowhere"
 
 
 def main() -> int:
     packages = locked_packages(LOCK.read_text())
     bad = []
     for name, hashed in sorted(packages.items()):
-        licence = licence_of(name)
+        licence, source = licence_of(name) or (None, "not installed here")
         if "--list" in sys.argv:
-            print(f"{name:40} {licence if licence is not None else '(not installed here)'}")
+            print(f"{name:40} {licence or '':60} ({source})")
         if not hashed:
             bad.append(f"{name}: locked without a hash")
         if licence is not None and not ALLOWED.search(licence):

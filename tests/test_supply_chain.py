@@ -5,6 +5,8 @@ import runpy
 import subprocess
 import sys
 
+import pytest
+
 LICENCES = pathlib.Path(__file__).parents[1] / ".ci" / "licences.py"
 
 
@@ -17,3 +19,13 @@ def test_a_package_without_a_hash_is_found():
     locked_packages = runpy.run_path(str(LICENCES))["locked_packages"]
     text = "a==1 \\\n    --hash=sha256:00\nb==2\n"
     assert locked_packages(text) == {"a": True, "b": False}
+
+
+@pytest.mark.parametrize("flags, code", [([], 2), (["--where-possible"], 0)])
+def test_an_audit_that_cannot_be_made_says_so_and_never_counts_as_one(flags, code, tmp_path):
+    python = tmp_path / "python"  # beside which there is no pip-audit
+    python.symlink_to(sys.executable)
+    command = [str(python), str(LICENCES.with_name("audit.py")), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "notice: not audited" in done.stdout
