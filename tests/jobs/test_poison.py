@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -12,11 +13,11 @@ from samples import make_photos, read_rows
 POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 
 
-def _classify(pictures, model, output):
+def _classify(pictures, model, output, *flags):
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", "classify", str(pictures)]
         + ["--model", model, "--output", str(output)]
-        + ["--decode-seconds", "2", "--unit-images", "10"],
+        + ["--decode-seconds", "2", "--unit-images", "10", *flags],
         env={**os.environ, "PYTHONPATH": POISON},
         capture_output=True,
         text=True,
@@ -38,6 +39,21 @@ def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     found = {os.path.basename(r["uri"]): r["status"] for r in rows if r["status"] != "ok"}
     assert found == expected
     assert not (output / "_imagecensus" / "inflight").exists()
+
+
+def test_a_picture_that_eats_all_memory_costs_its_own_row(tmp_path, tiny_model):
+    """Whom the kernel killed is not run again unasked; the rerun isolates the picture."""
+    make_photos(tmp_path / "photos", 20)
+    (tmp_path / "photos" / "00007.jpg").write_bytes(b"POISON:eat")
+    run = (tmp_path / "photos", tiny_model, tmp_path / "out", "--decode-memory", "1G")
+    killed = _classify(*run)
+    assert killed.returncode == 128 + signal.SIGKILL
+    assert "out of memory?" in killed.stderr and "to resume" in killed.stderr
+    assert _classify(*run).returncode == 0
+    rows = read_rows(tmp_path / "out").to_pylist()
+    assert len(rows) == 20
+    failed = [(row["uri"][-9:], row["status"]) for row in rows if row["status"] != "ok"]
+    assert failed == [("00007.jpg", "too_large")]
 
 
 def test_archives_whose_reader_crashes_cost_their_own_rows(tmp_path, tiny_model):
