@@ -30,8 +30,8 @@ class TrainOptions:
     """Options of a training; each is documented once, here."""
 
     data: str = argument(
-        "folder of class folders (or of train, val, test), manifest (.csv, .jsonl, .parquet), or"
-        " tfds:NAME",
+        "folder of class folders (or of train, val, test), manifest (.csv, .jsonl, .parquet; on"
+        " disk or gs://), or tfds:NAME",
         metavar="DATA",
     )
     output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
@@ -93,7 +93,10 @@ class TrainOptions:
     fine_tune_rate: float = option(1e-4, "learning rate of the fine-tuning", "schedule")
     seed: int = option(0, "of the split, the weights, the order and the augmentation", "schedule")
     mixed_precision: str = option(
-        "auto", "16-bit arithmetic; auto: on a GPU", "schedule", choices=("auto", "on", "off")
+        "auto",
+        "16-bit arithmetic, weights stay 32-bit; auto: float16 on a GPU (bfloat16 suits CPUs)",
+        "schedule",
+        choices=("auto", "float16", "bfloat16", "off"),
     )
 
     replicas: int = option(0, "GPUs (or CPU devices) to use; 0: all", "run")
@@ -115,51 +118,19 @@ def main(argv: list[str]) -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
     import model_export.quiet_tensorflow  # noqa: F401
-    from model_export.backbones import BackboneSpec, default_preprocess
-    from model_export.classifier import ClassifierSpec
-    from model_export.data import SplitFractions, read_labelled_data
-    from model_export.fit import FitSpec
+    from jobs.train_data import read_training_data
+    from model_export.data import SplitFractions
     from model_export.pictures import ArrayCache
-    from model_export.training import Augmentation, TrainingSpec, train
+    from model_export.training import train
 
-    data = read_labelled_data(
+    data = read_training_data(
         options.data,
         SplitFractions(options.val_fraction, options.test_fraction, options.seed),
         options.label_column,
         options.path_column,
         options.split_column,
     )
-    backbone = BackboneSpec(options.backbone, options.alpha, options.weights)
-    augmentation = Augmentation.parse(options.augment)
-    head = FitSpec(
-        options.epochs,
-        options.batch_size,
-        options.learning_rate,
-        options.schedule,
-        options.label_smoothing,
-        options.patience,
-        options.seed,
-    )
-    spec = TrainingSpec(
-        ClassifierSpec(
-            backbone,
-            default_preprocess(backbone, options.image_size, options.color),
-            len(data.labels),
-            _hidden(options.hidden),
-            options.dropout,
-        ),
-        head,
-        options.fine_tune,
-        dataclasses.replace(
-            head, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate
-        ),
-        augmentation,
-        options.feature_passes or (4 if augmentation else 1),
-        options.balance_classes,
-        _mixed_precision(options.mixed_precision),
-        options.max_broken_rate,
-        options.name or os.path.basename(os.path.normpath(options.output)),
-    )
+    spec = training_spec(options, len(data.labels))
     work = os.path.normpath(options.output) + ".training"
     cache = ArrayCache(os.path.join(work, "cache"), options.cache_memory, options.cache_disk)
     trained = train(
@@ -175,6 +146,51 @@ def main(argv: list[str]) -> int:
     )
     _print_summary(trained, options.output, work)
     return 0
+
+
+def training_spec(options: TrainOptions, classes: int):
+    """The trainer's own terms for the options.
+
+    Raises:
+      UserError: a backbone, head or augmentation that does not exist.
+    """
+    from model_export.augment import Augmentation
+    from model_export.backbones import BackboneSpec, default_preprocess
+    from model_export.classifier import ClassifierSpec
+    from model_export.fit import FitSpec
+    from model_export.training import TrainingSpec
+
+    backbone = BackboneSpec(options.backbone, options.alpha, options.weights)
+    augmentation = Augmentation.parse(options.augment)
+    head = FitSpec(
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.schedule,
+        options.label_smoothing,
+        options.patience,
+        options.seed,
+    )
+    return TrainingSpec(
+        ClassifierSpec(
+            backbone,
+            default_preprocess(backbone, options.image_size, options.color),
+            classes,
+            _hidden(options.hidden),
+            options.dropout,
+        ),
+        head,
+        options.fine_tune,
+        dataclasses.replace(
+            head, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate
+        ),
+        augmentation,
+        options.feature_passes or (4 if augmentation else 1),
+        options.balance_classes,
+        _precision(options.mixed_precision),
+        options.max_broken_rate,
+        options.name or os.path.basename(os.path.normpath(options.output)),
+    )
 
 
 def _parse(argv) -> TrainOptions:
@@ -205,10 +221,12 @@ def _hidden(text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _mixed_precision(choice: str) -> bool:
+def _precision(choice: str) -> str:
     import tensorflow as tf
 
-    return choice == "on" or (choice == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    if choice == "auto":
+        choice = "float16" if tf.config.list_physical_devices("GPU") else "off"
+    return {"off": "float32"}.get(choice, f"mixed_{choice}")
 
 
 def _print_summary(trained, output: str, work: str) -> None:

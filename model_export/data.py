@@ -17,12 +17,11 @@ import numpy as np
 from model_export.errors import UserError
 
 SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_PATH_COLUMNS = ("uri", "path", "file", "filename", "image", "image_path")
 
 
 class DataError(UserError):
@@ -83,6 +82,8 @@ def read_labelled_data(
     label_column: str = "label",
     path_column: str = "",
     split_column: str = "split",
+    locate=None,
+    base: str = "",
 ) -> LabelledData:
     """Finds the pictures, labels and splits of any supported source.
 
@@ -90,8 +91,8 @@ def read_labelled_data(
       source: a folder of class folders (or of `train`, `val`, `test` with class folders), a
         manifest (.csv, .jsonl, .parquet), or `tfds:NAME`.
       fractions: of the splits cut where the source has none.
-      label_column, path_column, split_column: of a manifest; the path column is found by name
-        where empty, the split column may be missing.
+      label_column, path_column, split_column, locate, base: of a manifest; see
+        `manifest_data.read_manifest`. Without `locate` its pictures are local files.
 
     Raises:
       DataError: with everything that keeps the data from being trained on.
@@ -103,7 +104,10 @@ def read_labelled_data(
     elif os.path.isdir(source):
         labels, found = _read_class_folders(source)
     elif os.path.isfile(source):
-        labels, found = _read_manifest(source, label_column, path_column, split_column)
+        from model_export.manifest_data import locate_files, read_manifest
+
+        columns = (label_column, path_column, split_column)
+        labels, found = read_manifest(source, *columns, locate or locate_files, base)
     else:
         raise DataError(f"{source}: no such folder or manifest")
     splits = _complete(found, fractions)
@@ -144,11 +148,11 @@ def split_of_files(paths: Sequence[str], labels: Sequence[int]) -> Split:
     return Split(
         paths,
         np.asarray(labels, np.int32),
-        lambda: (functools.partial(_read_file, path) for path in paths),
+        lambda: (functools.partial(read_file, path) for path in paths),
     )
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
@@ -195,7 +199,7 @@ def _check(source: str, labels: Sequence[str], splits: dict[str, Split]) -> None
 def _read_class_folders(folder: str):
     folder = os.path.abspath(folder)
     top = _folders(folder)
-    named = {_SPLIT_NAMES.get(name.lower()): os.path.join(folder, name) for name in top}
+    named = {SPLIT_NAMES.get(name.lower()): os.path.join(folder, name) for name in top}
     if "train" not in named:
         named = {"train": folder}
     named.pop(None, None)
@@ -226,73 +230,3 @@ def _files(folder: str) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(root, name) for name in sorted(names) if not name.startswith(".")]
     return found
-
-
-def _read_manifest(path: str, label_column: str, path_column: str, split_column: str):
-    table = _read_table(path)
-    if not path_column:
-        present = [name for name in _PATH_COLUMNS if name in table.column_names]
-        if not present:
-            raise DataError(
-                f"{path}: no column named {', '.join(_PATH_COLUMNS)}; its columns are"
-                f" {', '.join(table.column_names)}; name the right one with --path-column"
-            )
-        path_column = present[0]
-    for flag, column in (("--path-column", path_column), ("--label-column", label_column)):
-        if column not in table.column_names:
-            raise DataError(
-                f"{path}: no column {column!r}; its columns are"
-                f" {', '.join(table.column_names)}; name the right one with {flag}"
-            )
-    names = table[path_column].to_pylist()
-    values = table[label_column].to_pylist()
-    for row, (name, value) in enumerate(zip(names, values, strict=True)):
-        if name in (None, "") or value in (None, ""):
-            raise DataError(f"{path}: row {row + 1} has no path or no label; remove it or fill it")
-    base = os.path.dirname(os.path.abspath(path))
-    files = [os.path.join(base, str(name).removeprefix("file://")) for name in names]
-    texts = [str(value) for value in values]
-    labels = sorted(set(texts), key=_natural)
-    class_ids = {label: class_id for class_id, label in enumerate(labels)}
-    ids = np.asarray([class_ids[text] for text in texts], np.int32)
-    split_names = np.full(len(files), "train", object)
-    if split_column in table.column_names:
-        for row, value in enumerate(table[split_column].to_pylist()):
-            name = _SPLIT_NAMES.get(str(value).lower())
-            if name is None:
-                raise DataError(
-                    f"{path}: row {row + 1}: split {value!r} is none of train, val, test"
-                )
-            split_names[row] = name
-    found = {}
-    for name in SPLITS:
-        rows = np.flatnonzero(split_names == name)
-        if len(rows) or name == "train":
-            found[name] = split_of_files([files[row] for row in rows], ids[rows])
-    return labels, found
-
-
-def _natural(text: str):
-    # Numeric labels in the order of their numbers: class 10 comes after class 9.
-    return (0, int(text), text) if text.isdigit() else (1, 0, text)
-
-
-def _read_table(path: str):
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    readers = {
-        ".csv": pa.csv.read_csv,
-        ".jsonl": pa.json.read_json,
-        ".ndjson": pa.json.read_json,
-        ".parquet": pa.parquet.read_table,
-    }
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in readers:
-        raise DataError(f"{path}: a manifest ends in {', '.join(readers)}")
-    try:
-        return readers[suffix](path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None

@@ -135,7 +135,8 @@ def fit(
             metrics=["accuracy"],
             jit_compile=False,  # XLA and MirroredStrategy do not go together in Keras 3
         )
-        optimizer.build(model.trainable_variables)
+        # Keras may have put another optimizer around it, which scales the loss of 16-bit networks.
+        model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(model, val, spec, state_file, batch)
     if keeper.next_epoch < spec.epochs and not keeper.finished:
         callbacks = [keeper]

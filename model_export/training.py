@@ -65,7 +65,7 @@ class TrainingSpec:
     augmentation: Augmentation = Augmentation()
     feature_passes: int = 1  # over the training pictures; those after the first are augmented
     balance_classes: bool = False
-    mixed_precision: bool = False
+    precision: str = "float32"  # or "mixed_float16", "mixed_bfloat16": of the arithmetic
     max_broken_rate: float = 0.05
     name: str = "classifier"
 
@@ -126,7 +126,7 @@ def train(
         f"{data.source}: {data.summary()}\n{replicas} replica(s), global batch"
         f" {spec.head.batch_size}"
     )
-    keras.mixed_precision.set_global_policy("mixed_float16" if spec.mixed_precision else "float32")
+    keras.mixed_precision.set_global_policy(spec.precision)
     with strategy.scope():
         classifier = build_classifier(spec.classifier)
     if spec.fine_tune_blocks and not spec.frozen_trunk:
@@ -292,7 +292,7 @@ def _fit_all(
         )
     classifier.backbone.trunk.trainable = False
     inputs = [
-        _features(classifier.backbone.trunk, split, spec, passes, f"features-{name}", cache)
+        compute_features(classifier.backbone.trunk, split, spec, passes, f"features-{name}", cache)
         for name, split, passes in (("train", train, spec.feature_passes), ("val", val, 1))
     ]
     history = fit_phase("head", classifier.head, *inputs, spec.head)
@@ -300,14 +300,14 @@ def _fit_all(
         with strategy.scope():
             tuning = split_for_fine_tuning(classifier, spec.fine_tune_blocks)
         inputs = [
-            _features(tuning.lower, split, spec, passes, f"activations-{name}", cache)
+            compute_features(tuning.lower, split, spec, passes, f"activations-{name}", cache)
             for name, split, passes in (("train", train, spec.feature_passes), ("val", val, 1))
         ]
         history += fit_phase("fine-tune", tuning.upper, *inputs, spec.fine_tune)
     return history
 
 
-def _features(model, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
+def compute_features(model, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
     """What a frozen network makes of the pictures, computed once: [passes * N, ...].
 
     The first pass sees the pictures as they are, the others augmented.

@@ -13,6 +13,7 @@ from model_export import evaluation
 from model_export.pictures import Pictures
 
 MISTAKES = 24
+_MISTAKES_A_ROW = 6
 _THUMBNAIL = 160
 _NAMED_CLASSES = 30  # more labels than this do not fit an axis
 _BLUE, _RED, _GREY = "#3f74b5", "#b3402e", "#9aa5b1"
@@ -44,11 +45,13 @@ def write_training_report(
     """
     import jinja2
 
+    mistakes = worst_mistakes(contract.labels, pictures, probabilities)
     plots = {
         "curves": _curves(history),
         "confusion": _confusion(contract.labels, probabilities, pictures.labels),
         "per_class": _per_class(contract.labels, probabilities, pictures.labels),
         "calibration": _calibration(probabilities, pictures.labels),
+        "worst_mistakes": _mistakes(mistakes, pictures),
     }
     os.makedirs(os.path.join(folder, "plots"), exist_ok=True)
     for name, png in plots.items():
@@ -73,7 +76,10 @@ def write_training_report(
         shown=contract.metrics[split_name],
         epochs=len(history),
         plots={name: _data_uri("png", png) for name, png in plots.items()},
-        mistakes=worst_mistakes(contract.labels, pictures, probabilities),
+        mistakes=[
+            {**item, "src": _data_uri("jpeg", _thumbnail(pictures, item["index"]))}
+            for item in mistakes
+        ],
         classes=sorted(rows, key=lambda row: row["f1"]),
         broken=broken,
         seconds=seconds,
@@ -89,27 +95,27 @@ def worst_mistakes(labels, pictures: Pictures, probabilities: np.ndarray, limit=
     """The wrong answers that the model was surest of, surest first.
 
     Returns:
-      Dicts: name, label (true), predicted, score, src (a JPEG data URI).
+      Dicts: index (of the picture), name, label (true), predicted, score.
     """
     answered = probabilities.argmax(1)
     wrong = np.flatnonzero(answered != pictures.labels)
     worst = wrong[np.argsort(-probabilities[wrong, answered[wrong]], kind="stable")][:limit]
     return [
         {
+            "index": int(i),
             "name": pictures.names[i],
             "label": labels[pictures.labels[i]],
             "predicted": labels[answered[i]],
             "score": float(probabilities[i, answered[i]]),
-            "src": _data_uri("jpeg", _thumbnail(pictures.take(np.asarray([i]))[0])),
         }
         for i in worst
     ]
 
 
-def _thumbnail(pixels: np.ndarray) -> bytes:
+def _thumbnail(pictures: Pictures, index: int) -> bytes:
     from PIL import Image
 
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(pictures.take(np.asarray([index]))[0])
     filter = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
     buffer = io.BytesIO()
     image.resize((_THUMBNAIL, _THUMBNAIL), filter).save(buffer, "JPEG", quality=80)
@@ -120,13 +126,13 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(width: float, height: float, columns: int = 1):
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns)
+    axes = figure.subplots(rows, columns)
     for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -202,6 +208,20 @@ def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
     count = len(bins["count"])
     right.bar((np.arange(count) + 0.5) / count, bins["count"], 0.9 / count, color=_BLUE)
     right.set(xlim=(0, 1), xlabel="score", title="pictures by score")
+    return _png(figure)
+
+
+def _mistakes(mistakes: list[dict], pictures: Pictures) -> bytes:
+    rows = max(1, -(-len(mistakes) // _MISTAKES_A_ROW))
+    figure, axes = _figure(1.6 * _MISTAKES_A_ROW, 2.1 * rows, _MISTAKES_A_ROW, rows)
+    for axis in np.ravel(axes):
+        axis.axis("off")
+    for axis, item in zip(np.ravel(axes), mistakes, strict=False):
+        axis.imshow(pictures.take(np.asarray([item["index"]]))[0])
+        said, true = _short(item["predicted"]), _short(item["label"])
+        axis.set_title(f"{said} {item['score']:.2f}\nis {true}", fontsize=7)
+    if not mistakes:
+        figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     return _png(figure)
 
 
