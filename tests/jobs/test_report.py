@@ -119,8 +119,15 @@ def test_hostile_names_labels_and_errors_stay_text(tmp_path):
     assert len(page) < 400_000
 
 
+def failure_figures(page: str) -> list[str]:
+    section = page[page.index('id="failures"') : page.index('id="provenance"')]
+    return section.split("<figure>")[1:]
+
+
 def test_failures_are_drawn_as_far_as_they_go_and_never_in_this_process(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(POISON)  # decoders that are children read it
+    monkeypatch.setattr(thumbnails, "FAILURE_SECONDS", 60)  # however busy the machine is
+    monkeypatch.setattr(thumbnails, "ALL_FAILURES_SECONDS", 600)
     in_this_process = []
     draw = thumbnails.decode_image
     monkeypatch.setattr(
@@ -148,14 +155,17 @@ def test_failures_are_drawn_as_far_as_they_go_and_never_in_this_process(tmp_path
             (tmp_path / name).write_bytes(data)
         rows.append(row(str(tmp_path / name), status=status, error=name, format="TEST"))
     page = Path(write_report(write_table(tmp_path / "out", rows))).read_text("utf-8")
-    figures = page[page.index('id="failures"') :].split("<figure>")[1:]
+    figures = failure_figures(page)
     drawn = {re.findall(r"<bdi>(.*?)</bdi>", text)[-1]: "<img" in text for text in figures}
     assert drawn == {name: drawable for name, (_, _, drawable) in files.items()}
     assert "<span>TEST</span><span>1 kB</span>" in page  # of those that are not drawn
     assert not in_this_process
 
 
-def test_failures_within_archives_that_are_read_through_are_left_closed(tmp_path, tiny_model):
+def test_failures_within_archives_that_are_read_through_stay_closed(
+    tmp_path, tiny_model, monkeypatch
+):
+    monkeypatch.setattr(thumbnails, "FAILURE_SECONDS", 60)
     cut = Path(make_photos(tmp_path, 1)[0]).read_bytes()[:-200]
     (tmp_path / "in").mkdir()
     for kind in ("tar", "tar.gz"):
@@ -163,7 +173,7 @@ def test_failures_within_archives_that_are_read_through_are_left_closed(tmp_path
     words = ["--model", tiny_model, "--output", str(tmp_path / "out"), "--max-failure-rate", "1"]
     assert main(["classify", str(tmp_path / "in"), *words]) == 0
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    figures = page[page.index('id="failures"') :].split("<figure>")[1:]
+    figures = failure_figures(page)
     assert {"tar#" in text: "<img" in text for text in figures} == {True: True, False: False}
 
 
