@@ -51,7 +51,6 @@ setup(
         "google-cloud-storage",
         "numpy",
         "pillow",
-        "cykooz-resizer",
         "pyarrow",
         "openvino",
         "duckdb",

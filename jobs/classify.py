@@ -156,6 +156,12 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
             fields = {"run_id": run.run_id, "units": len(todo), "engine": engine}
             activity.LOGGER.info("classifying %d units", len(todo), extra={"fields": fields})
             run_pipeline(options, beam_args, run, layout, contract, top_k, todo)
+        if run.template:
+            print(
+                f"pipeline   {run.template}, for Dataflow to run\nWhen it has ended, run the same"
+                " command without --runner: it checks the books and writes the report."
+            )
+            return 0
         fault_points.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)

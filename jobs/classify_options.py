@@ -8,6 +8,7 @@ from jobs.options import argument, known_flags, option, size_in_bytes, unknown_f
 from model_export.errors import UserError
 
 IN_PROCESS = "in-process"
+DATAFLOW = "DataflowRunner"
 
 EPILOG = """\
 Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
@@ -89,6 +90,8 @@ def validate(options: ClassifyOptions) -> None:
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")
+    if options.runner == DATAFLOW:
+        problems += _out_of_reach(options)
     positive = ("top_k", "max_pixels", "max_side", "max_members", "unit_images", "decode_seconds")
     for name in positive:
         if getattr(options, name) < 1:
@@ -117,6 +120,16 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"{flag}={size}: write a number with K, M or G")
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _out_of_reach(options: ClassifyOptions) -> list[str]:
+    """Locations that the workers of Dataflow cannot reach."""
+    places = {"--output": options.output or "gs://", "--model": options.model or ""}
+    return [
+        f"{flag}={place}: Dataflow's workers reach no file of this machine; give a gs:// location"
+        for flag, place in places.items()
+        if not place.startswith("gs://")
+    ]
 
 
 def validate_beam(beam_args: list[str]) -> None:

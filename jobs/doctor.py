@@ -17,14 +17,14 @@ import urllib.request
 from typing import NamedTuple
 
 from jobs.classify import _model_folder
-from jobs.classify_options import IN_PROCESS, ClassifyOptions, validate_beam
+from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions, validate_beam
 from jobs.options import argument, parse_options
+from jobs.runners import MAGIC_MASTERS, is_remote
 from model_export.errors import UserError
 from model_export.version import __version__
 from transforms import storage
 
 MIN_FREE_DISK = 2 << 30
-_MAGIC_MASTERS = ("[local]", "[auto]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +69,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
 
     flags = PipelineOptions(beam_args).get_all_options()
     yield from check_machine(options)
+    yield from check_credentials(options)
     yield from check_inputs(options)
     yield from check_output(options, flags)
     yield from check_model(options, flags)
@@ -76,7 +77,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
     for finding in check_runner(options, flags):
         bad |= finding.level == "fail"
         yield finding
-    if options.runner not in (IN_PROCESS, "DataflowRunner") and not bad:
+    if options.runner not in (IN_PROCESS, DATAFLOW) and not bad:
         yield from check_workers(options, beam_args)
 
 
@@ -98,6 +99,21 @@ def check_machine(options: ClassifyOptions):
         yield Finding(level, "memory", f"{text} with {threads} threads", remedy)
 
 
+def check_credentials(options: ClassifyOptions):
+    """Whether Google's services can be asked, where a bucket or Dataflow is to be used."""
+    places = [*options.inputs, options.output or "", options.model or ""]
+    if options.runner != DATAFLOW and not any(map(storage.is_bucket, places)):
+        return
+    try:
+        storage.bucket_client()
+    except UserError as error:
+        text, _, remedy = str(error).rpartition("; ")
+        yield Finding("fail", "google", text, remedy)
+        return
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    yield Finding("ok", "google", f"emulator at {emulator}" if emulator else "credentials found")
+
+
 def check_inputs(options: ClassifyOptions):
     """Whether something is listed, and the first picture can be read."""
     from model_export.preprocess import ImageError
@@ -115,9 +131,11 @@ def check_inputs(options: ClassifyOptions):
                 read_image(row["uri"], row["size"], row["etag_or_mtime"])
             yield Finding("ok", "input", f"{text}: listed, {row['uri']} can be read")
         except ImageError as error:
-            yield Finding(
-                "warn", "input", f"{row['uri']}: {error.status}: {error}", "its row will say so"
-            )
+            detail = f"{row['uri']}: {error.status}: {error}"
+            if storage.is_bucket(row["uri"]) and error.status == "permission_denied":
+                yield Finding("fail", "input", detail, "ask for the right to read objects there")
+            else:
+                yield Finding("warn", "input", detail, "its row will say so")
         except UserError as error:
             yield Finding("fail", "input", str(error), "mend that, or leave the input out")
 
@@ -179,24 +197,13 @@ def check_model(options: ClassifyOptions, flags: dict):
         return
     text = f"{folder}: {len(loaded.labels)} labels; golden pictures answered alike by {engine}"
     yield Finding("ok", "model", text)
-    if options.model and not storage.is_bucket(options.model) and is_remote(options, flags):
+    if not storage.is_bucket(options.model or "") and is_remote(options, flags):
         yield Finding(
-            "warn",
+            "fail" if options.runner == DATAFLOW else "warn",
             "model",
             f"{folder} is a path on this machine, and the workers are elsewhere",
             "copy it to gs://, or put it at the same path into the workers' image",
         )
-
-
-def is_remote(options: ClassifyOptions, flags: dict) -> bool:
-    """Whether workers run on other machines than this one."""
-    if options.runner == "DataflowRunner":
-        return True
-    if options.runner != "FlinkRunner":
-        return False
-    master = flags.get("flink_master") or "[auto]"
-    host = re.sub(r"^https?://", "", master).split(":")[0]
-    return master not in _MAGIC_MASTERS and host not in ("localhost", "127.0.0.1", "[::1]")
 
 
 def check_runner(options: ClassifyOptions, flags: dict):
@@ -205,7 +212,7 @@ def check_runner(options: ClassifyOptions, flags: dict):
         IN_PROCESS: lambda: iter([Finding("ok", "runner", "in this process")]),
         "FlinkRunner": lambda: _check_flink(flags),
         "PrismRunner": lambda: _check_prism(flags),
-        "DataflowRunner": lambda: _check_dataflow(flags),
+        DATAFLOW: lambda: _check_dataflow(flags),
     }
     unknown = Finding("warn", "runner", f"{options.runner}: nothing known about it", "try it small")
     yield from checks.get(options.runner, lambda: iter([unknown]))()
@@ -227,7 +234,7 @@ def _check_flink(flags: dict):
             yield Finding("warn", "flink", text, "use that version's where you can get it")
     master = flags.get("flink_master") or "[auto]"
     kind = flags.get("environment_type")
-    if master in _MAGIC_MASTERS:
+    if master in MAGIC_MASTERS:
         yield Finding("ok", "flink", f"{master}: Flink {flags['flink_version']} in the job server")
         return
     if kind == "LOOPBACK":
@@ -284,8 +291,6 @@ def _check_prism(flags: dict):
 
 
 def _check_dataflow(flags: dict):
-    from transforms.bucket import credentials_at_hand
-
     for name in ("project", "region"):
         if not flags.get(name):
             yield Finding("fail", "dataflow", f"no --{name}", f"give --{name}")
@@ -294,9 +299,6 @@ def _check_dataflow(flags: dict):
     if not flags.get("sdk_container_image"):
         text = "no --sdk_container_image: workers install everything at every start"
         yield Finding("warn", "dataflow", text, "build docs/deploy/dataflow/Dockerfile")
-    if not credentials_at_hand() and not os.environ.get("STORAGE_EMULATOR_HOST"):
-        remedy = "run `gcloud auth application-default login`"
-        yield Finding("fail", "dataflow", "no Google credentials", remedy)
 
 
 def check_workers(options: ClassifyOptions, beam_args: list[str]):

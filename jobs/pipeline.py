@@ -32,7 +32,10 @@ def build_pipeline(pipeline, units, decoding, classification, layout, provenance
 
 
 def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> None:
-    """Runs the units through Beam, with progress, until done or Ctrl-C."""
+    """Runs the units through Beam, with progress, until done or Ctrl-C.
+
+    Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns.
+    """
     from transforms.engines import preload_engine
 
     if options.runner == IN_PROCESS:
@@ -43,6 +46,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
     from jobs.beam_errors import user_errors
     from jobs.progress import progress_bar
     from jobs.run_report import versions
+    from jobs.runners import beam_runner, template_location
     from jobs.waiting import Waiting
     from transforms import counters, storage
     from transforms.classify_images import Classification
@@ -78,7 +82,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         "run_id": run.run_id,
         "version": versions()["imagecensus"],
     }
-    runner, beam_options = _runner(options, beam_args)
+    runner, beam_options = beam_runner(options, beam_args)
     waiting = Waiting(options.runner, units, layout.parts)
     STOP.clear()
     counters.STAGES.reset()
@@ -91,8 +95,11 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         build_pipeline(
             pipeline, units, decoding, classification, layout, provenance, options.compression
         )
+        run.template = template_location(options, beam_options)
         with user_errors(), waiting:
             result = pipeline.run()
+            if run.template:
+                return
             waiting.on(result)
             result.wait_until_finish()
     run.seconds = time.monotonic() - start
@@ -100,19 +107,6 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
     run.add_stages(counters.STAGES)
     run.counters, run.slow = _counters(result)
     run.images = run.counters.get("images_read", counters.STAGES.images)
-
-
-def _runner(options, beam_args):
-    """The runner and Beam's options."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    if options.runner == IN_PROCESS:
-        from apache_beam.runners.portability.fn_api_runner import fn_runner
-
-        return fn_runner.FnApiRunner(), PipelineOptions(beam_args)
-    # The package is installed on workers; a pickle of this process would bring what it must not.
-    fixed = [f"--runner={options.runner}", "--no_save_main_session"]
-    return options.runner, PipelineOptions([*beam_args, *fixed])
 
 
 @contextlib.contextmanager

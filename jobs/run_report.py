@@ -44,6 +44,7 @@ class Run:
     slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
     damaged: int = 0
     interrupted: bool = False
+    template: str = ""  # where the pipeline was written, in place of being run
 
     def add_stage(self, stage: str, cpu: float, wall: float) -> None:
         self.stage_cpu[stage] = cpu

@@ -26,7 +26,8 @@ BUCKET = "census"
 class Fault:
     """What the proxy does to requests whose "METHOD /path?query" matches, `times` times.
 
-    `action`: an HTTP status; "reset" the connection; "truncate" the body; "slow" by `seconds`.
+    `action`: an HTTP status; "reset" the connection; "truncate" the body; "corrupt" one byte of it;
+    "slow" by `seconds`.
     """
 
     pattern: str
@@ -158,6 +159,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._upstream.request(self.command, self.path, body or None, headers)
         answer = self._upstream.getresponse()
         data = answer.read()
+        if fault and fault.action == "corrupt":
+            data = data[:-1] + bytes([data[-1] ^ 1])
         short = len(data) // 2 if fault and fault.action == "truncate" else None
         return self._answer(answer.status, dict(answer.getheaders()), data, short)
 

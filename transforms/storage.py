@@ -235,8 +235,9 @@ class Lock:
     def check(self) -> None:
         """Refuses where a run holds the lock now; takes nothing. Raises StorageError."""
         if is_bucket(self.location):
-            if exists(self.location):
-                self._refuse(read(self.location).decode(errors="replace"), delete_it=True)
+            holder = bucket.Lease(self.location).holder()
+            if holder:
+                self._refuse(holder)
         elif os.path.exists(self.location):
             self._handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 
 import fetch_engines
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ from samples import make_photos
 
 from jobs.cli import main
 from transforms import bucket, storage
+from transforms.dataset import Layout
 from transforms.list_images import list_images
 
 pytestmark = [
@@ -112,16 +115,23 @@ def test_a_manifest_in_a_bucket(gcs):
     assert [row["status"] for row in rows if row["taken"] == 99] == ["not_found"]
 
 
-def test_a_long_listing_comes_whole_and_in_order(gcs):
-    """20,000 objects in pages of a thousand, folder by folder."""
-    names = [f"many/{at % 40:02d}/{at:05d}.jpg" for at in range(20_000)]
+def test_a_long_listing_comes_whole_and_in_order(gcs, tiny_model, capfd):
+    """20,000 objects in pages of a thousand, folder by folder; through the command line, too."""
+    names = [f"many/{at % 8}/{at:05d}.jpg" for at in range(20_000)]
     gcs.put("template.jpg", b"x")
     gcs.put_copies("template.jpg", [*names, "many/top.jpg", "manyother/no.jpg"])
-    batches = list(list_images((f"gs://{BUCKET}/many",)))
+    with gcs.harm(Fault(r"GET .*/o\?.*pageToken", 503, times=3)):
+        batches = list(list_images((f"gs://{BUCKET}/many",)))
+        listings = [line for line in gcs.requests if "/o?" in line]
+        assert not gcs.faults[0].times
+    assert len({re.search("prefix=([^&]*)", line)[1] for line in listings}) >= 8
+    assert sum("pageToken" in line for line in listings) == 8 * 2 + 3, "2,500 in each folder"
     listed = [uri for batch in batches for uri in batch.column("uri").to_pylist()]
     prefix = f"gs://{BUCKET}/"
     assert listed == [prefix + "many/top.jpg", *sorted(prefix + name for name in names)]
     assert all(batch.column("etag_or_mtime").to_pylist()[0].isdigit() for batch in batches)
+    assert _classify(gcs, "out/many", "--dry-run", source="many") == 0
+    assert "would classify 20,001 images" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -130,6 +140,7 @@ def test_a_long_listing_comes_whole_and_in_order(gcs):
         Fault(r"GET .*/o/in%2Fphotos%2F", 503, times=40),
         Fault(r"GET .*photos.*alt=media", "reset", times=15),
         Fault(r"GET .*photos.*alt=media", "truncate", times=15),
+        Fault(r"GET .*photos.*alt=media", "corrupt", times=2),
         Fault(r"GET .*photos.*alt=media", "slow", times=5, seconds=0.5),
         Fault(r"GET .*/o\?", 503, times=4),
         Fault(r"POST /upload", 503, times=6),
@@ -155,6 +166,7 @@ def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
         Fault(r"GET .*00005.jpg", 503),
         Fault(r"GET .*00006.jpg", "truncate"),
         Fault(r"GET .*00007.jpg", "reset"),
+        Fault(r"GET .*00008.jpg", "corrupt"),
     ]
     with gcs.harm(*faults):
         assert _classify(gcs, "out/lasting") == 0
@@ -165,10 +177,11 @@ def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
         "00005.jpg": "read_error",
         "00006.jpg": "read_error",
         "00007.jpg": "read_error",
+        "00008.jpg": "read_error",
     }
     assert all("Traceback" not in row["error"] for row in failed.values())
     books = _report(gcs, "out/lasting")["books"]
-    assert (books["predicted"], books["failed"], books["balanced"]) == (PHOTOS - 5, 5, True)
+    assert (books["predicted"], books["failed"], books["balanced"]) == (PHOTOS - 6, 6, True)
     assert _classify(gcs, "out/lasting", "--retry-failed") == 0
     assert _answers(gcs.folder("out/lasting/predictions")) == expected
 
@@ -226,6 +239,75 @@ def test_one_run_at_a_time_and_none_waits_for_the_dead(gcs):
     with storage.Lock(location):
         assert str(os.getpid()).encode() in gcs.get("out/locked/_imagecensus/lock")
     assert not gcs.names("out/locked")
+
+
+def test_a_lease_is_judged_by_the_bucket_s_clock(gcs, monkeypatch):
+    """The lock of a run on another machine, whose clock and ours may differ by hours."""
+    location = f"gs://{BUCKET}/out/leased/_imagecensus/lock"
+    left = json.dumps({"host": "elsewhere", "pid": 1, "began": 1}).encode()
+    gcs.put("out/leased/_imagecensus/lock", left)
+    hours_later = time.time() + 10_000
+    monkeypatch.setattr(time, "time", lambda: hours_later)
+    with pytest.raises(storage.StorageError, match=r"another run.*elsewhere:1"):
+        storage.Lock(location).__enter__()
+    monkeypatch.setattr(bucket, "LEASE_SECONDS", 0.05)
+    time.sleep(0.1)
+    with storage.Lock(location):
+        pass
+    assert not gcs.names("out/leased"), "nothing may be left"
+
+
+def test_shards_make_the_table_of_one_run(gcs):
+    assert _classify(gcs, "out/one", "--no-report") == 0
+    for index in range(3):
+        assert _classify(gcs, "out/shards", f"--shard={index}/3", "--no-report") == 0
+    assert _rows(gcs, "out/shards") == _rows(gcs, "out/one")
+    assert _classify(gcs, "out/shards") == 0, "the closing run finds nothing to do"
+    report = _report(gcs, "out/shards")
+    assert report["rates"]["images"] == 0
+    assert (report["books"]["rows"], report["books"]["balanced"]) == (PHOTOS, True)
+
+
+def test_a_shard_and_the_whole_exclude_each_other(gcs, capfd):
+    output = f"gs://{BUCKET}/out/mixed"
+    with storage.Lock(Layout(output, (0, 2)).lock):
+        assert _classify(gcs, "out/mixed") == 2
+    with storage.Lock(Layout(output).lock):
+        assert _classify(gcs, "out/mixed", "--shard=1/2") == 2
+    assert capfd.readouterr().err.count("another run is writing to this output") == 2
+
+
+def _doctor(gcs, *faults) -> int:
+    with gcs.harm(*faults):
+        return main(
+            ["doctor", f"gs://{BUCKET}/in/photos", f"--model=gs://{BUCKET}/models/tiny",
+             f"--output=gs://{BUCKET}/out/doctor"]
+        )  # fmt: skip
+
+
+def test_doctor_looks_at_the_bucket(gcs, capfd):
+    assert _doctor(gcs) == 0
+    said = capfd.readouterr().out
+    assert f"gs://{BUCKET}/out/doctor: can be written and read" in said
+    assert f"gs://{BUCKET}/in/photos/00000.jpg can be read" in said
+    assert not gcs.names("out/doctor"), "nothing may be left"
+
+
+@pytest.mark.parametrize(
+    "fault, told",
+    [
+        (Fault(r"POST /upload", 403), "cannot be written"),
+        (Fault(r"GET .*/o\?.*photos", 403), "cannot be listed"),
+        (Fault(r"GET .*photos.*alt=media", 403), "permission_denied"),
+        (Fault(r"GET .*models", 403), "models"),
+    ],
+)
+def test_doctor_finds_what_the_bucket_forbids(gcs, capfd, fault, told):
+    assert _doctor(gcs, fault) == 1
+    said = capfd.readouterr().out.splitlines()
+    [at] = [at for at, line in enumerate(said) if line.startswith("fail")]
+    assert told in said[at]
+    assert "->" in said[at + 1]
 
 
 def test_few_requests_an_image(gcs):

@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from model_export.errors import UserError
+
 DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
 
 
@@ -80,17 +82,53 @@ def test_each_task_manager_has_a_worker_pool():
     assert containers["taskmanager"]["image"].split(":")[1].startswith(fetch_engines.FLINK_MINOR)
 
 
-def test_flex_template_metadata_names_options_of_classify():
-    from jobs.classify_options import ClassifyOptions
+def test_the_flex_template_asks_for_what_classify_takes():
+    """Each parameter is an option of classify, and what classify must have must be given."""
+    from jobs.classify_options import ClassifyOptions, validate
+    from jobs.flex_template import classify_arguments
+    from jobs.options import parse_options
 
-    metadata = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
-    assert metadata["sdkInfo"]["language"] == "PYTHON"
-    known = set(ClassifyOptions.__dataclass_fields__)
-    for parameter in metadata["metadata"]["parameters"]:
-        assert parameter["name"] in known
-        assert {"label", "helpText"} <= set(parameter)
-        for pattern in parameter.get("regexes", ()):
-            re.compile(pattern)
+    spec = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
+    assert spec["sdkInfo"]["language"] == "PYTHON"
+    parameters = {p["name"]: p for p in spec["metadata"]["parameters"]}
+    examples = {"inputs": "gs://b/in,gs://b/list.csv", "model": "gs://b/m", "output": "gs://b/out"}
+    for name, parameter in parameters.items():
+        assert {"label", "helpText", "regexes", "isOptional"} <= set(parameter)
+        example = examples.setdefault(name, "3" if "[0-9]" in parameter["regexes"][0] else "true")
+        assert re.fullmatch(parameter["regexes"][0], example)
+    needed = {name for name, parameter in parameters.items() if not parameter["isOptional"]}
+    assert needed == {"inputs", "model", "output"}
+
+    def parsed(given):
+        arguments = classify_arguments([f"--{name}={value}" for name, value in given.items()])
+        options, rest = parse_options(ClassifyOptions, arguments, "", "", pass_through=True)
+        assert rest == [], "no parameter is left over for Beam"
+        validate(options)
+        return options
+
+    options = parsed(examples)
+    assert options.inputs == ("gs://b/in", "gs://b/list.csv")
+    assert options.runner == "DataflowRunner"
+    for name in set(examples) - {"inputs"}:
+        assert str(getattr(options, name)).lower() == examples[name]
+    parsed({name: examples[name] for name in needed})
+    for name in needed:
+        with pytest.raises((UserError, SystemExit)):
+            parsed({other: examples[other] for other in needed - {name}})
+
+
+def test_what_the_launcher_adds_for_beam_stays(monkeypatch):
+    from jobs.flex_template import WORKER_IMAGE, classify_arguments
+
+    monkeypatch.setenv(WORKER_IMAGE, "workers:1")
+    launcher = ["--runner=DataflowRunner", "--region=r", "--template_location=gs://b/job"]
+    assert classify_arguments(["--embeddings=false", "--inputs=gs://b/a, b.jpg", *launcher]) == [
+        "gs://b/a, b.jpg",
+        *launcher,
+        "--sdk_container_image=workers:1",
+    ]
+    text = (DEPLOY / "dataflow" / "Dockerfile.launcher").read_text()
+    assert f"ENV {WORKER_IMAGE}=" in text
 
 
 def test_the_image_holds_the_package_and_not_its_tests():

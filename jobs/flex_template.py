@@ -1,0 +1,47 @@
+"""`classify` as a Flex Template of Dataflow's, whose parameters are all `--name=value`.
+
+The launcher in the template's image (docs/deploy/dataflow/Dockerfile.launcher) calls it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+from jobs.classify_options import ClassifyOptions
+
+WORKER_IMAGE = "IMAGECENSUS_WORKER_IMAGE"  # set by the template's image
+
+
+def main(argv: list[str]) -> int:
+    """Runs `classify`; returns its exit code."""
+    from jobs.cli import run_job
+
+    return run_job("jobs.classify", classify_arguments(argv))
+
+
+def classify_arguments(parameters: list[str]) -> list[str]:
+    """A template's parameters as a command line of `classify`; Beam's own stay as they are.
+
+    `inputs` holds one or more gs:// locations, separated by commas or blanks.
+    """
+    fields = {field.name: field for field in dataclasses.fields(ClassifyOptions)}
+    inputs, arguments = [], []
+    for parameter in parameters:
+        name, _, value = parameter.removeprefix("--").partition("=")
+        field = fields.get(name.replace("-", "_"))
+        if field is None or field.name == "runner":
+            arguments.append(parameter)
+        elif field.name == "inputs":
+            inputs = re.split(r"[,\s]+(?=gs://)", value.strip())
+        elif field.default is not False:
+            arguments.append(f"--{field.name.replace('_', '-')}={value}")
+        elif value.lower() == "true":
+            arguments.append(f"--{field.name.replace('_', '-')}")
+    given = {argument.split("=")[0] for argument in arguments}
+    if "--runner" not in given:
+        arguments.append("--runner=DataflowRunner")
+    if "--sdk_container_image" not in given and os.environ.get(WORKER_IMAGE):
+        arguments.append(f"--sdk_container_image={os.environ[WORKER_IMAGE]}")
+    return [*inputs, *arguments]
