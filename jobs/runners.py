@@ -36,6 +36,10 @@ def beam_runner(options: ClassifyOptions, beam_args: list[str]):
     fixed = [f"--runner={options.runner}", "--no_save_main_session"]
     if options.runner == DATAFLOW:
         fixed += dataflow_defaults(beam_args)
+    if options.runner == "FlinkRunner":
+        from jobs.flink_jar import job_server_flags
+
+        fixed += job_server_flags(beam_args)
     return options.runner, PipelineOptions([*beam_args, *fixed])
 
 

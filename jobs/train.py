@@ -59,6 +59,9 @@ class TrainOptions:
     )
     alpha: float = option(1.0, "width of mobilenet_v2: 0.35, 0.5, 0.75, 1.0, 1.3, 1.4", "network")
     weights: str = option("imagenet", "imagenet (downloaded), none, or a file", "network")
+    trust_model: bool = option(
+        False, "use a hub module whose graph may touch files or the network", "network"
+    )
     image_size: int = option(0, "pixels a side; 0 takes the backbone's own", "network")
     color: str = option("rgb", "rgb or grey", "network", choices=("rgb", "grey"))
     hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
@@ -160,7 +163,7 @@ def training_spec(options: TrainOptions, classes: int):
     from model_export.fit import FitSpec
     from model_export.training import TrainingSpec
 
-    backbone = BackboneSpec(options.backbone, options.alpha, options.weights)
+    backbone = BackboneSpec(options.backbone, options.alpha, options.weights, options.trust_model)
     augmentation = Augmentation.parse(options.augment)
     head = FitSpec(
         options.epochs,

@@ -64,6 +64,7 @@ class BackboneSpec:
     name: str = "mobilenet_v2"
     alpha: float = 1.0
     weights: str = "imagenet"  # "imagenet", "none" or a file; hub modules bring their own
+    trust: bool = False  # run a hub module whose graph may touch files or the network
 
     @property
     def kind(self) -> str:
@@ -84,7 +85,7 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
     if backbone.kind == "hub":
         from model_export.hub import expected_size
 
-        own = expected_size(backbone.config)
+        own = expected_size(backbone.config, backbone.trust)
         if size and own and size != own:
             raise BackboneError(
                 f"{backbone.name}: the hub module takes {own}x{own} pictures, --image-size is"
@@ -224,7 +225,8 @@ def _cnn_layer(word: str, backbone: BackboneSpec) -> keras.layers.Layer:
 def _hub(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
     from model_export.hub import build_hub_trunk
 
-    return Backbone(build_hub_trunk(backbone.config, spec), (), True, can_train=False)
+    trunk = build_hub_trunk(backbone.config, spec, backbone.trust)
+    return Backbone(trunk, (), True, can_train=False)
 
 
 _BUILDERS = {"mobilenet_v2": _mobilenet_v2, "vgg16": _vgg16, "cnn": _cnn, "hub": _hub}

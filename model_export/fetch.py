@@ -15,23 +15,24 @@ from model_export.errors import UserError
 _CHUNK = 2**18
 _TIMEOUT = 30
 _ATTEMPTS = 4
+_ALGORITHMS = {32: "MD5", 40: "SHA-1", 64: "SHA-256", 128: "SHA-512"}  # by length in hex
 
 
 class FetchError(UserError):
     """A file could not be downloaded. The message names the URL."""
 
 
-def fetch(url: str, path: str, md5: str = "", progress=None, pause: float = 1.0) -> str:
+def fetch(url: str, path: str, digest: str = "", progress=None, pause: float = 1.0) -> str:
     """Downloads a file once; the file at `path` is always a whole one.
 
     What an interrupted download left in `path`.part is continued, if the server still has the
     same file. The content is checked against the length and MD5 that the server states, and
-    against `md5` where it is known.
+    against `digest` where it is known.
 
     Args:
       url: http or https.
       path: where it goes.
-      md5: hex, of the right content.
+      digest: hex, of the right content: MD5, SHA-1, SHA-256 or SHA-512, by its length.
       progress: called with (bytes so far, bytes in all or None).
       pause: seconds before the second attempt; doubles with each.
 
@@ -66,11 +67,11 @@ def fetch(url: str, path: str, md5: str = "", progress=None, pause: float = 1.0)
         except (OSError, http.client.HTTPException) as error:
             problem = error
             continue
-        actual = _md5(partial)
-        for expected in filter(None, (md5, stated)):
+        for expected in filter(None, (digest, stated)):
+            name, actual = digest_like(partial, expected)
             if actual != expected:
                 _forget(partial)
-                problem = FetchError(f"its MD5 is {actual} instead of {expected}")
+                problem = FetchError(f"its {name} is {actual} instead of {expected}")
                 break
         else:
             _forget(partial + ".etag")
@@ -111,12 +112,13 @@ def _continue(url: str, partial: str, progress) -> str | None:
     return None
 
 
-def _md5(path: str) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def digest_like(path: str, expected: str) -> tuple[str, str]:
+    """A file's digest by the algorithm of another one: its name, and hex. Raises FetchError."""
+    name = _ALGORITHMS.get(len(expected))
+    if name is None:
+        raise FetchError(f"{expected!r} is no MD5, SHA-1, SHA-256 or SHA-512 in hex")
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return name, hashlib.file_digest(file, name.replace("-", "")).hexdigest()
 
 
 def _read(path: str) -> str:

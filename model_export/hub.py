@@ -18,17 +18,25 @@ import keras
 import tensorflow as tf
 
 from model_export.backbones import BackboneError
+from model_export.contract import ModelError
+from model_export.fetch import fetch
 from model_export.imagenet import cache_folder
 from model_export.preprocess import PreprocessSpec
+from model_export.safety import check_graph
 
 
-def expected_size(handle: str) -> int | None:
+def expected_size(handle: str, trust: bool = False) -> int | None:
     """The side of the pictures a module takes; None where any will do and none is customary.
+
+    Args:
+      handle: of the module; `#sha256=HEX` behind a URL pins its archive.
+      trust: run its graph even if that may touch files or the network.
 
     Raises:
       BackboneError: the module cannot be loaded, or takes no pictures.
+      ModelError: it is not trusted, and should be before its graph runs.
     """
-    shape = _input_shape(_load(handle), handle)
+    shape = _input_shape(_load(handle, trust), handle)
     if shape[1] is not None:
         if shape[1] != shape[2]:
             raise BackboneError(
@@ -40,13 +48,14 @@ def expected_size(handle: str) -> int | None:
     return int(named[1]) if named else None
 
 
-def build_hub_trunk(handle: str, spec: PreprocessSpec) -> keras.Model:
+def build_hub_trunk(handle: str, spec: PreprocessSpec, trust: bool = False) -> keras.Model:
     """float32 [N, H, W, 3] in [0, 1] -> features float32 [N, D], in the current strategy's scope.
 
     Raises:
       BackboneError: the module cannot be loaded, or does not take such pictures.
+      ModelError: see `expected_size`.
     """
-    module = _load(handle)
+    module = _load(handle, trust)
     inputs = keras.Input(spec.shape)
     try:
         features = _HubLayer(module, handle, name="hub")(inputs)
@@ -128,18 +137,38 @@ def _input_shape(module, handle: str) -> tuple:
     return tuple(shapes[0])
 
 
-def _load(handle: str):
+def _load(handle: str, trust: bool):
     os.environ.setdefault("TFHUB_CACHE_DIR", os.path.join(cache_folder(), "hub"))
     import tensorflow_hub as hub
 
     try:
-        folder = _unpacked(handle) if os.path.isfile(handle) else hub.resolve(handle)
+        folder = _folder(handle)
+        if not trust:
+            check_graph(folder)
         return hub.load(folder)
+    except ModelError:
+        raise
     except Exception as error:
         raise BackboneError(
             f"hub:{handle}: cannot be loaded ({str(error).splitlines()[0][:300]}); give the URL"
             " of a module, a .tar.gz of one, or a SavedModel folder"
         ) from None
+
+
+def _folder(handle: str) -> str:
+    """The module's folder on this machine. Raises FetchError, OSError or what the hub raises."""
+    import tensorflow_hub as hub
+
+    if os.path.isfile(handle):
+        return _unpacked(handle)
+    if not handle.startswith(("https://", "http://")):
+        return hub.resolve(handle)
+    # Not by the hub's own loader: it has no time limit, and starts over after each break.
+    url, _, pin = handle.partition("#sha256=")
+    name = hashlib.sha256(handle.encode()).hexdigest()[:16] + ".tar.gz"
+    archive = os.path.join(os.environ["TFHUB_CACHE_DIR"], name)
+    question = "&" if "?" in url else "?"
+    return _unpacked(fetch(f"{url}{question}tf-hub-format=compressed", archive, digest=pin))
 
 
 def _unpacked(archive: str) -> str:

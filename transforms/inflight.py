@@ -56,10 +56,15 @@ class Journal:
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
         self.path = os.path.join(folder, name)
         self._file = _create(folder, name)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        # Really written, not a hole: on a full disk a hole would end in SIGBUS later.
-        os.write(self._file, _NOBODY * slots)
-        self._map = mmap.mmap(self._file, _SLOT_BYTES * slots)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            # Really written, not a hole: on a full disk a hole would end in SIGBUS later.
+            os.write(self._file, _NOBODY * slots)
+            self._map = mmap.mmap(self._file, _SLOT_BYTES * slots)
+        except (OSError, ValueError) as error:  # ValueError: only a part of it could be written
+            os.unlink(self.path)
+            os.close(self._file)
+            raise OSError(str(error)) from None
 
     def enter(self, slot: int, digest: bytes) -> None:
         at = slot * _SLOT_BYTES

@@ -87,7 +87,9 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
 
 def test_wrong_content_is_never_kept(server, tmp_path):
     with pytest.raises(FetchError, match="MD5"):
-        fetch(server.url, str(tmp_path / "file"), md5="0" * 32, pause=0)
+        fetch(server.url, str(tmp_path / "file"), digest="0" * 32, pause=0)
+    with pytest.raises(FetchError, match="SHA-256"):
+        fetch(server.url, str(tmp_path / "file"), digest="0" * 64, pause=0)
     server.md5 = base64.b64encode(b"0" * 16).decode()
     with pytest.raises(FetchError, match="MD5"):
         fetch(server.url, str(tmp_path / "file"), pause=0)

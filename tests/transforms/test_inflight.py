@@ -1,7 +1,10 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
+
+import pytest
 
 from transforms import inflight
 
@@ -54,6 +57,16 @@ def test_a_folder_that_is_not_there_has_no_suspects(tmp_path):
 def test_journals_of_a_bucket_are_on_this_machine():
     assert inflight.folder_for("gs://b/out/_imagecensus").startswith("/")
     assert inflight.folder_for("/out/_imagecensus") == "/out/_imagecensus/inflight"
+
+
+def test_a_journal_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(inflight.os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        inflight.Journal(str(tmp_path), 1)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_journal_in_the_making_is_left_alone(tmp_path):
