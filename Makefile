@@ -64,7 +64,7 @@ bucket-emulator: env  ## build the bucket emulator
 	@$(BIN)/python tests/fetch_engines.py bucket
 
 .PHONY: bench
-bench: env  ## measure the job against what the machine can do (an hour; SECTIONS="start large")
+bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)
 	PYTHONPATH=. $(BIN)/python tests/bench $(SECTIONS)
 
 .PHONY: lint

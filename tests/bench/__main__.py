@@ -14,8 +14,10 @@ import platform
 import shutil
 import statistics
 import sys
+import time
 
 import cloud
+import compare
 import scale
 from archive import make_archive, make_model
 from measure import job, piece, run
@@ -94,6 +96,10 @@ class Bench:
             **{f"cpu_s/1000 {k}": v / count * 1e3 for k, v in stages.items()},
             **{f"wall_s {k}": v for k, v in done["stages_wall"].items()},
         }
+
+    def compare(self) -> dict:
+        """The README's table: the job beside Keras, and beside Ray Data and Daft where they are."""
+        return compare.compare(self.folder, self.photos, self.model, self.rounds)
 
     def engines(self) -> dict:
         """All engines, TensorFlow's against its own limit."""
@@ -219,7 +225,14 @@ def machine() -> dict:
         ),
         platform.processor(),
     )
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
 
 
 def show(title: str, rows: dict) -> None:
@@ -256,8 +269,11 @@ def main() -> None:
     answer = json.loads(path.read_text()) if path.exists() else {}
     answer["machine"] = machine()
     print(answer["machine"])
+    sections.remove("throughput")  # its rows are among those of `engines`
     for name in options.sections or sections:
+        start = time.monotonic()
         answer[name] = getattr(bench, name)()
+        answer.setdefault("seconds", {})[name] = round(time.monotonic() - start)
         path.write_text(json.dumps(answer, indent=1))
     print(f"\nwritten: {path}")
 
