@@ -51,6 +51,7 @@ setup(
         "google-cloud-storage",
         "numpy",
         "pillow",
+        "cykooz-resizer",
         "pyarrow",
         "openvino",
         "duckdb",

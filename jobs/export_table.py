@@ -72,7 +72,7 @@ def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
         quoted = '"' + name.replace('"', '""') + '"'
         if name == "embedding" and not embeddings:
             continue
-        nested = format == "csv" and kind.startswith(("STRUCT", "MAP")) or kind.endswith("]")
+        nested = format == "csv" and (kind.startswith(("STRUCT", "MAP")) or kind.endswith("]"))
         found.append(f"to_json({quoted}) AS {quoted}" if nested else quoted)
     return found
 

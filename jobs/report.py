@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import datetime
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -32,7 +33,7 @@ from jobs.report_facts import (
     pick_sheets,
 )
 from jobs.table import Table, open_table, read_bytes, read_json, write_bytes
-from jobs.thumbnails import Pictures, make_thumbnails
+from jobs.thumbnails import DRAWN_STATUSES, Pictures, draw_failures, make_thumbnails
 from model_export.version import __version__
 
 REPORT_FILE = "report.html"
@@ -120,12 +121,13 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "provenance": list_provenance(run, read_json(table.output, "_imagecensus/dataset.json")),
         **_evaluation(table.output),
     }
-    _add_thumbnails(
-        table.output,
-        [tile for sheet in facts["sheets"] for tile in sheet["most"] + sheet["least"]]
-        + facts["sample"]
-        + facts["mistakes"],
-    )
+    pictures = Pictures(table.output)
+    tiles = [tile for sheet in facts["sheets"] for tile in sheet["most"] + sheet["least"]]
+    tiles += facts["sample"] + facts["mistakes"]
+    _add_thumbnails(pictures, tiles, make_thumbnails)
+    failures = [f for f in facts["failures"] if f["status"] in DRAWN_STATUSES]
+    tiles = [example for failure in failures for example in failure["examples"]]
+    _add_thumbnails(pictures, tiles, draw_failures)
     return facts
 
 
@@ -142,9 +144,8 @@ def _evaluation(output: str) -> dict:
     }
 
 
-def _add_thumbnails(output: str, tiles: list[dict]) -> None:
-    uris = [tile["uri"] for tile in tiles]
-    thumbnails = make_thumbnails(Pictures(output), uris, THUMBNAIL_SIDE)
+def _add_thumbnails(pictures: Pictures, tiles: list[dict], make) -> None:
+    thumbnails = make(pictures, [tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
     for tile in tiles:
         if tile["uri"] in thumbnails:
             tile["src"] = _data_uri(thumbnails[tile["uri"]], "jpeg")
@@ -164,6 +165,7 @@ def render(facts: dict) -> str:
         "share": lambda part, whole: f"{part / whole:.1%}" if whole else "–",
         "size": format_bytes,
         "clip": clip,
+        "pieces": pieces,
         "basename": lambda uri: uri.rstrip("/").rsplit("/", 1)[-1] or uri,
         "duration": format_seconds,
     }
@@ -177,6 +179,11 @@ def clip(text, length: int = 160) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]} … {text[-length // 2 :]}"
+
+
+def pieces(text: str) -> list[str]:
+    """A name in pieces between which a line may break: browsers break `red_wine` anywhere."""
+    return re.findall(r"[^_/.-]*[_/.-]+|[^_/.-]+", text)
 
 
 def format_bytes(count: float | None) -> str:

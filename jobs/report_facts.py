@@ -99,10 +99,10 @@ def pick_random(table: Table, sample: int) -> list[dict]:
 
 def pick_failures(table: Table, examples: int) -> list[dict]:
     """Per status other than "ok": its count and examples."""
+    example = "{uri: uri, error: error, bytes: bytes, format: format}"
     rows = table.query(
         f"""
-        SELECT status, count(*),
-          min_by({{uri: uri, error: error, bytes: bytes}}, {{h: md5(uri), u: uri}}, {int(examples)})
+        SELECT status, count(*), min_by({example}, {{h: md5(uri), u: uri}}, {int(examples)})
         FROM predictions WHERE status != 'ok' GROUP BY 1 ORDER BY 2 DESC, 1
         """
     )

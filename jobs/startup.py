@@ -1,8 +1,8 @@
 """A quick start and end for processes that run one job: what nobody uses is not imported.
 
 A third of a second counts when one picture is asked for. Beam imports every connector it finds
-(BigQuery, Pub/Sub, Spanner ...) and pyarrow imports pandas when first handed a list; a job run in
-this process uses neither, and together they cost more than everything else it imports.
+(BigQuery, MongoDB, Dataflow's clients ...) and pyarrow imports pandas when first handed a list; a
+job run in this process uses neither, and together they cost more than all else it imports.
 """
 
 from __future__ import annotations
@@ -12,6 +12,18 @@ import os
 import sys
 import time
 
+# What importing Beam drags in for connectors and services that a run in this process does not use.
+# Beam does without each, as on machines where they are not installed.
+_UNUSED = (
+    "pandas",
+    "apache_beam.io.gcp",
+    "google.cloud.dataflow",
+    "google.cloud.dataflow_v1beta3",
+    "oauth2client",
+    "pymongo",
+    "bson",
+)
+
 # True in a process started as a command, which nothing else shares. Tests, notebooks and services
 # that call `main` keep their imports whole.
 own_process = False
@@ -20,7 +32,7 @@ own_process = False
 def import_beam() -> None:
     """Imports Beam for a run inside this process, without connectors where nobody can miss them."""
     if own_process:
-        with _hidden("pandas", "apache_beam.io.gcp"):
+        with _hidden(*_UNUSED):
             import apache_beam  # noqa: F401
 
 

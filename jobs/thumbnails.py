@@ -2,7 +2,7 @@
 
 A thumbnail is pixels only: the file is decoded by the job's own decoder and the pixels are
 encoded anew, so that nothing else of the file (EXIF text, profiles, trailing bytes) reaches a
-page.
+page. Files that the job could not use are decoded in processes of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,6 +23,7 @@ from model_export.preprocess import (
     configure_pillow,
     decode_image,
 )
+from transforms import isolate
 from transforms.dataset import Layout
 from transforms.plan_units import find_references
 from transforms.read_archives import Place, is_sequential
@@ -29,6 +31,11 @@ from transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
 THREADS = 4
+# Failures of which something may be left to draw. Those that killed or hung a decoder are not
+# tried again, and storage that failed is not asked again.
+DRAWN_STATUSES = ("too_large", "truncated", "decode_error", "inference_error")
+FAILURES_AT_ONCE, FAILURE_MEMORY = 2, 768 << 20  # the child's libraries included
+FAILURE_SECONDS, ALL_FAILURES_SECONDS = 5, 15
 _ORIENTATION_TAG = 0x0112
 
 
@@ -105,6 +112,43 @@ def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str,
     with ThreadPoolExecutor(THREADS) as pool:
         made.update(zip(rest, pool.map(attempt, rest), strict=True))
     return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
+
+
+def draw_failures(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
+    """Thumbnails of what can be drawn of pictures that failed, by uri.
+
+    A file that ends too early is drawn as far as it goes, one too large for the job at reduced
+    size. Each is decoded in a process of its own with bounded time and memory, and after
+    `ALL_FAILURES_SECONDS` no more are tried. Members of archives that have to be read front to
+    back are left out: what lies before them may be anything.
+    """
+    uris = list(dict.fromkeys(uris))
+    pictures.locate(uris)
+    deadline = time.monotonic() + ALL_FAILURES_SECONDS
+
+    def attempt(uri):
+        if pictures.position(uri) is not None or time.monotonic() > deadline:
+            return None
+        try:
+            return _draw_leniently(pictures.read(uri), side)
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(FAILURES_AT_ONCE) as pool:
+        drawn = dict(zip(uris, pool.map(attempt, uris), strict=True))
+    return {uri: thumbnail for uri, thumbnail in drawn.items() if thumbnail}
+
+
+def _draw_leniently(data: bytes, side: int) -> bytes | None:
+    """None where the file tells nothing but one colour. Raises ImageError."""
+    spec = PreprocessSpec(height=side, width=side, crop="center")
+    pixels = np.empty(spec.shape, np.uint8)
+    unlimited = 1 << 40  # memory and time are the limit
+    isolate.decode_isolated(
+        data, spec, pixels, unlimited, FAILURE_SECONDS, FAILURE_MEMORY, unlimited, lenient=True
+    )
+    blank = (pixels == pixels[0, 0]).all()
+    return None if blank else _jpeg(pixels)
 
 
 def make_view(data: bytes, longest: int) -> bytes:

@@ -10,7 +10,9 @@ What happens to a picture, in order:
 3. JPEGs far larger than the target are decoded at 1/2, 1/4 or 1/8 size by libjpeg's DCT scaling.
 4. Colour: CMYK and YCCK through Pillow's conversion; 16-bit down to 8 by dropping the low byte;
    palettes expanded; alpha composited over white; the first frame of an animation.
-5. Resize (and crop, where the spec says so) to the target size, then EXIF orientation.
+5. Resize (and crop, where the spec says so) to the target size, then EXIF orientation. Pillow's
+   own resize takes longer than decoding a JPEG, so one with vector instructions does it; its
+   pixels do not depend on which of them a processor has.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import threading
 import warnings
 import zlib
 
+import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -60,6 +63,17 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_RESIZERS = ("simd", "pillow")
+_SIMD = {
+    name: cykooz_resizer.ResizeOptions(resize_alg=algorithm, use_alpha=False)
+    for name, algorithm in {
+        "nearest": cykooz_resizer.ResizeAlg.nearest(),
+        "bilinear": cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear),
+        "bicubic": cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom),
+        "lanczos": cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.lanczos3),
+    }.items()
+}
+_thread = threading.local()  # a resizer keeps buffers: one per thread
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,12 +112,13 @@ class PreprocessSpec:
     height: int = 224
     width: int = 224
     color: str = "rgb"  # "rgb", or "grey": luminance (ITU-R 601-2) repeated in the 3 channels
-    resize: str = "bilinear"  # nearest, bilinear, bicubic or lanczos; Pillow's, antialiased
+    resize: str = "bilinear"  # nearest, bilinear, bicubic or lanczos; antialiased
+    resizer: str = "simd"  # or "pillow": four times slower, equal but for rounding
     crop: str = "none"  # "none": the whole picture, squeezed; "center": centre crop of the aspect
     crop_fraction: float = 1.0  # with crop="center": the share of the short side that is kept
     exif_orientation: bool = True
     dct_margin: float = 2.0  # JPEG DCT scaling keeps both sides >= margin x target; 0 turns it off
-    reducing_gap: float = 2.0  # box-reduce to >= gap x target before the filter; 0 turns it off
+    reducing_gap: float = 2.0  # "pillow" box-reduces to >= gap x target first; 0 turns it off
     scale: float = 1 / 127.5  # in the exported graph: float32(x) * scale + offset
     offset: float = -1.0
 
@@ -115,6 +130,8 @@ class PreprocessSpec:
             problems.append(f"color {self.color!r} is neither 'rgb' nor 'grey'")
         if self.resize not in _RESAMPLING:
             problems.append(f"resize {self.resize!r} is not one of {', '.join(_RESAMPLING)}")
+        if self.resizer not in _RESIZERS:
+            problems.append(f"resizer {self.resizer!r} is not one of {', '.join(_RESIZERS)}")
         if self.crop not in ("none", "center"):
             problems.append(f"crop {self.crop!r} is neither 'none' nor 'center'")
         if not 0 < self.crop_fraction <= 1:
@@ -132,7 +149,10 @@ class PreprocessSpec:
         return (self.height, self.width, 3)
 
     def to_json(self) -> dict:
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.resizer == "pillow":  # contracts from before there was a choice do not name it
+            del fields["resizer"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict) -> PreprocessSpec:
@@ -143,7 +163,7 @@ class PreprocessSpec:
                 f"preprocessing: unknown fields {sorted(unknown)};"
                 " update imagecensus to read this model"
             )
-        return cls(**fields)
+        return cls(**{"resizer": "pillow", **fields})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -270,12 +290,7 @@ def _render(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
     image = _to_eight_bit(image)
     box = _crop_box(image.size, target, spec)
     if image.size != target or box is not None:
-        image = image.resize(
-            target,
-            _RESAMPLING[spec.resize],
-            box=box,
-            reducing_gap=spec.reducing_gap or None,
-        )
+        image = _resize(image, target, box, spec)
     if spec.color == "grey" and image.mode != "L":
         image = image.convert("L")
     if image.mode != "RGB":
@@ -283,6 +298,23 @@ def _render(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
     return image
+
+
+def _resize(image: Image.Image, target, box, spec: PreprocessSpec) -> Image.Image:
+    """The box of an L or RGB image, or all of it, at the target size (width, height)."""
+    if spec.resizer == "pillow":
+        gap = spec.reducing_gap or None
+        return image.resize(target, _RESAMPLING[spec.resize], box=box, reducing_gap=gap)
+    if not hasattr(_thread, "resizer"):
+        _thread.resizer = cykooz_resizer.Resizer()
+    options = _SIMD[spec.resize]
+    if box is not None:
+        left, top, right, bottom = box
+        options = options.copy()
+        options.crop_box = cykooz_resizer.CropBox(left, top, right - left, bottom - top)
+    resized = Image.new(image.mode, target)
+    _thread.resizer.resize_pil(image, resized, options)
+    return resized
 
 
 def _draft_size(size, target, spec):

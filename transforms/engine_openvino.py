@@ -47,7 +47,8 @@ class OpenVinoEngine:
             next(out for out in compiled.outputs if name in out.get_names())
             for name in ("class_ids", "scores", "embedding")
         ]
-        self._queue = ov.AsyncInferQueue(compiled, threads)
+        # Two per core: while one runs, the next one waits, and no core waits for Python's lock.
+        self._queue = ov.AsyncInferQueue(compiled, 2 * threads)
         self._queue.set_callback(self._store)
         self._lock = threading.Lock()  # runners give each bundle a thread; the queue is for one
 

@@ -1,7 +1,8 @@
 """Decodes one picture in a process of its own, bounded in memory and time.
 
-For pictures that were in a decoder when its process died. Whatever they do to the child, the
-parent gets pixels or a typed reason. The pixels are those of `decode_image`: the child calls it.
+For pictures that were in a decoder when its process died, and to draw what there is of those that
+failed. Whatever they do to the child, the parent gets pixels or a typed reason. The pixels are
+those of `decode_image`: the child calls it.
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ def decode_isolated(
     seconds: float = DECODE_SECONDS,
     memory: int = DECODE_MEMORY,
     max_side: int = MAX_SIDE,
+    lenient: bool = False,
 ) -> ImageInfo:
     """Like `decode_image`, in a child process.
 
     Args:
       seconds: of wall clock; the child's own alarm kills it after them.
       memory: bytes of address space the child may have.
+      lenient: a file that ends too early gives what there is of it. For people to look at only.
 
     Raises:
       ImageError: also with `decode_crash` and `decode_timeout`.
     """
     request = {"spec": spec.to_json(), "max_pixels": max_pixels, "seconds": seconds}
-    request |= {"memory": memory, "max_side": max_side}
+    request |= {"memory": memory, "max_side": max_side, "lenient": lenient}
     child = subprocess.Popen(
         [sys.executable, "-m", "transforms.isolate"],
         stdin=subprocess.PIPE,
@@ -72,7 +75,8 @@ def decode_isolated(
 def child_environment() -> dict:
     """In which a child imports what this process does."""
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return {**os.environ, "PYTHONPATH": paths}
+    # NumPy's algebra would take address space for a thread per core, and is of no use there.
+    return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _timeout(seconds: float) -> ImageError:
@@ -93,6 +97,8 @@ def ending(code: int) -> str:
 
 def _child() -> None:
     """Reads a request from standard input, answers on standard output."""
+    from PIL import ImageFile
+
     from model_export.preprocess import configure_pillow, decode_image
 
     answer = os.fdopen(os.dup(1), "wb")
@@ -101,6 +107,7 @@ def _child() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
     configure_pillow()
+    ImageFile.LOAD_TRUNCATED_IMAGES = request["lenient"]
     spec = PreprocessSpec.from_json(request["spec"])
     pixels = np.empty(spec.shape, np.uint8)
     data = sys.stdin.buffer.read()

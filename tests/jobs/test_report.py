@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import make_photos
+from packing import pack
+from samples import make_photos, photo
 from tables import HOSTILE, row, write_books, write_table
 
+from jobs import thumbnails
 from jobs.cli import main
-from jobs.report import STATUS_MEANING, clip, write_report
+from jobs.report import STATUS_MEANING, clip, pieces, write_report
 from jobs.report_facts import (
     check_books,
     count_labels,
@@ -25,6 +28,8 @@ from jobs.report_facts import (
 from jobs.table import open_table, read_bytes, read_json, write_bytes
 from model_export.errors import UserError
 from transforms.records import Status
+
+POISON = str(Path(__file__).parents[1] / "poison")
 
 
 @pytest.fixture
@@ -112,6 +117,81 @@ def test_hostile_names_labels_and_errors_stay_text(tmp_path):
     assert "<b>out" not in page
     assert "49" not in re.findall(r"\{\{.*?\}\}|7 \* 7", page) and "{{ 7 * 7 }}" in page
     assert len(page) < 400_000
+
+
+def failure_figures(page: str) -> list[str]:
+    section = page[page.index('id="failures"') : page.index('id="provenance"')]
+    return section.split("<figure>")[1:]
+
+
+def test_failures_are_drawn_as_far_as_they_go_and_never_in_this_process(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(POISON)  # decoders that are children read it
+    monkeypatch.setattr(thumbnails, "FAILURE_SECONDS", 60)  # however busy the machine is
+    monkeypatch.setattr(thumbnails, "ALL_FAILURES_SECONDS", 600)
+    in_this_process = []
+    draw = thumbnails.decode_image
+    monkeypatch.setattr(
+        thumbnails, "decode_image", lambda *a: in_this_process.append(a[0]) or draw(*a)
+    )
+    whole = Path(make_photos(tmp_path, 1)[0]).read_bytes()
+    photo(3, (640, 480)).save(tmp_path / "large.jpg")
+    large = (tmp_path / "large.jpg").read_bytes()
+    bomb = bytearray(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0")
+    bomb += zlib.crc32(bomb[12:]).to_bytes(4, "big") + b"\0\0\0\x04IDATjunk\0\0\0\0"
+    files = {
+        "cut": ("truncated", whole[: len(whole) * 2 // 3], True),
+        "large": ("too_large", large, True),
+        "poison": ("inference_error", whole, True),
+        "cut in the header": ("truncated", whole[:30], False),
+        "bomb": ("too_large", bytes(bomb), False),
+        "kills its decoder": ("decode_error", b"POISON:segv", False),
+        "killed its decoder": ("decode_crash", whole, False),
+        "hung": ("decode_timeout", whole, False),
+        "gone": ("truncated", None, False),
+    }
+    rows = []
+    for name, (status, data, _) in files.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        rows.append(row(str(tmp_path / name), status=status, error=name, format="TEST"))
+    page = Path(write_report(write_table(tmp_path / "out", rows))).read_text("utf-8")
+    figures = failure_figures(page)
+    drawn = {re.findall(r"<bdi>(.*?)</bdi>", text)[-1]: "<img" in text for text in figures}
+    assert drawn == {name: drawable for name, (_, _, drawable) in files.items()}
+    assert "<span>TEST</span><span>1 kB</span>" in page  # of those that are not drawn
+    assert not in_this_process
+
+
+def test_failures_within_archives_that_are_read_through_stay_closed(
+    tmp_path, tiny_model, monkeypatch
+):
+    monkeypatch.setattr(thumbnails, "FAILURE_SECONDS", 60)
+    cut = Path(make_photos(tmp_path, 1)[0]).read_bytes()[:-200]
+    (tmp_path / "in").mkdir()
+    for kind in ("tar", "tar.gz"):
+        pack(kind, [("cut.jpg", cut)], tmp_path / "in" / f"x.{kind}")
+    words = ["--model", tiny_model, "--output", str(tmp_path / "out"), "--max-failure-rate", "1"]
+    assert main(["classify", str(tmp_path / "in"), *words]) == 0
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    figures = failure_figures(page)
+    assert {"tar#" in text: "<img" in text for text in figures} == {True: True, False: False}
+
+
+def test_drawing_failures_ends_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(thumbnails, "ALL_FAILURES_SECONDS", -1)
+    paths = make_photos(tmp_path / "photos", 2)
+    output = write_table(tmp_path / "out", [row(path, status="truncated") for path in paths])
+    assert thumbnails.draw_failures(thumbnails.Pictures(output), paths, 32) == {}
+
+
+@given(st.text())
+def test_pieces_of_a_name_are_the_name(text):
+    assert "".join(pieces(text)) == text
+
+
+def test_a_label_breaks_between_its_words():
+    assert pieces("Labrador_retriever") == ["Labrador_", "retriever"]
+    assert pieces("black-and-tan coonhound") == ["black-", "and-", "tan coonhound"]
 
 
 @given(st.text(), st.integers(10, 200))

@@ -1,8 +1,10 @@
 """The one preprocessing function: formats, colours, orientation, limits, broken bytes."""
 
+import dataclasses
 import io
 import pathlib
 
+import cykooz_resizer
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 from samples import SHARED_DATA, photo
 
+from model_export import preprocess
 from model_export.preprocess import (
     ImageError,
     PreprocessSpec,
@@ -162,6 +165,51 @@ def test_dct_scaling_changes_large_jpegs_little():
     slow, _ = decode(data, PreprocessSpec(height=48, width=64, dct_margin=0))
     assert (info.width, info.height) == (1600, 1200)
     assert 0 < np.abs(fast.astype(int) - slow).mean() < 4
+
+
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    mode=st.sampled_from(["L", "RGB"]),
+    crop=st.sampled_from([{}, {"crop": "center"}, {"crop": "center", "crop_fraction": 0.875}]),
+)
+def test_both_resizers_give_the_same_pixels_but_for_rounding(size, target, mode, crop):
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+    pixels = np.random.default_rng(sum(size)).integers(0, 256, shape, np.uint8)
+    data = encode(Image.fromarray(pixels), "PNG")
+    spec = PreprocessSpec(height=target[1], width=target[0], **crop)
+    simd, _ = decode(data, spec)
+    pillow, _ = decode(data, dataclasses.replace(spec, resizer="pillow", reducing_gap=0))
+    assert np.abs(simd.astype(int) - pillow).max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["nearest", "bicubic", "lanczos"])
+def test_the_other_filters_are_the_same_too(resize):
+    data = encode(photo(6).resize((333, 217)), "PNG")
+    spec = PreprocessSpec(height=48, width=64, resize=resize)
+    simd, _ = decode(data, spec)
+    pillow, _ = decode(data, dataclasses.replace(spec, resizer="pillow", reducing_gap=0))
+    assert np.abs(simd.astype(int) - pillow).max() <= 2
+
+
+def test_pixels_do_not_depend_on_the_processor():
+    picture = photo(5).resize((301, 203))
+    options = preprocess._SIMD["bilinear"]
+    answers = set()
+    for extension in ("none", "sse4_1", "avx2", "neon"):
+        resizer, resized = cykooz_resizer.Resizer(), Image.new("RGB", (48, 64))
+        resizer.cpu_extensions = cykooz_resizer.CpuExtensions[extension]
+        resizer.resize_pil(picture, resized, options)
+        answers.add(resized.tobytes())
+    assert len(answers) == 1
+
+
+def test_contracts_from_before_the_choice_of_a_resizer_are_pillows():
+    old = PreprocessSpec().to_json()
+    del old["resizer"]
+    spec = PreprocessSpec.from_json(old)
+    assert spec.resizer == "pillow"
+    assert spec.to_json() == old  # nor does the fingerprint of their datasets change
 
 
 def test_the_name_never_decides():
