@@ -30,6 +30,7 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() 
 
 FLINK = "1.19.3"
 FLINK_MINOR = FLINK.rsplit(".", 1)[0]
+_SECONDS = 1800  # for one download, at most
 ASSEMBLED_BEAM = "2.62.0"  # of docs/deploy/flink/pom.xml
 FLINK_HOME = CACHE / f"flink-{FLINK}"
 PRISM = pathlib.Path(PrismJobServer.BIN_CACHE) / "prism"
@@ -94,7 +95,7 @@ def _fetch_job_server() -> pathlib.Path:
         got = subprocess.run(
             [*maven, "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy",
              f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"],
-            cwd=folder, capture_output=True, text=True,
+            cwd=folder, capture_output=True, text=True, timeout=_SECONDS,
         )  # fmt: skip
         if got.returncode == 0:
             return _keep(pathlib.Path(folder) / published.name, published)
@@ -148,7 +149,7 @@ def _need(*commands: str) -> None:
 
 
 def _run(command: list[str], **kwargs) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, **kwargs)
     if done.returncode:
         last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
         raise Missing(f"{' '.join(command[:3])} ... failed: {' '.join(last)}")
@@ -158,5 +159,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         try:
             print({"flink": fetch_flink, "prism": fetch_prism, "bucket": fetch_bucket}[name]())
-        except Missing as why:
+        except (Missing, subprocess.TimeoutExpired) as why:
             print(f"notice: {name}: {why}; its tests will be skipped")

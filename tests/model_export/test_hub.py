@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from jobs.cli import main
 from model_export.backbones import BackboneError, BackboneSpec, build_backbone, default_preprocess
-from model_export.contract import read_contract
+from model_export.contract import ModelError, read_contract
 from model_export.verify import check_model
 from tests.pictures import write_class_folders
 
@@ -95,6 +95,21 @@ def test_folder_and_archive_are_the_same_module(module_folder, archive, monkeypa
         trunk = build_backbone(backbone, default_preprocess(backbone, 0)).trunk
         answers.append(trunk.predict(pictures, verbose=0))
     assert np.array_equal(*answers) and answers[0].max() < 50
+
+
+def test_a_module_that_reads_files_needs_trust(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub"))
+
+    class Reads(FeatureVector):
+        def _features(self, pictures, training=False):
+            length = tf.strings.length(tf.io.read_file("/etc/hostname"))
+            return super()._features(pictures, training) + tf.cast(length, tf.float32) * 0
+
+    folder = str(tmp_path / "module")
+    tf.saved_model.save(Reads(SIZE), folder)
+    with pytest.raises(ModelError, match="ReadFile"):
+        default_preprocess(BackboneSpec(f"hub:{folder}"), 0)
+    assert default_preprocess(BackboneSpec(f"hub:{folder}", trust=True), 0).height == SIZE
 
 
 def test_what_does_not_fit_is_refused_before_training(module_folder, tmp_path, monkeypatch):
