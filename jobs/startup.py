@@ -19,6 +19,7 @@ _UNUSED = (
     "apache_beam.io.gcp",
     "google.cloud.dataflow",
     "google.cloud.dataflow_v1beta3",
+    "apitools",
     "oauth2client",
     "pymongo",
     "bson",
