@@ -10,6 +10,7 @@ network) and exits 0 where it cannot be had: the tests that need it skip with th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -63,7 +64,8 @@ def verify_jar(jar: pathlib.Path) -> None:
 
 def fetch_flink() -> str:
     _need("java", "mvn")
-    jar = job_server_jar() or _fetch_job_server()
+    # The published one is asked for again and again: it may have become available.
+    jar = _jar(BEAM) if _jar(BEAM).is_file() else _fetch_job_server()
     if not (FLINK_HOME / "lib").is_dir():
         _fetch_flink_libraries()
     return f"Flink {FLINK} in {FLINK_HOME}, job server {jar}"
@@ -92,13 +94,16 @@ def _fetch_job_server() -> pathlib.Path:
         maven = ["mvn", "--quiet", "--batch-mode", "--strict-checksums"]
         published = _jar(BEAM)
         artifact = f"{JavaJarServer.BEAM_GROUP_ID}:{published.stem.removesuffix('-' + BEAM)}:{BEAM}"
-        got = subprocess.run(
-            [*maven, "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy",
-             f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"],
-            cwd=folder, capture_output=True, text=True, timeout=_SECONDS,
-        )  # fmt: skip
-        if got.returncode == 0:
-            return _keep(pathlib.Path(folder) / published.name, published)
+        copy = [*maven, "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy",
+                f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]  # fmt: skip
+        assembled = job_server_jar()
+        seconds = 60 if assembled else _SECONDS
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            got = subprocess.run(copy, cwd=folder, capture_output=True, text=True, timeout=seconds)
+            if got.returncode == 0:
+                return _keep(pathlib.Path(folder) / published.name, published)
+        if assembled:
+            return assembled
         print(f"{artifact} cannot be had; assembling Beam {ASSEMBLED_BEAM}'s from its libraries")
         shutil.copy(DEPLOY / "pom.xml", folder)
         _run([*maven, "package"], cwd=folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import fetch_engines
 import pytest
 from flink_cluster import Cluster
 from samples import make_photos, read_rows
+
+from jobs.cli import main
 
 pytestmark = [
     pytest.mark.flink,
@@ -94,6 +97,37 @@ def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
     assert report["counters"]["images_failed"] == 2
     pools = [(cluster.state / f"pool-{n}.log").read_text() for n in (1, 2)]
     assert all("Starting worker" in log for log in pools), "one machine did all the work"
+
+
+def test_doctor_asks_the_cluster(cluster, photos, tiny_model, tmp_path, capfd):
+    """Its last check sends an element through: the workers of the pools tell their versions."""
+    command = ["doctor", str(photos), f"--model={tiny_model}", f"--output={tmp_path}/out"]
+    assert main([*command, *cluster.job_flags]) == 0
+    said = capfd.readouterr().out
+    assert f"Flink {fetch_engines.FLINK}, 2 TaskManagers, 2 slots" in said
+    assert re.search(r"^ok +workers .*, as here$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "flag, told, remedy",
+    [
+        ("--environment_type=LOOPBACK", "call back into this process", "EXTERNAL"),
+        # Another spelling of the loopback address stands for another machine's.
+        ("--flink_master=127.1:{port}", "the workers are elsewhere", "write to gs://"),
+        ("--flink_version=1.20", "runs Flink 1.19", "--flink_version=1.19"),
+        ("--parallelism=3", "2 slots, --parallelism=3", "more TaskManagers"),
+        ("--flink_master=localhost:9", "no Flink answers", "docs/flink.md"),
+    ],
+)
+def test_doctor_finds_what_would_stop_a_run_there(
+    cluster, tiny_model, tmp_path, capfd, flag, told, remedy
+):
+    command = ["doctor", f"--model={tiny_model}", f"--output={tmp_path}/out", *cluster.job_flags]
+    assert main([*command, flag.format(port=cluster.rest_port)]) == 1
+    said = capfd.readouterr().out.splitlines()
+    [at] = [at for at, line in enumerate(said) if line.startswith("fail")]
+    assert told in said[at]
+    assert remedy in said[at + 1]
 
 
 def test_a_machine_dies(cluster, photos, tiny_model, expected, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import http.server
 import json
+import shutil
 import threading
 
 import pytest
@@ -108,3 +109,108 @@ def test_local_output_of_remote_workers(tmp_path):
     )
     found = list(doctor.check_output(options, {"flink_master": "flink.example:8081"}))
     assert "workers are elsewhere" in failures(found)
+
+
+def _levels(found) -> dict[str, str]:
+    return {finding.check: finding.level for finding in found}
+
+
+def _examined(check, **options) -> list[doctor.Finding]:
+    fields = {"inputs": (), "output": "/x", **options}
+    return list(check(dataclasses.replace(doctor.DoctorOptions(), **fields)))
+
+
+def test_every_finding_that_is_not_well_has_a_remedy(tmp_path):
+    """A memory that no machine has, a model folder that is none."""
+    found = _examined(doctor.check_machine, threads=10**6)
+    found += doctor.check_model(
+        dataclasses.replace(doctor.DoctorOptions(), inputs=(), model=str(tmp_path)), {}
+    )
+    assert _levels(found) == {"versions": "ok", "memory": "warn", "model": "fail"}
+    assert all(finding.remedy for finding in found if finding.level != "ok")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "MIN_FREE_DISK", 1 << 60)
+    options = dataclasses.replace(doctor.DoctorOptions(), inputs=(), output=str(tmp_path))
+    found = {finding.check: finding for finding in doctor.check_output(options, {})}
+    assert found["output"].level == "ok"
+    assert found["disk"].level == "warn" and "free some space" in found["disk"].remedy
+
+
+def test_an_output_that_cannot_be_written(tmp_path, ordinary_user):
+    options = dataclasses.replace(doctor.DoctorOptions(), inputs=(), output="/usr/census")
+    [finding] = ordinary_user(lambda: list(doctor.check_output(options, {})))
+    assert finding.level == "fail"
+    assert "choose another --output" in finding.detail + finding.remedy
+
+
+def test_no_credentials(tmp_path, monkeypatch):
+    from transforms import bucket
+
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    bucket.bucket_client.cache_clear()
+    [finding] = _examined(doctor.check_credentials, inputs=("gs://photos/in",))
+    assert finding.level == "fail"
+    assert "gcloud auth" in finding.remedy
+    assert _examined(doctor.check_credentials, inputs=("photos",)) == []
+    [finding] = _examined(doctor.check_credentials, runner="DataflowRunner")
+    assert finding.level == "fail"
+
+
+def test_a_model_that_is_not_what_was_exported(tiny_model, tmp_path):
+    from model_export.contract import Golden, read_contract, read_golden, write_contract
+
+    def examined(model):
+        options = dataclasses.replace(doctor.DoctorOptions(), inputs=(), model=str(model))
+        return " ".join(f.detail for f in doctor.check_model(options, {}) if f.level == "fail")
+
+    assert examined(tiny_model) == ""
+    shutil.copytree(tiny_model, tmp_path / "answers")
+    golden = read_golden(tiny_model)
+    others = Golden(golden.images, golden.class_ids, golden.scores[:, ::-1])
+    write_contract(str(tmp_path / "answers"), read_contract(tiny_model), others)
+    assert "golden pictures' scores differ" in examined(tmp_path / "answers")
+    shutil.copytree(tiny_model, tmp_path / "labels")
+    (tmp_path / "labels" / "assets.extra" / "labels.txt").write_text("red\ngreen\n")
+    assert "2 labels, the model 4 classes" in examined(tmp_path / "labels")
+
+
+def test_a_local_model_of_remote_workers(tiny_model):
+    options = dataclasses.replace(doctor.DoctorOptions(), inputs=(), model=tiny_model)
+    for runner, level in (("FlinkRunner", "warn"), ("DataflowRunner", "fail")):
+        elsewhere = dataclasses.replace(options, runner=runner)
+        found = list(doctor.check_model(elsewhere, {"flink_master": "flink.example:8081"}))
+        assert found[-1].level == level
+        assert "gs://" in found[-1].remedy
+
+
+def test_workers_tell_their_versions(monkeypatch):
+    """The worker is this process: what it says is what `_versions` says when it is asked."""
+    options = dataclasses.replace(
+        doctor.DoctorOptions(), runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+    )
+    [finding] = doctor.check_workers(options, [])
+    assert finding.level == "ok" and "as here" in finding.detail
+    answers = iter(["imagecensus 1, Beam 1", "imagecensus 2, Beam 1"])
+    monkeypatch.setattr(doctor, "_versions", lambda: next(answers))
+    [finding] = doctor.check_workers(options, [])
+    assert finding.level == "fail"
+    assert "workers have imagecensus 2, Beam 1; here imagecensus 1" in finding.detail
+
+
+def test_a_job_server_of_another_beam(flink, tmp_path):
+    jar = tmp_path / "beam-runners-flink-1.19-job-server-2.62.0.jar"
+    flags = [f"--flink_master={flink}", "--flink_version=1.19", "--environment_type=EXTERNAL"]
+    flags.append(f"--flink_job_server_jar={jar}")
+    assert "run make flink-env" in failures(findings(flags, runner="FlinkRunner"))
+    jar.touch()
+    found = findings(flags, runner="FlinkRunner")
+    assert any(f.level == "warn" and "is not of Beam" in f.detail for f in found)
+
+
+def test_prism_that_is_not_there(tmp_path):
+    flags = [f"--prism_location={tmp_path}/prism"]
+    assert "run make prism" in failures(findings(flags, runner="PrismRunner"))
