@@ -22,7 +22,8 @@ from jobs.options import argument, option, parse_options
 from model_export.errors import UserError
 from transforms import storage
 
-# US dollars, list prices of us-central1 in 2025; override with --prices=FILE (the same keys).
+# US dollars; override with --prices=FILE (the same keys).
+PRICES_OF = "Google's list prices of 2025, us-central1: Dataflow batch workers, standard storage"
 PRICES = {
     "vcpu_hour": 0.056,
     "gib_hour": 0.003557,
@@ -68,19 +69,25 @@ class Measured:
     bytes_per_image: float
     cpu_shares: dict
 
+    @property
+    def seconds(self) -> float:
+        """Of a whole run on this machine."""
+        return self.listing_seconds + self.fixed_seconds + self.images * self.seconds_per_image
+
 
 def main(argv: list[str]) -> int:
     """Prints the forecast."""
     options = parse_options(
         PlanOptions, argv, "imagecensus plan", "Measures a sample here and forecasts a whole run."
     )
-    prices = read_prices(options.prices)
+    prices, source = read_prices(options.prices), options.prices or PRICES_OF
     if options.sample < 20:
         raise UserError("--sample must be at least 20")
     if options.deadline is not None and options.deadline <= 0:
         raise UserError("--deadline must be more than 0 hours")
     measured = measure(options)
     print(forecast(measured, options.vcpus, options.deadline, prices))
+    print(f"prices     {source}, in US dollars; check them, and give yours with --prices=FILE")
     return 0
 
 
@@ -187,8 +194,7 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
     """The forecast as text."""
     m = measured
     cores = os.cpu_count() or 1
-    seconds = m.listing_seconds + m.fixed_seconds + m.images * m.seconds_per_image
-    low, high = (seconds * (1 + sign * max(m.relative_error, 0.05)) for sign in (-1, 1))
+    low, high = (m.seconds * (1 + sign * max(m.relative_error, 0.05)) for sign in (-1, 1))
     core_seconds = m.seconds_per_image * cores
     per_million = cost_per_million(core_seconds, m.bytes_per_image, prices)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in m.cpu_shares.items())
@@ -196,7 +202,7 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
         f"images     {m.images:,}, {m.bytes_per_image * m.images / 2**30:,.1f} GiB to read",
         f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
         f" (± {m.relative_error:.0%}); CPU: {shares}",
-        f"time       {_duration(seconds)} on this machine, between {_duration(low)} and"
+        f"time       {_duration(m.seconds)} on this machine, between {_duration(low)} and"
         f" {_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
         f" {m.listing_seconds:.1f} s to list",
     ]

@@ -18,6 +18,7 @@ import time
 
 import cloud
 import compare
+import forecast
 import scale
 from archive import make_archive, make_model
 from measure import job, piece, run
@@ -202,6 +203,15 @@ class Bench:
             for count in (10_000, 100_000, 1_000_000)
         }
         show("references alone (seconds, MB)", rows)
+        return rows
+
+    def forecast(self) -> dict:
+        """`imagecensus plan`, and the run that it foretold, in turn."""
+        rows = {}
+        for at in range(self.rounds):
+            foretold = forecast.foretell(self.photos, self.model)
+            rows[f"round {at + 1}"] = forecast.row(foretold, self.job(self.photos))
+        show(f"forecast of {self.images} images (seconds start to exit)", rows)
         return rows
 
     def cloud(self) -> dict:

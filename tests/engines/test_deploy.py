@@ -142,3 +142,32 @@ def test_the_image_holds_the_package_and_not_its_tests():
     import apache_beam
 
     assert f":{apache_beam.__version__} " in text
+
+
+def _page(name: str) -> str:
+    """A page with its commands each on one line."""
+    return re.sub(r" \\\n +", " ", (fetch_engines.ROOT / "docs" / name).read_text())
+
+
+def test_the_pages_hold_the_commands_that_the_tests_run(tmp_path):
+    import test_dataflow
+    from flink_cluster import Cluster
+
+    from jobs.runners import dataflow_defaults
+
+    commands = [line for line in _page("flink.md").splitlines() if "imagecensus classify" in line]
+    on_cluster, on_one_machine = (set(command.split()) for command in commands)
+    flags = set(Cluster(tmp_path).job_flags)
+    jar = {flag for flag in flags if "_jar=" in flag}
+    assert flags - jar | {"--flink_job_server_jar=JAR"} <= on_cluster
+    local = {"--flink_master='[local]'", f"--flink_version={fetch_engines.FLINK_MINOR}"}
+    assert local <= on_one_machine
+    assert f"Beam {fetch_engines.ASSEMBLED_BEAM}'s" in _page("flink.md")
+    assert f"Flink {fetch_engines.FLINK}." in _page("flink.md")
+    assert "--runner=PrismRunner --prism_location=" in _page("prism.md")
+    assert "STORAGE_EMULATOR_HOST=http://localhost:4443 imagecensus" in _page("bucket.md")
+    dataflow = _page("dataflow.md")
+    for flag in [*test_dataflow.BEAM_FLAGS, test_dataflow.IMAGE]:
+        assert flag.split("=")[0] in dataflow or flag in ("--no_auth", "--job_name=census")
+    for flag in dataflow_defaults([]):
+        assert flag in dataflow or flag.startswith("--setup_file=")

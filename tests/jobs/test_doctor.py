@@ -190,7 +190,8 @@ def test_a_local_model_of_remote_workers(tiny_model):
 def test_workers_tell_their_versions(monkeypatch):
     """The worker is this process: what it says is what `_versions` says when it is asked."""
     options = dataclasses.replace(
-        doctor.DoctorOptions(), runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+        doctor.DoctorOptions(),
+        runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
     )
     [finding] = doctor.check_workers(options, [])
     assert finding.level == "ok" and "as here" in finding.detail

@@ -31,6 +31,22 @@ def test_time_is_fixed_part_and_rate(monkeypatch):
     assert "4 of 2 vCPUs" in text
 
 
+def test_a_run_of_another_size_is_foretold_from_the_sample(tiny_model, tmp_path, monkeypatch):
+    """Runs that take a second to start and 10 ms an image, a tenth more or less at times."""
+    make_photos(tmp_path, 60)
+    noise = iter([1.0, 0.9, 1.1, 1.05, 0.95])
+
+    def run(options, uris, folder, name):
+        busy = 0.010 * len(uris) * next(noise)
+        return {"whole": 1.0 + busy, "busy": busy, "stages": {"decode": busy}}
+
+    monkeypatch.setattr(plan, "_run", run)
+    options = plan.PlanOptions(inputs=(str(tmp_path),), sample=60, images=3000)
+    found = plan.measure(options)
+    assert found.seconds - found.listing_seconds == pytest.approx(1.0 + 3000 * 0.010, rel=0.01)
+    assert 0.05 < found.relative_error < 0.2
+
+
 def test_cost_follows_the_table():
     cost = plan.cost_per_million(0.036, 1e5, plan.PRICES | {"vcpu_hour": 1.0, "gib_hour": 0.0})
     assert cost["compute"] == pytest.approx(10.0)
@@ -57,5 +73,5 @@ def test_a_forecast_of_real_runs(tiny_model, tmp_path, capsys):
     make_photos(tmp_path / "in", 60)
     assert main(["plan", str(tmp_path / "in"), f"--model={tiny_model}", "--sample=60"]) == 0
     said = capsys.readouterr().out
-    for word in ("images     60", "rate", "±", "time", "requests", "cost"):
+    for word in ("images     60", "rate", "±", "time", "requests", "cost", "check them"):
         assert word in said
