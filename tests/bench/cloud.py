@@ -7,6 +7,7 @@ and download, and no more. `cloud.py FOLDER DELAY_MS` prints its port and serves
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -14,6 +15,8 @@ import pathlib
 import subprocess
 import sys
 import urllib.parse
+
+import google_crc32c
 
 PAGE = 1000
 
@@ -71,7 +74,9 @@ class _Bucket(asyncio.Protocol):
         name = urllib.parse.unquote(path.rsplit("/o/", 1)[-1])
         if name not in self._files:
             return _http(404, b"{}", "application/json")
-        return _http(200, self._files[name], "image/jpeg")
+        body = self._files[name]
+        crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
+        return _http(200, body, "image/jpeg", f"X-Goog-Hash: crc32c={crc}\r\n")
 
     def _list(self, query: dict) -> bytes:
         names = sorted(n for n in self._files if n.startswith(query.get("prefix", "")))
@@ -86,9 +91,9 @@ class _Bucket(asyncio.Protocol):
         return json.dumps(page).encode()
 
 
-def _http(status: int, body: bytes, kind: str) -> bytes:
-    head = f"HTTP/1.1 {status} .\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def _http(status: int, body: bytes, kind: str, more: str = "") -> bytes:
+    head = f"HTTP/1.1 {status} .\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}{more}\r\n".encode() + body
 
 
 async def _serve(folder: str, delay_ms: str) -> None:
