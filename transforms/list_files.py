@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from model_export.errors import UserError
 from transforms import storage
-from transforms.bucket import list_objects
+from transforms.bucket_listing import list_objects
 from transforms.records import REF_SCHEMA
 
 CHUNK = 8192

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.parse
 
-from transforms import bucket, fault_points
+from transforms import bucket, bucket_listing, fault_points, lease
 from transforms.bucket import StorageError, bucket_client, bucket_object, split_bucket
 
 __all__ = ["StorageError", "bucket_client", "bucket_object", "split_bucket"]  # used as ours
@@ -132,7 +132,7 @@ def _sync(path: str) -> None:
 
 def local_folder(location: str) -> str:
     """A local path of a folder: a bucket's is copied into the user's cache. Raises StorageError."""
-    return bucket.local_folder(location) if is_bucket(location) else location
+    return bucket_listing.local_folder(location) if is_bucket(location) else location
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def delete(location: str) -> None:
 def list_names(folder: str) -> list[str]:
     """Names of the objects directly in a folder, sorted; empty where there is none."""
     if is_bucket(folder):
-        return bucket.list_names(folder)
+        return bucket_listing.list_names(folder)
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -209,7 +209,7 @@ class Lock:
 
     def __enter__(self) -> Lock:
         if is_bucket(self.location):
-            self._lease = bucket.Lease(self.location)
+            self._lease = lease.Lease(self.location)
             holder = self._lease.acquire()
             if holder:
                 self._refuse(holder)
@@ -235,7 +235,7 @@ class Lock:
     def check(self) -> None:
         """Refuses where a run holds the lock now; takes nothing. Raises StorageError."""
         if is_bucket(self.location):
-            holder = bucket.Lease(self.location).holder()
+            holder = lease.Lease(self.location).holder()
             if holder:
                 self._refuse(holder)
         elif os.path.exists(self.location):

@@ -16,7 +16,7 @@ from gcs_server import BUCKET, Emulator, Fault
 from samples import make_photos
 
 from jobs.cli import main
-from transforms import bucket, storage
+from transforms import bucket, lease, storage
 from transforms.dataset import Layout
 from transforms.list_images import list_images
 
@@ -258,7 +258,7 @@ def test_a_lease_is_judged_by_the_bucket_s_clock(gcs, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: hours_later)
     with pytest.raises(storage.StorageError, match=r"another run.*elsewhere:1"):
         storage.Lock(location).__enter__()
-    monkeypatch.setattr(bucket, "LEASE_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.05)
     time.sleep(0.1)
     with storage.Lock(location):
         pass

@@ -11,17 +11,18 @@ import threading
 import pytest
 from samples import make_photos
 
-from jobs import doctor
+from jobs import doctor, doctor_runners
 from jobs.cli import main
+from jobs.doctor_runners import Finding
 
 
-def findings(beam_args=(), **options) -> list[doctor.Finding]:
+def findings(beam_args=(), **options) -> list[Finding]:
     fields = {"inputs": (), "output": "/x", **options}
     options = dataclasses.replace(doctor.DoctorOptions(), **fields)
     from apache_beam.options.pipeline_options import PipelineOptions
 
     flags = PipelineOptions(list(beam_args)).get_all_options()
-    return list(doctor.check_runner(options, flags))
+    return list(doctor_runners.check_runner(options, flags))
 
 
 def failures(found) -> str:
@@ -115,7 +116,7 @@ def _levels(found) -> dict[str, str]:
     return {finding.check: finding.level for finding in found}
 
 
-def _examined(check, **options) -> list[doctor.Finding]:
+def _examined(check, **options) -> list[Finding]:
     fields = {"inputs": (), "output": "/x", **options}
     return list(check(dataclasses.replace(doctor.DoctorOptions(), **fields)))
 
@@ -188,16 +189,16 @@ def test_a_local_model_of_remote_workers(tiny_model):
 
 
 def test_workers_tell_their_versions(monkeypatch):
-    """The worker is this process: what it says is what `_versions` says when it is asked."""
+    """The worker is this process: what it says is what `versions_here` says when it is asked."""
     options = dataclasses.replace(
         doctor.DoctorOptions(),
         runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
     )
-    [finding] = doctor.check_workers(options, [])
+    [finding] = doctor_runners.check_workers(options, [])
     assert finding.level == "ok" and "as here" in finding.detail
     answers = iter(["imagecensus 1, Beam 1", "imagecensus 2, Beam 1"])
-    monkeypatch.setattr(doctor, "_versions", lambda: next(answers))
-    [finding] = doctor.check_workers(options, [])
+    monkeypatch.setattr(doctor_runners, "versions_here", lambda: next(answers))
+    [finding] = doctor_runners.check_workers(options, [])
     assert finding.level == "fail"
     assert "workers have imagecensus 2, Beam 1; here imagecensus 1" in finding.detail
 
