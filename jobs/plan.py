@@ -50,7 +50,7 @@ class PlanOptions:
         metavar="N",
     )  # fmt: skip
     deadline: float = option(None, "hours that the run may take", "forecast", type=float)
-    vcpus: int = option(2, "of one worker", "forecast")
+    vcpus: int = option(4, "of one worker", "forecast")
     prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
     engine: str = option("auto", "as for classify", "machine", metavar="NAME")
     threads: int = option(0, "as for classify", "machine")
@@ -197,6 +197,7 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
     low, high = (m.seconds * (1 + sign * max(m.relative_error, 0.05)) for sign in (-1, 1))
     core_seconds = m.seconds_per_image * cores
     per_million = cost_per_million(core_seconds, m.bytes_per_image, prices)
+    once = (per_million["compute"] + per_million["requests"]) * m.images / 1e6
     shares = ", ".join(f"{name} {share:.0%}" for name, share in m.cpu_shares.items())
     lines = [
         f"images     {m.images:,}, {m.bytes_per_image * m.images / 2**30:,.1f} GiB to read",
@@ -224,6 +225,7 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
         f"output     about {m.images * _ROW_BYTES / 2**20:,.1f} MiB",
         "cost       per million images: "
         + ", ".join(f"{name} ${value:,.2f}" for name, value in per_million.items()),
+        f"           for these, compute and requests: ${once:,.2f} (± {m.relative_error:.0%})",
     ]
     return "\n".join(lines)
 
