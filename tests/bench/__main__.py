@@ -19,6 +19,7 @@ import time
 import cloud
 import compare
 import forecast
+import load
 import scale
 from archive import make_archive, make_model
 from measure import job, piece, run
@@ -37,9 +38,11 @@ class Bench:
         self.photos = make_archive(folder / f"photos-{images}", images)
 
     def job(self, photos: pathlib.Path, *flags, env: dict | None = None) -> dict:
-        output = self.folder / "out"
-        shutil.rmtree(output, ignore_errors=True)
-        return job(photos, output, self.model, *flags, env=env)
+        return job(photos, self._fresh(), self.model, *flags, env=env)
+
+    def _fresh(self) -> pathlib.Path:
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+        return self.folder / "out"
 
     def batches(self) -> dict:
         """Each engine's best batch, on decoded pictures."""
@@ -192,6 +195,22 @@ class Bench:
             done = self.job(photos)
             rows[f"{count} images"] = {"peak_mb": done["peak_mb"], "wall_s": done["wall"]}
         show("peak resident size", rows)
+        return rows
+
+    def load(self) -> dict:
+        """50,000 small pictures with 2 % broken ones, against the same without; a tiny model."""
+        rows = {}
+        for name, one_in in (("whole", None), ("2 % broken", load.ONE_IN)):
+            photos = load.make_pictures(self.folder / f"small-{one_in}", load.COUNT, one_in)
+            done = job(photos, self._fresh(), load.MODEL, "--no-report")
+            rows[name] = {
+                "images": done["images"],
+                "cpu_s": done["cpu"],
+                "peak_mb": done["peak_mb"],
+            }
+        ratio = rows["whole"]["cpu_s"] / rows["2 % broken"]["cpu_s"]
+        rows["2 % broken"]["of whole"] = ratio
+        show("load (CPU seconds start to exit, MB)", rows)
         return rows
 
     def scale(self) -> dict:
