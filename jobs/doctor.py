@@ -170,14 +170,18 @@ def check_output(options: ClassifyOptions, flags: dict):
 
 def check_model(options: ClassifyOptions, flags: dict):
     """Whether the model loads in the engine and answers its golden pictures as recorded."""
+    from model_export.safety import check_graph
     from transforms.classify_images import Classification, ClassifierHandler
     from transforms.engines import choose_engine
 
     try:
         engine = choose_engine(options.engine, options.precision)
         folder = _model_folder(options)
+        if not options.trust_model:
+            check_graph(folder)
+        how = Classification(folder, engine, options.precision, threads=options.threads)
         loaded = ClassifierHandler(
-            Classification(folder, engine, options.precision, threads=options.threads)
+            dataclasses.replace(how, digest=options.model_digest)
         ).load_model()
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")

@@ -14,6 +14,7 @@ from samples import make_photos
 from jobs import doctor, doctor_runners
 from jobs.cli import main
 from jobs.doctor_runners import Finding
+from model_export import safety
 
 
 def findings(beam_args=(), **options) -> list[Finding]:
@@ -69,6 +70,18 @@ def test_all_problems_at_once(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("fail ") == 3
     assert said.count("->") >= 3
+
+
+def test_a_model_that_reads_files_is_not_run(tiny_model, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    graph = safety._saved_model().FromString((model / "saved_model.pb").read_bytes())
+    graph.meta_graphs[0].graph_def.node.add(name="thief", op="ReadFile")
+    (model / "saved_model.pb").write_bytes(graph.SerializeToString())
+    make_photos(tmp_path / "in", 1)
+    command = ["doctor", str(tmp_path / "in"), f"--model={model}", f"--output={tmp_path / 'out'}"]
+    assert main(command) != 0
+    assert "ReadFile" in capsys.readouterr().out
 
 
 def test_flink_of_another_version(flink):
