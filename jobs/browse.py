@@ -121,7 +121,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
 
     def picture(request):
         from jobs.thumbnails import make_thumbnail, make_view
-        from model_export.preprocess import ImageError
+        from model_export.picture_formats import ImageError
 
         row = rows.read_row(request.path_params["id"])
         if row is None:

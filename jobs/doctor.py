@@ -103,7 +103,7 @@ def check_credentials(options: ClassifyOptions):
 
 def check_inputs(options: ClassifyOptions):
     """Whether something is listed, and the first picture can be read."""
-    from model_export.preprocess import ImageError
+    from model_export.picture_formats import ImageError
     from transforms.list_images import list_images
     from transforms.read_images import read_image
 

@@ -16,13 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from model_export.preprocess import (
-    FORMATS,
-    ImageError,
-    PreprocessSpec,
-    configure_pillow,
-    decode_image,
-)
+from model_export.picture_formats import FORMATS, ImageError
+from model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
 from transforms import isolate
 from transforms.dataset import Layout
 from transforms.plan_units import find_references

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from model_export.data import LabelledData, SplitFractions, read_labelled_data
 from model_export.errors import UserError
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms import archives, storage
 from transforms.list_images import list_images
 from transforms.read_archives import Place, is_sequential

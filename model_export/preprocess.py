@@ -21,38 +21,15 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import io
 import logging
-import struct
 import threading
 import warnings
-import zlib
 
 import cykooz_resizer
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-# Formats that photo archives hold. A short list on purpose: each decoder is attack surface, and
-# Pillow's EPS plugin would start Ghostscript. ("JPEG" also opens MPO, first picture.)
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
-
-# Files that are pictures, in formats not read here: told apart from files that are no pictures.
-_OTHER_IMAGE_MAGIC = {
-    b"8BPS": "PSD", b"DDS ": "DDS", b"\x00\x00\x01\x00": "ICO", b"\x01\xda": "SGI",
-    b"BLP1": "BLP", b"BLP2": "BLP", b"qoif": "QOI", b"%PDF": "PDF", b"%!PS": "EPS",
-    b"SIMPLE  =": "FITS", b"/* XPM": "XPM", b"\xd7\xcd\xc6\x9a": "WMF", b"icns": "ICNS",
-    b"<svg": "SVG", b"gimp xcf": "XCF", b"\x59\xa6\x6a\x95": "SUN", b"v/1\x01": "EXR",
-    b"DanM": "MSP", b"LinS": "MSP", b"\xb1\x68\xde\x3a": "DCX", b"#define": "XBM",
-    b"P7\n": "PAM", b"Pf\n": "PFM", b"PF\n": "PFM", b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-}  # fmt: skip
-# Starts of formats that are read here: when Pillow refuses the header, the file is damaged.
-_FORMAT_MAGIC = {
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP",
-    b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"BM": "BMP", b"\xff\x4f\xff\x51": "JPEG2000",
-    b"\x00\x00\x00\x0cjP  ": "JPEG2000",
-}  # fmt: skip
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+from model_export.picture_formats import ImageError, open_picture, typed_error
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
 MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something
@@ -90,15 +67,6 @@ _SWAPS_SIDES = {5, 6, 7, 8}
 # several huge scans at once cannot multiply the memory the job needs.
 _LARGE_PIXELS = 30_000_000
 _large_image = threading.Lock()
-
-
-class ImageError(Exception):
-    """One picture cannot be used. `status` is a value of `transforms.records.Status`."""
-
-    def __init__(self, status: str, message: str, image_format: str | None = None):
-        super().__init__(message)
-        self.status = status
-        self.image_format = image_format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +185,7 @@ def decode_image(
         raise ImageError("empty_file", "the file has no bytes")
     image_format = None
     try:
-        with _open(data) as image:
+        with open_picture(data) as image:
             image_format = image.format
             width, height = image.size
             if width < 1 or height < 1:
@@ -246,36 +214,7 @@ def decode_image(
     except ImageError:
         raise
     except Exception as error:
-        raise _typed(error, image_format) from error
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        other = _other_format(data)
-        if other:
-            raise ImageError(
-                "unsupported_format", f"{other} is not a format read here", other
-            ) from None
-        for magic, name in _FORMAT_MAGIC.items():
-            if data.startswith(magic):
-                raise ImageError("decode_error", f"the {name} header is damaged", name) from None
-        raise ImageError(
-            "not_an_image", f"no known picture format; starts with {bytes(data[:16])!r}"
-        ) from None
-
-
-def _other_format(data: bytes) -> str | None:
-    head = bytes(data[:64])
-    for magic, name in _OTHER_IMAGE_MAGIC.items():
-        if head.startswith(magic):
-            return name
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return "HEIF"
-    if b"<svg" in bytes(data[:1024]).lower():
-        return "SVG"
-    return None
+        raise typed_error(error, image_format) from error
 
 
 def _render(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
@@ -367,20 +306,3 @@ def _crop_box(size, target, spec):
     # Rounding may put an edge a hair outside of the picture, which Pillow refuses.
     left, top = max((width - crop_width) / 2, 0), max((height - crop_height) / 2, 0)
     return (left, top, min(left + crop_width, width), min(top + crop_height, height))
-
-
-def _typed(error: Exception, image_format: str | None) -> ImageError:
-    """Pillow's many exceptions as ours."""
-    text = str(error) or type(error).__name__
-    lowered = text.lower()
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError("too_large", text, image_format)
-    if isinstance(error, MemoryError):
-        return ImageError("too_large", "not enough memory to decode", image_format)
-    if "truncated" in lowered or "unexpected end" in lowered or "eof" in lowered:
-        return ImageError("truncated", text, image_format)
-    if isinstance(error, NotImplementedError) or "unsupported" in lowered:
-        return ImageError("unsupported_format", text, image_format)
-    if isinstance(error, (struct.error, zlib.error, EOFError)):
-        return ImageError("truncated", text, image_format)
-    return ImageError("decode_error", f"{type(error).__name__}: {text}", image_format)

@@ -47,7 +47,7 @@ def check_decode(data: bytes, folder: pathlib.Path) -> None:
 
 def check_archive(data: bytes, folder: pathlib.Path) -> None:
     """An archive of any kind: each member listed once, and read or typed."""
-    from model_export.preprocess import ImageError
+    from model_export.picture_formats import ImageError
     from transforms import archives
     from transforms.read_archives import Place
     from transforms.read_images import read_image

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms.archive_members import ArchiveBroken, Member
 
 IMAGE_COLUMNS = (

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model_export.errors import UserError
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms.archive_members import MAX_HEADER, ArchiveBroken, Member, failed
 
 # TFDS' names first, then those of widespread converters.

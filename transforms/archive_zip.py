@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms.archive_members import ArchiveBroken, BoundedReads, Member, failed
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms.isolate import DECODE_MEMORY, DECODE_SECONDS, child_environment, ending
 
 

@@ -12,7 +12,7 @@ import json
 import threading
 import zlib
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms import archive_parquet, archive_tfrecord, archive_zip, byte_ranges
 from transforms.archive_members import ArchiveBroken
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms import bucket, storage
 from transforms.read_archives import Place, read_member
 

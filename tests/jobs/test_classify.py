@@ -285,7 +285,7 @@ def test_odd_files_each_cost_one_row(tiny_model, tmp_path, ordinary_user):
 def test_unreadable_files_and_folders_cost_one_row(ordinary_user, tmp_path):
     import tempfile
 
-    from model_export.preprocess import ImageError
+    from model_export.picture_formats import ImageError
     from transforms.read_images import read_image
 
     def status(path):

@@ -20,7 +20,7 @@ from packing import KINDS, NAMED, add_to_tar, examples, framed, pack
 from samples import make_photos
 
 from model_export.errors import UserError
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms import archive_tfrecord, archives
 from transforms.list_images import list_images, passthrough_columns
 from transforms.read_archives import Place, Turns, read_member

@@ -4,7 +4,7 @@ import pytest
 from bucket_emulator import emulated_bucket
 from packing import KINDS, NAMED, pack
 
-from model_export.preprocess import ImageError
+from model_export.picture_formats import ImageError
 from transforms import byte_ranges
 from transforms.list_images import list_images, passthrough_columns
 from transforms.read_archives import Place
