@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import fetch_engines
 import pytest
 from samples import make_photos, read_rows
@@ -22,3 +24,5 @@ def test_rows_on_prism(tiny_model, tmp_path):
     prism = ["--runner=PrismRunner", f"--prism_location={fetch_engines.PRISM}"]
     assert classify([*flags, f"--output={tmp_path}/two", *prism]) == 0
     assert read_rows(tmp_path / "two").equals(read_rows(tmp_path / "one"))
+    counters = json.loads((tmp_path / "two" / "run_report.json").read_text())["counters"]
+    assert counters["images_ok"] == 60 and counters["images_failed"] == 1
