@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-import re
+import urllib.parse
 
 from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions
 from model_export.errors import UserError
@@ -82,5 +82,7 @@ def is_remote(options: ClassifyOptions, flags: dict) -> bool:
     if options.runner != "FlinkRunner":
         return False
     master = flags.get("flink_master") or "[auto]"
-    host = re.sub(r"^https?://", "", master).split(":")[0]
-    return master not in MAGIC_MASTERS and host not in ("localhost", "127.0.0.1", "[::1]")
+    if master in MAGIC_MASTERS:
+        return False
+    url = urllib.parse.urlsplit(master if "://" in master else f"http://{master}")
+    return url.hostname not in ("localhost", "127.0.0.1", "::1")
