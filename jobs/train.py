@@ -112,10 +112,10 @@ def main(argv: list[str]) -> int:
     if "--list-recipes" in argv:
         print(describe_recipes())
         return 0
-    options = _parse(argv)
+    options = parse_words(argv)
     if options.recipe:
         # The recipe's flags come first, so that the person's own win.
-        options = _parse([*recipe_flags(options.recipe), *argv])
+        options = parse_words([*recipe_flags(options.recipe), *argv])
     _validate(options)
     # TensorFlow's notes on devices and assets, and Keras' on data streams, are not for the person.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -196,7 +196,7 @@ def training_spec(options: TrainOptions, classes: int):
     )
 
 
-def _parse(argv) -> TrainOptions:
+def parse_words(argv) -> TrainOptions:
     return parse_options(
         TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
     )

@@ -4,8 +4,8 @@ Each function is a recipe: it answers with the options, and its docstring gives 
 long it takes on 2 CPU cores (GPUs: a fraction) and what accuracy to expect. A flag on the command
 line wins over the recipe's.
 
-Published figures are those of the tutorials, on the whole data sets; measured ones were reached
-with this trainer on the stated pictures.
+Published figures are those of the tutorials, on the whole data sets. Measured ones were reached
+with this trainer on the stated pictures. What is estimated or expected was not run on that data.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from model_export.errors import UserError
 
 _AUGMENT = "flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.1,contrast=0.2"
+_STRONG = "flip,rotation=15,zoom=0.3,shift=0.1,brightness=0.1,contrast=0.2"
 
 
 def flowers() -> str:
@@ -23,10 +24,26 @@ def flowers() -> str:
 
     imagecensus train --recipe flowers tfds:oxford_flowers102 --output model
 
-    About 20 minutes for Oxford flowers 102 (1020 training photos, 4 passes). Published: about 0.80
-    test accuracy without the augmentation, which its author left pending.
+    Duration: 10 minutes, estimated (1,020 training photos in 4 passes, 8,189 to evaluate).
+    Accuracy: published about 0.80 on Oxford flowers 102, without the augmentation that its author
+    left pending; not measured here on that set.
     """
     return f"--hidden 512,256 --dropout 0.2 --augment {_AUGMENT}"
+
+
+def flower_photos() -> str:
+    """A few hundred photos of five flowers: larger pictures, and the last blocks trained too.
+
+    imagecensus train --recipe flower-photos flower_photos --output model
+
+    Duration: 2 minutes, estimated from the CPU time of a run (300 photos).
+    Accuracy: measured 0.90 in five-fold cross-validation on the 300 training photos, which chose
+    this schedule (0.87 with the trunk frozen, 0.84 at 224 pixels without augmentation).
+    """
+    return (
+        f"--image-size 256 --augment {_STRONG} --feature-passes 4 --val-fraction 0 --patience 0"
+        " --epochs 30 --schedule cosine --fine-tune 3 --fine-tune-epochs 12"
+    )
 
 
 def bikes() -> str:
@@ -34,8 +51,9 @@ def bikes() -> str:
 
     imagecensus train --recipe bikes bikes --output model
 
-    Under 2 minutes for 100 pictures. Published: 1.00 on its training pictures (which says nothing
-    about others: expect 0.7 to 0.9 on the test).
+    Duration: 40 seconds, measured (100 pictures).
+    Accuracy: published 1.00 on its training pictures; measured 1.00 there, and 0.94 on 16
+    others. Being right about pictures that it has learnt by heart says little.
     """
     return (
         "--backbone cnn:32-32-pool-32-32-pool-32-pool --image-size 64 --weights none"
@@ -48,7 +66,8 @@ def bikes_transfer() -> str:
 
     imagecensus train --recipe bikes-transfer bikes --output model
 
-    About 1 minute for 100 pictures. Expect 0.93 or more on the test.
+    Duration: half a minute, measured (100 pictures).
+    Accuracy: measured 0.94 to 1.00 on 16 others, three seeds.
     """
     return "--augment flip --feature-passes 2 --epochs 60 --patience 0 --val-fraction 0"
 
@@ -58,11 +77,13 @@ def mnist() -> str:
 
     imagecensus train --recipe mnist mnist_png --output model
 
-    About 2 minutes for 3,000 digits: expect 0.97; 0.99 for all 60,000.
+    Duration: under a minute, estimated from the CPU time of a run (3,000 digits).
+    Accuracy: measured 0.986 to 0.990 on 1,000 others, three seeds.
     """
     return (
         "--backbone cnn:32-pool-64-pool --image-size 28 --color grey --weights none"
-        " --hidden 128 --dropout 0.4 --epochs 15"
+        " --hidden 128 --dropout 0.4 --augment rotation=10,zoom=0.1,shift=0.07"
+        " --epochs 25 --schedule cosine --patience 0 --val-fraction 0"
     )
 
 
@@ -71,8 +92,8 @@ def cifar10() -> str:
 
     imagecensus train --recipe cifar10 cifar10 --output model
 
-    About 5 minutes for 2,000 pictures: expect 0.45 or more. Published baseline for all 50,000:
-    about 0.60.
+    Duration: 5 minutes, measured (2,000 pictures).
+    Accuracy: published baseline about 0.60 for all 50,000; measured 0.55 for 2,000, one seed.
     """
     return (
         "--backbone cnn:32-bn-32-bn-pool-drop0.2-64-bn-64-bn-pool-drop0.3-128-bn-128-bn-pool"
@@ -86,7 +107,8 @@ def imagenette() -> str:
 
     imagecensus train --recipe imagenette tfds:imagenette/160px-v2 --output model
 
-    About 40 minutes for the 9,500 photos. Expect 0.6 to 0.7.
+    Duration: an hour, estimated (9,469 training photos, 25 epochs).
+    Accuracy: neither published nor measured on that set; 0.6 to 0.7 expected.
     """
     return (
         "--backbone cnn:32-pool-64-pool-128-pool-128-pool-gap --image-size 128 --weights none"
@@ -99,7 +121,9 @@ def imagenette_vgg16() -> str:
 
     imagecensus train --recipe imagenette-vgg16 tfds:imagenette/160px-v2 --output model
 
-    About an hour for the 9,500 photos, nearly all of it the trunk's one pass. Expect 0.95 or more.
+    Duration: an hour, estimated (13,394 photos, nearly all of it the trunk's passes).
+    Accuracy: neither published nor measured (VGG16's weights were not at hand); 0.95 expected, as
+    these classes are among those that the trunk was trained on.
     """
     return "--backbone vgg16 --image-size 160 --hidden 256 --dropout 0.5"
 
@@ -109,7 +133,9 @@ def wildlife() -> str:
 
     imagecensus train --recipe wildlife oregon_wildlife --output model
 
-    About 20 minutes for the 14,000 photos of 20 classes. Expect 0.90 or more.
+    Duration: 20 minutes, estimated (14,000 photos of 20 classes).
+    Accuracy: neither published nor measured (neither photos nor module were at hand; the route was
+    run with another module); 0.90 expected.
     """
     return (
         "--backbone hub:https://tfhub.dev/google/imagenet/mobilenet_v2_130_224/feature_vector/5"
@@ -122,7 +148,8 @@ def cats_dogs() -> str:
 
     imagecensus train --recipe cats-dogs cats_dogs --output model
 
-    About 10 minutes for 500 photos. Published: 0.66.
+    Duration: 10 minutes, estimated (500 photos).
+    Accuracy: published 0.66; not measured.
     """
     return (
         "--backbone cnn:32-pool-64-pool-128-pool-128-pool --image-size 96 --weights none"
@@ -136,15 +163,17 @@ def cats_dogs_transfer() -> str:
 
     imagecensus train --recipe cats-dogs-transfer cats_dogs --output model
 
-    Half a minute for 500 photos. Expect 0.97 or more.
+    Duration: 40 seconds, measured (500 photos).
+    Accuracy: measured 0.985 to 0.99 on 200 others, three seeds.
     """
     return ""
 
 
-_RECIPES: dict[str, Callable[[], str]] = {
+RECIPES: dict[str, Callable[[], str]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
         flowers,
+        flower_photos,
         bikes,
         bikes_transfer,
         mnist,
@@ -156,19 +185,19 @@ _RECIPES: dict[str, Callable[[], str]] = {
         cats_dogs_transfer,
     )
 }
-NAMES = tuple(_RECIPES)
+NAMES = tuple(RECIPES)
 
 
 def recipe_flags(name: str) -> list[str]:
     """The options of a recipe as command-line words. Raises UserError for an unknown one."""
-    if name not in _RECIPES:
+    if name not in RECIPES:
         raise UserError(f"--recipe {name}: unknown; there are {', '.join(NAMES)}")
-    return _RECIPES[name]().split()
+    return RECIPES[name]().split()
 
 
 def describe_recipes() -> str:
     """All recipes with their docstrings and options, for people."""
     return "\n\n".join(
         f"{name}: {inspect.getdoc(recipe)}\n\nOptions: {recipe() or '(the defaults)'}"
-        for name, recipe in _RECIPES.items()
+        for name, recipe in RECIPES.items()
     )

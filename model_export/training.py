@@ -148,7 +148,7 @@ def train(
         say(f"left out: {picture.name}: {picture.status}: {picture.message}")
 
     started = time.perf_counter()
-    history = _fit_all(classifier, pictures, spec, strategy, work, cache, say, progress)
+    history = fit_all(classifier, pictures, spec, strategy, work, cache, say, progress)
     seconds["fit"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -257,7 +257,7 @@ def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: b
         )
 
 
-def _fit_all(
+def fit_all(
     classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say, progress
 ):
     """Fits head and trunk in the order that the spec asks for; returns the history."""
