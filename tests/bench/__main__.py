@@ -150,6 +150,20 @@ class Bench:
         show("precision against f32", rows)
         return rows
 
+    def embeddings(self) -> dict:
+        """What `--embeddings` costs: the job with and without, in turn."""
+        few = make_archive(self.folder / "photos-1024", 1024)
+        spent = {"without": [], "with": []}
+        for _ in range(self.rounds):
+            for name, flags in (("without", ()), ("with", ("--embeddings",))):
+                stages = self.job(few, *flags)["stages_cpu"]
+                steady = sum(stages.values()) - stages["start"] - stages["list"]
+                spent[name].append(steady / 1024 * 1e3)
+        rows = {name: {"cpu_ms": statistics.median(values)} for name, values in spent.items()}
+        rows["with"]["cost"] = rows["with"]["cpu_ms"] / rows["without"]["cpu_ms"] - 1
+        show("embeddings (CPU ms a picture, after start-up)", rows)
+        return rows
+
     def processes(self) -> dict:
         """One process of N threads against N processes of one, each with its own shard."""
         rows = {}
