@@ -267,8 +267,8 @@ def test_a_lease_is_judged_by_the_bucket_s_clock(gcs, monkeypatch):
 
 def test_shards_make_the_table_of_one_run(gcs):
     assert _classify(gcs, "out/one", "--no-report") == 0
-    for index in range(3):
-        assert _classify(gcs, "out/shards", f"--shard={index}/3", "--no-report") == 0
+    for shard in ("0/2", "1/2"):
+        assert _classify(gcs, "out/shards", f"--shard={shard}", "--no-report") == 0
     assert _rows(gcs, "out/shards") == _rows(gcs, "out/one")
     assert _classify(gcs, "out/shards") == 0, "the closing run finds nothing to do"
     report = _report(gcs, "out/shards")

@@ -156,7 +156,7 @@ def test_the_pages_hold_the_commands_that_the_tests_run(tmp_path):
     from jobs.runners import dataflow_defaults
 
     commands = [line for line in _page("flink.md").splitlines() if "imagecensus classify" in line]
-    on_cluster, on_one_machine = (set(command.split()) for command in commands)
+    on_cluster, on_one_machine, _ = (set(command.split()) for command in commands)
     flags = set(Cluster(tmp_path).job_flags)
     jar = {flag for flag in flags if "_jar=" in flag}
     assert flags - jar | {"--flink_job_server_jar=JAR"} <= on_cluster
