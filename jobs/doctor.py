@@ -51,19 +51,22 @@ def main(argv: list[str]) -> int:
 
 
 def examine(options: ClassifyOptions, beam_args: list[str]):
-    """Yields the findings, cheap checks first."""
+    """Yields the findings, cheap checks first; workers are asked when all else is well."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     flags = PipelineOptions(beam_args).get_all_options()
-    yield from check_machine(options)
-    yield from check_credentials(options)
-    yield from check_inputs(options)
-    yield from check_output(options, flags)
-    yield from check_model(options, flags)
     bad = False
-    for finding in check_runner(options, flags):
-        bad |= finding.level == "fail"
-        yield finding
+    for findings in (
+        check_machine(options),
+        check_credentials(options),
+        check_inputs(options),
+        check_output(options, flags),
+        check_model(options, flags),
+        check_runner(options, flags),
+    ):
+        for finding in findings:
+            bad |= finding.level == "fail"
+            yield finding
     if options.runner not in (IN_PROCESS, DATAFLOW) and not bad:
         yield from check_workers(options, beam_args)
 
