@@ -29,7 +29,7 @@ def check_runner(options: ClassifyOptions, flags: dict):
         IN_PROCESS: lambda: iter([Finding("ok", "runner", "in this process")]),
         "FlinkRunner": lambda: _check_flink(flags),
         "PrismRunner": lambda: _check_prism(flags),
-        DATAFLOW: lambda: _check_dataflow(flags),
+        DATAFLOW: lambda: _check_dataflow(options, flags),
     }
     unknown = Finding("warn", "runner", f"{options.runner}: nothing known about it", "try it small")
     yield from checks.get(options.runner, lambda: iter([unknown]))()
@@ -107,7 +107,7 @@ def _check_prism(flags: dict):
         yield Finding("ok", "prism", location or PrismJobServer.BIN_CACHE)
 
 
-def _check_dataflow(flags: dict):
+def _check_dataflow(options: ClassifyOptions, flags: dict):
     for name in ("project", "region"):
         if not flags.get(name):
             yield Finding("fail", "dataflow", f"no --{name}", f"give --{name}")
@@ -116,6 +116,9 @@ def _check_dataflow(flags: dict):
     if not flags.get("sdk_container_image"):
         text = "no --sdk_container_image: workers install everything at every start"
         yield Finding("warn", "dataflow", text, "build docs/deploy/dataflow/Dockerfile")
+        if options.engine in ("tensorflow", "tfx-bsl"):
+            text = f"--engine={options.engine}: what they install then is without TensorFlow"
+            yield Finding("fail", "dataflow", text, "give an image with it: docs/dataflow.md")
 
 
 def check_workers(options: ClassifyOptions, beam_args: list[str]):

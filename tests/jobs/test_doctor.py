@@ -117,6 +117,15 @@ def test_dataflow_lacks_everything(monkeypatch, tmp_path):
     assert all(word in text for word in ("--project", "--region", "--temp_location"))
 
 
+def test_dataflow_s_workers_have_no_tensorflow_of_their_own():
+    flags = ["--project=p", "--region=r", "--temp_location=gs://b/t"]
+    assert failures(findings(flags, runner="DataflowRunner")) == ""
+    told = failures(findings(flags, runner="DataflowRunner", engine="tensorflow"))
+    assert "without TensorFlow" in told
+    flags.append("--sdk_container_image=workers:1")
+    assert failures(findings(flags, runner="DataflowRunner", engine="tensorflow")) == ""
+
+
 def test_local_output_of_remote_workers(tmp_path):
     options = dataclasses.replace(
         doctor.DoctorOptions(), inputs=(), output=str(tmp_path), runner="FlinkRunner"
