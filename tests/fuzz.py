@@ -366,6 +366,7 @@ def main() -> int:
             (corpus / f"seed{number}").write_bytes(seed)
         arguments = [str(corpus), f"-max_total_time={options.seconds}", "-timeout=20"]
         arguments += ["-rss_limit_mb=4096", "-max_len=20000", "-print_final_stats=1"]
+        arguments += ["-len_control=0"]  # seeds are whole files: none starts from nothing
         arguments += [f"-artifact_prefix={ROOT}/fuzz-{options.target}-"]
         atheris.Setup([sys.argv[0], *arguments], lambda data: check(data, place))
         atheris.Fuzz()
