@@ -9,6 +9,7 @@ import shutil
 import urllib.request
 from typing import NamedTuple
 
+from jobs import startup
 from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions
 from jobs.runners import MAGIC_MASTERS
 from model_export.version import __version__
@@ -128,6 +129,7 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]):
 
     flags = PipelineOptions([*beam_args, f"--runner={options.runner}"])
     here = versions_here()
+    startup.server_beside = True
     try:
         pipeline = beam.Pipeline(options=flags)
         _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_tell_versions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import urllib.parse
 
+from jobs import startup
 from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions
 from model_export.errors import UserError
 
@@ -32,6 +33,7 @@ def beam_runner(options: ClassifyOptions, beam_args: list[str]):
         from apache_beam.runners.portability.fn_api_runner import fn_runner
 
         return fn_runner.FnApiRunner(), PipelineOptions(beam_args)
+    startup.server_beside = True
     # The package is installed on workers; a pickle of this process would bring what it must not.
     fixed = [f"--runner={options.runner}", "--no_save_main_session"]
     if options.runner == DATAFLOW:

@@ -7,6 +7,7 @@ job run in this process uses neither, and together they cost more than all else 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -28,6 +29,9 @@ _UNUSED = (
 # True in a process started as a command, which nothing else shares. Tests, notebooks and services
 # that call `main` keep their imports whole.
 own_process = False
+
+# True where Beam started a server beside this process, which outlives it unless it is stopped.
+server_beside = False
 
 
 def import_beam() -> None:
@@ -53,6 +57,8 @@ def cpu_at_start() -> float:
 
 def leave(code: int) -> None:
     """Ends this process without taking apart what the operating system frees at once."""
+    if server_beside:
+        atexit._run_exitfuncs()  # Beam's own, which stops its job server
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import uuid
 
 import fetch_engines
+import psutil
 import pytest
 from flink_cluster import Cluster
 from samples import make_photos, read_rows
@@ -33,12 +37,24 @@ def command(photos, model, output, *flags) -> list[str]:
 
 
 def classify(photos, model, output, *flags) -> subprocess.CompletedProcess:
+    token = uuid.uuid4().hex
     done = subprocess.run(
-        command(photos, model, output, *flags),
+        command(photos, model, output, *flags), env={**os.environ, "TEST_RUN": token},
         cwd=fetch_engines.ROOT, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not _processes_of(token), "a job server is left running"
     return done
+
+
+def _processes_of(token: str) -> list[psutil.Process]:
+    """Those that inherited a variable of this value."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TEST_RUN") == token:
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
