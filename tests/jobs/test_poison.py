@@ -68,7 +68,7 @@ def test_archives_whose_reader_crashes_cost_their_own_rows(tmp_path, tiny_model)
     (folder / "plain.jpg").write_bytes(photos[0])
     output = tmp_path / "out"
     for _ in range(2):  # the second finds nothing to do, and lists the archives again
-        ended = _classify(folder, tiny_model, output)
+        ended = _classify(folder, tiny_model, output, "--decode-seconds", "60")
         assert ended.returncode == 0, ended.stderr
         assert "Traceback" not in ended.stderr
         rows = {os.path.basename(r["uri"]): r for r in read_rows(output).to_pylist()}
