@@ -117,8 +117,11 @@ def digest_like(path: str, expected: str) -> tuple[str, str]:
     name = _ALGORITHMS.get(len(expected))
     if name is None:
         raise FetchError(f"{expected!r} is no MD5, SHA-1, SHA-256 or SHA-512 in hex")
+    digest = hashlib.new(name.replace("-", ""), usedforsecurity=False)
     with open(path, "rb") as file:
-        return name, hashlib.file_digest(file, name.replace("-", "")).hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return name, digest.hexdigest()
 
 
 def _read(path: str) -> str:
