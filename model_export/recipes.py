@@ -26,7 +26,7 @@ def flowers() -> str:
 
     Duration: 10 minutes, estimated (1,020 training photos in 4 passes, 8,189 to evaluate).
     Accuracy: published about 0.80 on Oxford flowers 102, without the augmentation that its author
-    left pending; not measured here on that set.
+    left pending; not measured on that set. (On the bikes this recipe reaches 0.94 on 16.)
     """
     return f"--hidden 512,256 --dropout 0.2 --augment {_AUGMENT}"
 
@@ -37,8 +37,8 @@ def flower_photos() -> str:
     imagecensus train --recipe flower-photos flower_photos --output model
 
     Duration: 2 minutes, estimated from the CPU time of a run (300 photos).
-    Accuracy: measured 0.90 in five-fold cross-validation on the 300 training photos, which chose
-    this schedule (0.87 with the trunk frozen, 0.84 at 224 pixels without augmentation).
+    Accuracy: measured 0.80, 0.87 and 0.86 on 120 others, three seeds; 0.90 in cross-validation on
+    the 300 (0.87 with the trunk frozen), which chose this schedule.
     """
     return (
         f"--image-size 256 --augment {_STRONG} --feature-passes 4 --val-fraction 0 --patience 0"
@@ -134,8 +134,8 @@ def wildlife() -> str:
     imagecensus train --recipe wildlife oregon_wildlife --output model
 
     Duration: 20 minutes, estimated (14,000 photos of 20 classes).
-    Accuracy: neither published nor measured (neither photos nor module were at hand; the route was
-    run with another module); 0.90 expected.
+    Accuracy: neither published nor measured (neither photos nor module were at hand; the recipe was
+    run with a hub module of MobileNet-V2 1.0 on the bikes: 0.94 on 16); 0.90 expected.
     """
     return (
         "--backbone hub:https://tfhub.dev/google/imagenet/mobilenet_v2_130_224/feature_vector/5"
