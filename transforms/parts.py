@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import sealed, storage
-from transforms.records import Status, Unit
+from transforms.records import TOP_K_TYPE, Status, Unit
 
 PART_PREFIX, PART_SUFFIX = "part-", ".parquet"
 PROVENANCE_KEY = b"imagecensus"
@@ -52,13 +52,24 @@ def write_part(
     schema = rows.schema.with_metadata(metadata)
     sink = io.BytesIO()
     with pq.ParquetWriter(
-        sink, schema, compression=compression, write_page_checksum=True, store_schema=True
+        sink,
+        schema,
+        compression=compression,
+        use_dictionary=_dictionary_columns(schema),
+        write_page_checksum=True,
+        store_schema=True,
     ) as writer:
         writer.write_table(rows.cast(schema).combine_chunks())
         writer.add_key_value_metadata({sealed.KEY: sealed.EMPTY})
     location = part_location(folder, unit)
     storage.write(location, sealed.seal(sink.getvalue()))
     return location
+
+
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    """All but the embedding: no float repeats there, and the search is most of what it costs."""
+    top_k = [f"top_k.list.element.{field.name}" for field in TOP_K_TYPE.value_type]
+    return [name for name in schema.names if name != "embedding"] + top_k
 
 
 def read_part(location: str, columns: list[str] | None = None) -> pa.Table:

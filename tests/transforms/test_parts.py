@@ -92,3 +92,21 @@ def test_failed_rows_are_found_in_the_part(tmp_path):
     write(tmp_path, unit("a"), ["ok", "truncated", "ok", "empty_file"])
     refs = pa.record_batch({"uri": ["/0", "/1", "/2", "/3"]})
     assert parts.failed_rows(refs, str(tmp_path), unit("a")).to_pydict() == {"uri": ["/1", "/3"]}
+
+
+def test_repeats_are_sought_in_every_column_but_the_embedding(tmp_path):
+    import pyarrow.parquet as pq
+
+    rows = rows_of(["ok"] * 4)
+    entry = {"label": "cat", "class_id": 1, "score": 0.5}
+    top_k = pa.array([[entry]] * 4, rows.schema.field("top_k").type)
+    rows = rows.set_column(rows.schema.get_field_index("top_k"), "top_k", top_k)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 12, pa.float32()), 3)
+    rows = rows.append_column("embedding", vectors)
+    group = pq.ParquetFile(parts.write_part(str(tmp_path), unit(), rows, {})).metadata.row_group(0)
+    plain = [
+        column.path_in_schema
+        for column in map(group.column, range(group.num_columns))
+        if column.dictionary_page_offset is None
+    ]
+    assert plain == ["embedding.list.element"]
