@@ -29,3 +29,23 @@ def test_an_audit_that_cannot_be_made_says_so_and_never_counts_as_one(flags, cod
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code, done.stdout + done.stderr
     assert "notice: not audited" in done.stdout
+
+
+def test_what_nobody_could_be_asked_about_does_not_count_as_audited():
+    findings = runpy.run_path(str(LICENCES.with_name("audit.py")))["findings"]
+    hole = {"id": "CVE-1", "fix_versions": ["1.1"]}
+    answer = {
+        "dependencies": [
+            {"name": "a", "version": "1.0", "vulns": [hole]},
+            {"name": "b", "version": "2.0", "vulns": []},
+            {"name": "c", "skip_reason": "not found"},
+        ]
+    }
+    assert findings(answer) == (2, ["a==1.0: CVE-1, mended in 1.1"], ["not found"])
+
+
+def test_the_exposed_packages_are_all_locked():
+    audit = runpy.run_path(str(LICENCES.with_name("audit.py")))
+    lock = audit["only"](audit["EXPOSED"], audit["LOCK"].read_text())
+    assert {line.split("==")[0] for line in lock.splitlines() if "==" in line} == audit["EXPOSED"]
+    assert lock.count("--hash=sha256:") >= len(audit["EXPOSED"])
