@@ -11,12 +11,14 @@ Flink's own BashJavaUtils works out.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,6 +198,23 @@ class Cluster:
         """To the whole session of the process: a pool's workers with it."""
         if self._runs(name):
             os.killpg(self._pid(name), number)
+
+
+@contextlib.contextmanager
+def cluster_in(state: pathlib.Path):
+    """A cluster of its own, on free ports, for as long as the block lasts."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in sockets]
+    fetch_engines.verify_jar(fetch_engines.job_server_jar())
+    cluster = Cluster(state, *ports)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
 
 
 def main(command: str) -> None:

@@ -52,7 +52,7 @@ def list_objects(bucket: str, prefix: str) -> Iterator:
         yield from list_objects(bucket, folders.pop())
         return
     stop = threading.Event()
-    ahead = []  # (queue of pages, folder), in name order
+    ahead = []  # queues of pages, in name order of their folders
     waiting = iter(sorted(folders))
     with concurrent.futures.ThreadPoolExecutor(LISTERS, "list") as pool:
         try:

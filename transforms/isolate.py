@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+from typing import BinaryIO
 
 import numpy as np
 
@@ -79,6 +80,15 @@ def child_environment() -> dict:
     return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
 
 
+def begin_child(memory: int) -> BinaryIO:
+    """In a child: bounds its address space; returns where its answer goes."""
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries that print must not garble the answer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    return answer
+
+
 def _timeout(seconds: float) -> ImageError:
     return ImageError(
         "decode_timeout", f"not decoded within {seconds:g} s (raise it with --decode-seconds)"
@@ -101,11 +111,8 @@ def _child() -> None:
 
     from model_export.preprocess import configure_pillow, decode_image
 
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # libraries that print must not garble the answer
     request = json.loads(sys.stdin.buffer.readline())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
+    answer = begin_child(request["memory"])
     configure_pillow()
     ImageFile.LOAD_TRUNCATED_IMAGES = request["lenient"]
     spec = PreprocessSpec.from_json(request["spec"])

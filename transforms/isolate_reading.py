@@ -12,8 +12,6 @@ frames come, or with an error.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +21,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from model_export.picture_formats import ImageError
-from transforms.isolate import DECODE_MEMORY, DECODE_SECONDS, child_environment, ending
+from transforms.isolate import (
+    DECODE_MEMORY,
+    DECODE_SECONDS,
+    begin_child,
+    child_environment,
+    ending,
+)
 
 
 class ReaderDied(Exception):
@@ -126,11 +130,7 @@ def _child() -> None:
     from transforms.read_archives import Place
     from transforms.read_images import read_image
 
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # libraries that print must not garble the answer
-    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    seconds, answer = float(sys.argv[1]), begin_child(int(sys.argv[2]))
     place = Place()
 
     def say(data: bytes, more: bool = False) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import uuid
 import fetch_engines
 import psutil
 import pytest
-from flink_cluster import Cluster
+from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 
 from jobs.cli import main
@@ -75,18 +74,8 @@ def expected(photos, tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    ports = []
-    for _ in range(3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    fetch_engines.verify_jar(fetch_engines.job_server_jar())
-    cluster = Cluster(tmp_path_factory.mktemp("flink"), *ports)
-    try:
-        cluster.up()
+    with cluster_in(tmp_path_factory.mktemp("flink")) as cluster:
         yield cluster
-    finally:
-        cluster.down()
 
 
 def test_rows_on_flink_local(photos, tiny_model, expected, tmp_path):

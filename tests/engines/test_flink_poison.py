@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
-import socket
 import subprocess
 
 import fetch_engines
 import pytest
-from flink_cluster import Cluster
+from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 from test_flink import command
 from test_flink import pytestmark as needs_flink
@@ -28,19 +27,9 @@ POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 def poisoned_cluster(tmp_path, monkeypatch):
     """A cluster whose workers have the defective decoder."""
     monkeypatch.setenv("PYTHONPATH", POISON)
-    ports = []
-    for _ in range(3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    fetch_engines.verify_jar(fetch_engines.job_server_jar())
-    cluster = Cluster(tmp_path / "flink", *ports)
-    try:
-        cluster.up()
+    with cluster_in(tmp_path / "flink") as cluster:
         monkeypatch.delenv("PYTHONPATH")
         yield cluster
-    finally:
-        cluster.down()
 
 
 def test_poison_costs_its_own_rows_in_a_worker_pool(poisoned_cluster, tmp_path, tiny_model):
