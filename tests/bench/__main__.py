@@ -55,22 +55,16 @@ class Bench:
         return rows
 
     def throughput(self, engines=("openvino",)) -> dict:
-        """The job against its limit, and against Keras."""
+        """The job against its limit."""
         rounds = []
-        few = make_archive(self.folder / "photos-512", 512)
         for _ in range(self.rounds):
             found = {"decode": _rate(piece("decode", self.photos, 1236))}
             for engine in engines:
                 found[engine] = self._against_limit(engine, found["decode"])
-            keras = piece("keras", few, 512)
-            found["keras"] = _rate(keras)
             rounds.append(found)
         rows = {"decode alone": _median([r["decode"] for r in rounds])}
         for engine in engines:
             rows[engine] = _median([r[engine] for r in rounds])
-        rows["keras"] = _median([r["keras"] for r in rounds])
-        for engine in engines:
-            rows[engine]["x_keras"] = rows[engine]["steady"] / rows["keras"]["rate"]
         show("throughput (images/s; ratios to the limit 1 / (1/inference + 1/decode))", rows)
         return {"median": rows, "rounds": rounds}
 

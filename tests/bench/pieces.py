@@ -13,7 +13,7 @@ import sys
 import time
 
 import numpy as np
-from archive import WEIGHTS, every_file, large_photos, read_all
+from archive import every_file, large_photos, read_all
 from measure import machine_seconds
 
 from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
@@ -40,19 +40,6 @@ def infer(folder: str, model: str, engine: str, batch: str, precision: str, coun
     pixels = _decode_all(read_all(folder, int(count)), PreprocessSpec())
     loaded.infer(pixels[:64])
     return best(lambda: loaded.infer(pixels), len(pixels))
-
-
-def keras(folder: str, count: str) -> dict:
-    """What a user of Keras writes: `image_dataset_from_directory`, `predict`, default settings."""
-    import keras
-
-    count = int(count)
-    model = keras.applications.MobileNetV2(weights=str(WEIGHTS) if WEIGHTS.exists() else None)
-    images = keras.utils.image_dataset_from_directory(
-        folder, labels=None, image_size=(224, 224), batch_size=32, shuffle=False, verbose=False
-    )
-    images = images.take(-(-count // 32)).map(keras.applications.mobilenet_v2.preprocess_input)
-    return timed(lambda: model.predict(images, verbose=0), count)
 
 
 def large(model: str, count: str) -> dict:
