@@ -79,6 +79,12 @@ class TrainOptions:
         8, "epochs without a better validation loss before stopping; 0: never", "schedule"
     )
     label_smoothing: float = option(0.0, "0 to 1", "schedule")
+    average_weights: float = option(
+        0.0,
+        "keep a running average of the weights with this momentum, e.g. 0.99, instead of the last"
+        " ones; 0: none",
+        "schedule",
+    )
     balance_classes: bool = option(False, "weigh rare classes up", "schedule")
     augment: str = option(
         "",
@@ -173,6 +179,7 @@ def training_spec(options: TrainOptions, classes: int):
         options.label_smoothing,
         options.patience,
         options.seed,
+        options.average_weights,
     )
     return TrainingSpec(
         ClassifierSpec(
@@ -210,7 +217,7 @@ def _validate(options: TrainOptions) -> None:
     for name in ("patience", "fine_tune", "feature_passes", "seed", "image_size", "replicas"):
         if getattr(options, name) < 0:
             problems.append(f"--{name.replace('_', '-')} cannot be negative")
-    for name in ("dropout", "label_smoothing", "max_broken_rate"):
+    for name in ("dropout", "label_smoothing", "average_weights", "max_broken_rate"):
         if not 0 <= getattr(options, name) < 1:
             problems.append(f"--{name.replace('_', '-')} must be within [0, 1)")
     if problems:

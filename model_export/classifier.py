@@ -43,10 +43,12 @@ class FineTuning:
 
     Attributes:
       lower: pictures -> what enters the first block that is trained.
-      upper: that -> probabilities.
+      tail: that -> features, through the trained blocks.
+      upper: the same -> probabilities.
     """
 
     lower: keras.Model
+    tail: keras.Model
     upper: keras.Model
 
 
@@ -67,7 +69,8 @@ def split_for_fine_tuning(classifier: Classifier, blocks: int) -> FineTuning:
     lower = keras.Model(trunk.input, cut, name="lower")
     tail = keras.Model(cut, trunk.output, name="tail")
     entry = keras.Input(cut.shape[1:])
-    return FineTuning(lower, keras.Model(entry, classifier.head(tail(entry)), name="upper"))
+    upper = keras.Model(entry, classifier.head(tail(entry)), name="upper")
+    return FineTuning(lower, tail, upper)
 
 
 def check_fine_tuning(backbone: Backbone, blocks: int) -> None:

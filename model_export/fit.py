@@ -36,6 +36,7 @@ class FitSpec:
     label_smoothing: float = 0.0
     patience: int = 5  # epochs without a better validation loss; 0 never stops early
     seed: int = 0
+    average: float = 0.0  # momentum of the weights' running average, which is kept; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,8 @@ def fit(
         rate = spec.learning_rate
         if spec.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, steps * spec.epochs)
-        optimizer = keras.optimizers.Adam(rate)
+        averaging = {"use_ema": True, "ema_momentum": spec.average} if spec.average else {}
+        optimizer = keras.optimizers.Adam(rate, **averaging)
         model.compile(
             optimizer,
             keras.losses.CategoricalCrossentropy(label_smoothing=spec.label_smoothing),
@@ -258,6 +260,10 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         entry = {"epoch": epoch, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         score = entry["loss"]
+        now = self.network.get_weights()
+        # What is validated and kept is the average of the weights, where one is asked for; the
+        # fit itself goes on from the last ones.
+        self.network.optimizer.finalize_variable_values(self.network.trainable_variables)
         if len(self.val):
             answers = predict(self.network, self.val, self.batch)
             score = entry["val_loss"] = cross_entropy(answers, self.val.labels)
@@ -272,6 +278,7 @@ class _Keeper(keras.callbacks.Callback):
         if score < self.best_score:
             self.best_epoch, self.best_score = epoch, score
             self.best_weights = self.network.get_weights()
+        self.network.set_weights(now)
         patience = self.spec.patience
         self.finished = bool(patience) and epoch - self.best_epoch >= patience
         self._write_state()

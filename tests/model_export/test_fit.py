@@ -28,7 +28,7 @@ from jobs.cli import main
 sys.exit(main(["train", data, "--output", output, "--backbone", "cnn:8-pool-8-gap",
                "--image-size", "32", "--batch-size", "16", "--epochs", "3", "--dropout", "0",
                "--hidden", "8", "--augment", "flip,shift=0.1", "--balance-classes",
-               "--label-smoothing", "0.1", "--name", "net", "--debug"]))
+               "--label-smoothing", "0.1", "--average-weights", "0.9", "--name", "net", "--debug"]))
 """
 
 
@@ -67,6 +67,7 @@ def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path):
     words = [sys.executable, "-m", "jobs.cli", "train", shapes, "--name", "net"]
     words += ["--backbone", "cnn:8-pool-drop0.3-16-bn-pool", "--image-size", "32"]
     words += ["--epochs", "8", "--patience", "0", "--hidden", "16", "--augment", "flip,zoom=0.2"]
+    words += ["--average-weights", "0.8"]
     killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
     process = subprocess.Popen(
         [*words, "--output", killed], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

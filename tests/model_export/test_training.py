@@ -11,7 +11,12 @@ from model_export.backbones import BackboneSpec, default_preprocess
 from model_export.classifier import ClassifierSpec, build_classifier, split_for_fine_tuning
 from model_export.fit import FitSpec, fit, make_strategy
 from model_export.pictures import ArrayCache, Pictures
-from model_export.training import TrainingSpec, compute_features, feature_inputs
+from model_export.training import (
+    TrainingSpec,
+    compute_features,
+    feature_inputs,
+    features_of_activations,
+)
 from tests.pictures import draw
 
 NARROW = BackboneSpec("mobilenet_v2", 0.35, "none")
@@ -69,6 +74,9 @@ def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(pictures, 
     inputs = compute_features(tuning.lower, pictures, spec, 1, "activations", cache)
     cut = tuning.upper.predict(inputs.take(np.arange(8)), verbose=0)
     assert np.allclose(cut, answers, atol=1e-5)  # the cached way is the whole network's way
+    features = features_of_activations(tuning.tail, inputs, "features", cache)
+    whole = compute_features(classifier.backbone.trunk, pictures, spec, 1, "whole", cache)
+    assert np.allclose(features.take(np.arange(8)), whole.take(np.arange(8)), atol=1e-5)
     nothing = feature_inputs(np.zeros((0, *inputs.shape), np.float32), np.zeros(0, np.int32))
     fit_spec = FitSpec(epochs=2, batch_size=4, learning_rate=1e-2, patience=0)
     state = str(tmp_path / "state.npz")
@@ -93,7 +101,7 @@ def test_16_bit_training_resumes_with_the_same_result(pictures, tmp_path):
             keras.utils.set_random_seed(0)
             with strategy.scope():
                 model = build_classifier(spec).model
-            fit_spec = FitSpec(epochs=epochs, batch_size=4, patience=0)
+            fit_spec = FitSpec(epochs=epochs, batch_size=4, patience=0, average=0.9)
             history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
             return model, history
 
@@ -108,6 +116,33 @@ def test_16_bit_training_resumes_with_the_same_result(pictures, tmp_path):
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         assert np.allclose(one, other, atol=1e-6)
     assert [e["loss"] for e in history] == pytest.approx([e["loss"] for e in history_of_parts])
+
+
+def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(pictures, tmp_path):
+    backbone = BackboneSpec("cnn:4-pool-gap", weights="none")
+    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
+    inputs = feature_inputs(pictures.pixels / np.float32(255), pictures.labels)
+    strategy = make_strategy(1)
+
+    def run(epochs, average):
+        """The weights that are kept, and those that the last epoch ended with."""
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = build_classifier(spec).model
+        fit_spec = FitSpec(epochs, batch_size=8, patience=0, average=average)  # a step an epoch
+        state = str(tmp_path / f"{epochs}-{average}.npz")
+        history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
+        assert history[-1]["val_loss"] == min(entry["val_loss"] for entry in history)
+        with np.load(state) as arrays:
+            return model.get_weights(), [arrays[f"now_{i}"] for i in range(len(model.weights))]
+
+    one, two, three = (run(epochs, 0.0)[1] for epochs in (1, 2, 3))
+    kept, last = run(3, 0.75)
+    for mean, now, *each in zip(kept, last, one, two, three, strict=True):
+        assert np.allclose(now, each[2], atol=1e-6)
+        expected = 0.75 * (0.75 * each[0] + 0.25 * each[1]) + 0.25 * each[2]
+        assert np.allclose(mean, expected, atol=1e-6)
+        assert not np.allclose(mean, now, atol=1e-6)
 
 
 def test_the_spec_says_which_trunks_are_frozen(spec):
