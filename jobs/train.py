@@ -211,7 +211,8 @@ def parse_words(argv) -> TrainOptions:
 
 def _validate(options: TrainOptions) -> None:
     problems = []
-    for name in ("epochs", "batch_size", "learning_rate", "fine_tune_epochs", "fine_tune_rate"):
+    positive = ("alpha", "epochs", "batch_size", "learning_rate", "fine_tune_epochs")
+    for name in (*positive, "fine_tune_rate"):
         if getattr(options, name) <= 0:
             problems.append(f"--{name.replace('_', '-')} must be more than 0")
     for name in ("patience", "fine_tune", "feature_passes", "seed", "image_size", "replicas"):

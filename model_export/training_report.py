@@ -155,8 +155,12 @@ def _curves(history: list[dict]) -> bytes:
             axis.plot(epochs, values, color=_RED, label="validation")
         for start in starts:
             axis.axvline(start + 0.5, color=_GREY, linestyle=":")
+            right = 2 * start < len(history)  # of the line, unless that leaves the plot
             axis.annotate(
-                history[start]["phase"], (start + 0.6, 0.5), xycoords=("data", "axes fraction")
+                f" {history[start]['phase']} ",
+                (start + 0.5, 0.5),
+                xycoords=("data", "axes fraction"),
+                ha="left" if right else "right",
             )
         axis.set(xlabel="epoch", title=name)
         axis.set_ylim(bottom=0, top=1.02 if name == "accuracy" else None)

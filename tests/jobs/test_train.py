@@ -49,9 +49,12 @@ def run(capsys, *words):
 
 def test_everything_wrong_with_the_flags_is_told_at_once(shapes, tmp_path, capsys):
     words = (shapes, "--output", tmp_path / "m")
-    code, error = run(capsys, *words, "--epochs", "0", "--dropout", "1", "--seed", "-1")
+    code, error = run(
+        capsys, *words, "--epochs", "0", "--dropout", "1", "--seed", "-1", "--alpha=0"
+    )
     assert code == 2
     assert "--epochs must be" in error and "--dropout must be" in error and "--seed cannot" in error
+    assert "--alpha must be" in error
     for flags, message in (
         (["--epoch", "3"], "did you mean --epochs"),
         (["--hidden", "12,x"], "--hidden 12,x"),
