@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from model_export.batch_norm import fold_batch_norms
 from model_export.contract import (
     Contract,
     Golden,
@@ -141,6 +142,7 @@ def _build(model, spec, labels, embedding_layer, top_k):
         return tf.cast(probabilities, tf.float32), tf.cast(features, tf.float32)
 
     frozen = convert_variables_to_constants_v2(forward.get_concrete_function())
+    frozen = fold_batch_norms(frozen)
 
     @tf.function(input_signature=[images_spec])
     def serving_default(images):

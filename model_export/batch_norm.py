@@ -1,0 +1,77 @@
+"""Batch normalisation folded into the convolution before it, in a frozen graph.
+
+At inference it is a multiplication and an addition per channel: `(w * x) a + b = (w a) * x + b`.
+Keras leaves them as operations of their own, each a pass over all that the layer puts out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager.wrap_function import function_from_graph_def
+
+WEIGHTS = 1  # which input of a convolution
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+
+
+def fold_batch_norms(frozen):
+    """The same function with each `AddV2(Mul(convolution, a), b)` as `BiasAdd(convolution, b)`.
+
+    `a` and `b` are float32 [channels] that depend on no input; the convolution is channels-last
+    and nothing else reads it. The answers differ in float32's rounding.
+
+    Args:
+      frozen: a `ConcreteFunction` without variables; returned as it is where there is nothing to
+        fold.
+    """
+    graph_def = frozen.graph.as_graph_def()
+    nodes = {node.name: node for node in graph_def.node}
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        tf.import_graph_def(graph_def, name="")
+        folds = [fold for op in graph.get_operations() if (fold := _batch_norm(op))]
+        for added, convolution, factor, shift in folds:
+            tensors = [convolution.inputs[WEIGHTS], factor, shift]
+            weights, factor, shift = session.run(tensors)
+            channels = weights.shape[2:] if convolution.type == CONVOLUTIONS[1] else (-1,)
+            weights = np.float64(weights) * np.float64(factor).reshape(channels)
+            weights = _constant(graph_def, f"{added.name}/folded_weights", weights)
+            shift = _constant(graph_def, f"{added.name}/folded_shift", shift)
+            nodes[convolution.name].input[WEIGHTS] = weights
+            node = nodes[added.name]
+            node.op = "BiasAdd"
+            node.input[:] = [convolution.name, shift]
+    if not folds:
+        return frozen
+    return function_from_graph_def(
+        graph_def, [tensor.name for tensor in frozen.inputs], [t.name for t in frozen.outputs]
+    )
+
+
+def _batch_norm(op: tf.Operation):
+    """(the addition, its convolution, factor, shift) where `op` ends a batch normalisation."""
+    if op.type != "AddV2":
+        return None
+    scaled, shift = op.inputs
+    if scaled.op.type != "Mul" or len(scaled.consumers()) > 1:
+        return None
+    out, factor = scaled.op.inputs
+    if out.op.type not in CONVOLUTIONS or len(out.consumers()) > 1:
+        return None
+    shapes = [tensor.shape.as_list() for tensor in (factor, shift)]
+    if out.op.get_attr("data_format") != b"NHWC" or shapes != 2 * [[out.shape[-1]]]:
+        return None
+    if not all(_is_constant(t.op) for t in (out.op.inputs[WEIGHTS], factor, shift)):
+        return None
+    return op, out.op, factor, shift
+
+
+def _is_constant(op: tf.Operation) -> bool:
+    return op.type == "Const" or bool(op.inputs) and all(_is_constant(t.op) for t in op.inputs)
+
+
+def _constant(graph_def, name: str, value: np.ndarray) -> str:
+    """Adds a float32 constant; returns its name."""
+    node = graph_def.node.add(name=name, op="Const")
+    node.attr["dtype"].type = tf.float32.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.float32(value)))
+    return name
