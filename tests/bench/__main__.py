@@ -7,6 +7,7 @@ timed in turn, several rounds, and the median is taken; see `measure` on what a 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import pathlib
@@ -69,9 +70,9 @@ class Bench:
         return {"median": rows, "rounds": rounds}
 
     def _against_limit(self, engine: str, decode: dict) -> dict:
-        photos = (
-            self.photos if engine == "openvino" else make_archive(self.folder / "photos-1024", 1024)
-        )
+        photos = self.photos
+        if engine == "tfx-bsl":
+            photos = make_archive(self.folder / "photos-1024", 1024)
         infer = _rate(piece("infer", photos, self.model, engine, 0, "f32", 1024))
         done = self.job(photos, f"--engine={engine}")
         count, stages = done["images"], done["stages_cpu"]
@@ -139,8 +140,13 @@ class Bench:
         return row
 
     def precision(self) -> dict:
-        """Lower precisions of OpenVINO."""
-        rows = {name: piece("precision", self.photos, self.model, name, 1236) for name in ("bf16",)}
+        """Lower precisions of OpenVINO; int8 where nncf is installed beside it."""
+        names = ["bf16"]
+        if importlib.util.find_spec("nncf"):
+            names.append("int8")
+        else:
+            print("nncf is not installed: int8 is left out", flush=True)
+        rows = {name: piece("precision", self.photos, self.model, name, 1236) for name in names}
         show("precision against f32", rows)
         return rows
 
