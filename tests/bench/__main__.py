@@ -247,12 +247,12 @@ class Bench:
 
     def cloud(self) -> dict:
         """Reading from a bucket on loopback, without and with 50 ms per request."""
-        few = make_archive(self.folder / "photos-512", 512)
+        few = make_archive(self.folder / "photos-2000", 2000)
         rows = {"local disk": cloud.row(self.job(few))}
         for name, delay in (("bucket", 0), ("bucket + 50 ms", 50)):
             with cloud.server(few, delay) as env:
                 rows[name] = cloud.row(self.job("gs://photos", env=env))
-        show("cloud reads, 512 photos", rows)
+        show("cloud reads, 2,000 photos", rows)
         return rows
 
 
