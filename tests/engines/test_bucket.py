@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import fetch_engines
@@ -234,6 +236,33 @@ def test_without_credentials_it_says_so_at_once(tmp_path, tiny_model, capfd, mon
         assert main(["classify", *command]) == 2
     assert capfd.readouterr().err.count("no credentials") == 3
     assert not asked
+
+
+def test_the_environment_names_the_proxy(monkeypatch):
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+            self.wfile.write(b"pic")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://bucket.example")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        bucket.bucket_client.cache_clear()
+        try:
+            assert bucket.read("gs://photos/a.jpg") == b"pic"
+        finally:
+            bucket.bucket_client.cache_clear()
+            server.shutdown()
+    assert asked[0].startswith("http://bucket.example/")
 
 
 def test_one_run_at_a_time_and_none_waits_for_the_dead(gcs):
