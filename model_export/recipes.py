@@ -93,7 +93,8 @@ def cifar10() -> str:
     imagecensus train --recipe cifar10 cifar10 --output model
 
     Duration: 5 minutes, measured (2,000 pictures).
-    Accuracy: published baseline about 0.60 for all 50,000; measured 0.55 for 2,000, one seed.
+    Accuracy: published baseline about 0.60 for all 50,000; measured 0.49 to 0.55 for 2,000, three
+    seeds.
     """
     return (
         "--backbone cnn:32-bn-32-bn-pool-drop0.2-64-bn-64-bn-pool-drop0.3-128-bn-128-bn-pool"
@@ -108,7 +109,8 @@ def imagenette() -> str:
     imagecensus train --recipe imagenette tfds:imagenette/160px-v2 --output model
 
     Duration: an hour, estimated (9,469 training photos, 25 epochs).
-    Accuracy: neither published nor measured on that set; 0.6 to 0.7 expected.
+    Accuracy: neither published nor measured on that set; 0.6 to 0.7 expected. (On 300 flower photos
+    of five kinds, far fewer than it is meant for, it reaches 0.41 on 120 others.)
     """
     return (
         "--backbone cnn:32-pool-64-pool-128-pool-128-pool-gap --image-size 128 --weights none"
@@ -148,8 +150,8 @@ def cats_dogs() -> str:
 
     imagecensus train --recipe cats-dogs cats_dogs --output model
 
-    Duration: 10 minutes, estimated (500 photos).
-    Accuracy: published 0.66; not measured.
+    Duration: 4 minutes on one core, measured (500 photos).
+    Accuracy: published 0.66; measured 0.755 on 200 others, one seed.
     """
     return (
         "--backbone cnn:32-pool-64-pool-128-pool-128-pool --image-size 96 --weights none"
