@@ -40,6 +40,13 @@ def fold_batch_norms(frozen):
             node = nodes[added.name]
             node.op = "BiasAdd"
             node.input[:] = [convolution.name, shift]
+        # Freezing leaves an operation that waits for every constant: it would keep the old ones.
+        for node in graph_def.node:
+            waited = [
+                name for name in node.input if name.startswith("^") and _is_known(graph, name)
+            ]
+            for name in waited:
+                node.input.remove(name)
     if not folds:
         return frozen
     return function_from_graph_def(
@@ -67,6 +74,10 @@ def _batch_norm(op: tf.Operation):
 
 def _is_constant(op: tf.Operation) -> bool:
     return op.type == "Const" or bool(op.inputs) and all(_is_constant(t.op) for t in op.inputs)
+
+
+def _is_known(graph: tf.Graph, control: str) -> bool:
+    return _is_constant(graph.get_operation_by_name(control[1:]))
 
 
 def _constant(graph_def, name: str, value: np.ndarray) -> str:
