@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow.python.eager.wrap_function import function_from_graph_def
 
 WEIGHTS = 1  # which input of a convolution
-CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+DEPTHWISE = "DepthwiseConv2dNative"
+CONVOLUTIONS = ("Conv2D", DEPTHWISE)
 
 
 def fold_batch_norms(frozen):
@@ -29,10 +30,12 @@ def fold_batch_norms(frozen):
     with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
         tf.import_graph_def(graph_def, name="")
         folds = [fold for op in graph.get_operations() if (fold := _batch_norm(op))]
+        if not folds:
+            return frozen
         for added, convolution, factor, shift in folds:
             tensors = [convolution.inputs[WEIGHTS], factor, shift]
             weights, factor, shift = session.run(tensors)
-            channels = weights.shape[2:] if convolution.type == CONVOLUTIONS[1] else (-1,)
+            channels = weights.shape[2:] if convolution.type == DEPTHWISE else (-1,)
             weights = np.float64(weights) * np.float64(factor).reshape(channels)
             weights = _constant(graph_def, f"{added.name}/folded_weights", weights)
             shift = _constant(graph_def, f"{added.name}/folded_shift", shift)
@@ -42,13 +45,7 @@ def fold_batch_norms(frozen):
             node.input[:] = [convolution.name, shift]
         # Freezing leaves an operation that waits for every constant: it would keep the old ones.
         for node in graph_def.node:
-            waited = [
-                name for name in node.input if name.startswith("^") and _is_known(graph, name)
-            ]
-            for name in waited:
-                node.input.remove(name)
-    if not folds:
-        return frozen
+            node.input[:] = [name for name in node.input if not _waits_for_constant(graph, name)]
     return function_from_graph_def(
         graph_def, [tensor.name for tensor in frozen.inputs], [t.name for t in frozen.outputs]
     )
@@ -76,8 +73,9 @@ def _is_constant(op: tf.Operation) -> bool:
     return op.type == "Const" or bool(op.inputs) and all(_is_constant(t.op) for t in op.inputs)
 
 
-def _is_known(graph: tf.Graph, control: str) -> bool:
-    return _is_constant(graph.get_operation_by_name(control[1:]))
+def _waits_for_constant(graph: tf.Graph, name: str) -> bool:
+    """Whether an input of a node is a control edge ("^name") from a constant."""
+    return name.startswith("^") and _is_constant(graph.get_operation_by_name(name[1:]))
 
 
 def _constant(graph_def, name: str, value: np.ndarray) -> str:
