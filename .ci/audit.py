@@ -50,8 +50,8 @@ def audit(lock: str, pip_audit: str) -> dict:
         file.flush()
         done = subprocess.run([*command, file.name], capture_output=True, text=True)
     try:
-        return json.loads(done.stdout)
-    except ValueError:
+        return {"dependencies": json.loads(done.stdout)["dependencies"]}
+    except (ValueError, KeyError):
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise OSError(said[-1] if said else f"pip-audit ended with {done.returncode}") from None
 
