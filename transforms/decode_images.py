@@ -1,7 +1,7 @@
-"""From a unit of references to a stream of decoded batches, on all cores.
+"""From units of references to a stream of decoded batches, on all cores.
 
 While one batch is in the model, threads read and decode the next ones. The window of batches in
-flight bounds the memory; nothing waits for the whole unit.
+flight bounds the memory; nothing waits for a whole unit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindows
 
 from model_export.preprocess import (
     MAX_PIXELS,
@@ -45,36 +46,21 @@ _TASK_IMAGES = 4  # images per thread task: small against a batch, large against
 class Decoding:
     """How images are decoded; the same on every worker.
 
-    `batch_images` is a constant of memory, not of speed: engines cut batches to their own size.
+    Engines cut batches to their own size. The larger a batch, the less often a core waits for its
+    last call (measured: docs/performance.md), and the more memory the window takes.
     """
 
     spec: PreprocessSpec
     max_pixels: int = MAX_PIXELS
     max_side: int = MAX_SIDE
     max_bytes: int = MAX_BYTES
-    batch_images: int = 64
-    window_batches: int = 3  # decoded or being decoded, beyond the one in the model
+    batch_images: int = 128
+    window_batches: int = 2  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # 0: one per core
     fetch_threads: int = 32  # readers ahead of the decoders, for buckets only
     journal: str = ""  # folder of the decoders' journals; empty: none
     seconds: float = isolate.DECODE_SECONDS  # longest that one picture may take
     memory: int = isolate.DECODE_MEMORY  # most that a suspect of an earlier crash may take
-
-
-def decode_unit(unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools) -> Iterator:
-    """Reads and decodes the references of one unit.
-
-    Yields:
-      ImageBatch, in row order, `how.batch_images` references each; the last one has `last`.
-    """
-    waiting = collections.deque()
-    starts = range(0, refs.num_rows, how.batch_images)
-    for start in starts:
-        waiting.append(_Pending(unit, refs.slice(start, how.batch_images), how, pools))
-        if len(waiting) > how.window_batches:
-            yield waiting.popleft().result(last=False)
-    while waiting:
-        yield waiting.popleft().result(last=not waiting)
 
 
 class Pools:
@@ -98,8 +84,9 @@ class Pools:
 class _Pending:
     """One batch being read and decoded."""
 
-    def __init__(self, unit: Unit, refs: pa.RecordBatch, how: Decoding, pools: Pools):
-        self._unit, self._refs, self._how, self._guard = unit, refs, how, pools.guard
+    def __init__(self, unit: Unit, refs: pa.RecordBatch, last: bool, how: Decoding, pools: Pools):
+        self._unit, self._refs, self._last = unit, refs, last
+        self._how, self._guard = how, pools.guard
         rows = refs.num_rows
         self._pixels = np.empty((rows, *how.spec.shape), np.uint8)
         self._status = [Status.OK.value] * rows
@@ -166,7 +153,7 @@ class _Pending:
                 self._error[row] = str(error)
                 self._format[row] = error.image_format
 
-    def result(self, last: bool) -> ImageBatch:
+    def result(self) -> ImageBatch:
         """Waits for the batch's tasks."""
         for task in self._tasks:
             task.result()
@@ -182,8 +169,39 @@ class _Pending:
             self._format,
             self._bytes,
             pixels,
-            last,
+            self._last,
         )
+
+
+class ReadAhead:
+    """The batches being read and decoded ahead of the model, in order.
+
+    It goes on from unit to unit: readers need not wait until the model is through with a unit.
+    """
+
+    def __init__(self, how: Decoding, pools: Pools):
+        self._how, self._pools = how, pools
+        self._waiting: collections.deque[_Pending] = collections.deque()
+
+    def add(self, unit: Unit, refs: pa.RecordBatch) -> Iterator[ImageBatch]:
+        """Begins the references of one unit.
+
+        Yields:
+          ImageBatch of `how.batch_images` references or less, of units added before, then of this
+          one, in row order. A unit's last one has `last`; `rest` gives those not yielded here.
+        """
+        size = self._how.batch_images
+        for start in range(0, refs.num_rows, size):
+            last = start + size >= refs.num_rows
+            batch = _Pending(unit, refs.slice(start, size), last, self._how, self._pools)
+            self._waiting.append(batch)
+            if len(self._waiting) > self._how.window_batches:
+                yield self._waiting.popleft().result()
+
+    def rest(self) -> Iterator[ImageBatch]:
+        """Yields what was begun and not yielded yet."""
+        while self._waiting:
+            yield self._waiting.popleft().result()
 
 
 @dataclasses.dataclass
@@ -206,6 +224,9 @@ class _DecodeImages(beam.DoFn):
         configure_pillow()
         self._pools = Pools(self._how)
 
+    def start_bundle(self):
+        self._ahead = ReadAhead(self._how, self._pools)
+
     def process(self, unit: Unit):
         if STOP.is_set():
             return
@@ -215,14 +236,23 @@ class _DecodeImages(beam.DoFn):
         refs = plan_units.read_unit(unit)
         if unit.retry:
             refs = failed_rows(refs, self._parts, unit)
-        for batch in decode_unit(unit, refs, self._how, self._pools):
-            counters.IMAGES_READ.inc(len(batch))
-            counters.BYTES_READ.inc(sum(size or 0 for size in batch.bytes))
-            # Here, as Beam's metrics belong to the thread that works on a bundle.
-            for slow in activity.take_slow():
-                counters.IMAGES_SLOW.inc()
-                counters.SLOW.add(redact(json.dumps(slow)))
+        for batch in self._ahead.add(unit, refs):
+            _count(batch)
             yield batch
+
+    def finish_bundle(self):
+        for batch in self._ahead.rest():
+            _count(batch)
+            yield GlobalWindows.windowed_value(batch)
 
     def teardown(self):
         self._pools.close()
+
+
+def _count(batch: ImageBatch) -> None:
+    """Counts a batch; here, as Beam's metrics belong to the thread that works on a bundle."""
+    counters.IMAGES_READ.inc(len(batch))
+    counters.BYTES_READ.inc(sum(size or 0 for size in batch.bytes))
+    for slow in activity.take_slow():
+        counters.IMAGES_SLOW.inc()
+        counters.SLOW.add(redact(json.dumps(slow)))

@@ -6,7 +6,7 @@ import pytest
 from samples import SHARED_DATA
 
 from model_export.preprocess import PreprocessSpec, configure_pillow
-from transforms.decode_images import Decoding, Pools, decode_unit
+from transforms.decode_images import Decoding, Pools, ReadAhead
 from transforms.engines import ENGINES, load_engine
 from transforms.records import REF_SCHEMA, Unit
 
@@ -55,7 +55,8 @@ def decoded(refs, **how):
     how = Decoding(PreprocessSpec(), **how)
     pools = Pools(how)
     unit = Unit("u", "plan", 0, refs.num_rows)
-    batches = list(decode_unit(unit, refs, how, pools))
+    ahead = ReadAhead(how, pools)
+    batches = [*ahead.add(unit, refs), *ahead.rest()]
     pools.close()
     return sum((b.status for b in batches), []), np.concatenate([b.pixels for b in batches])
 
