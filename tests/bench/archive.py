@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 from PIL import Image
@@ -69,7 +70,7 @@ def large_photos(count: int) -> list[bytes]:
     return files
 
 
-def make_model(folder: pathlib.Path) -> str:
+def make_model(folder: pathlib.Path) -> None:
     """The ImageNet MobileNet-V2 1.0/224, exported; with random weights where they are absent."""
     if not (folder / "saved_model.pb").exists():
         import model_export.quiet_tensorflow  # noqa: F401  before TensorFlow
@@ -92,7 +93,6 @@ def make_model(folder: pathlib.Path) -> str:
             golden_images=golden_pictures(spec),
             embedding_layer=None,
         )
-    return str(folder)
 
 
 def read_all(folder: str, count: int) -> list[bytes]:
@@ -107,3 +107,7 @@ def _generated(seed: int) -> Image.Image:
     picture = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC))
     noise = rng.integers(-12, 13, picture.shape)
     return Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    make_model(pathlib.Path(sys.argv[1]))
