@@ -55,6 +55,12 @@ def main(argv: list[str]) -> int:
 
     check_target(options.output)
     model, color = _wrap(_load(options.model), options)
+    outputs = model.output_shape[-1]
+    if outputs != len(labels):
+        raise UserError(
+            f"{options.labels}: {len(labels)} labels, but {options.model} has {outputs} outputs;"
+            " name each output once, in the network's order"
+        )
     spec = _preprocess(model, color, options)
     pictures = golden_pictures(spec)
     contract = export_classifier(

@@ -297,9 +297,12 @@ def _weights_problem(path: str, network: keras.Model, backbone: BackboneSpec, er
     except OSError as unreadable:
         return f"--weights {path}: not a readable Keras weights file (.h5): {unreadable}"
     held, wanted = sum(sizes), network.count_params()
+    network_name = backbone.name
+    if backbone.kind == "mobilenet_v2":
+        network_name += f" (alpha {backbone.alpha})"
     message = (
-        f"--weights {path}: holds {held:,} parameters, {backbone.name}"
-        f" (alpha {backbone.alpha}) has {wanted:,} without its head"
+        f"--weights {path}: holds {held:,} parameters,"
+        f" {network_name} has {wanted:,} without its head"
     )
     for parameters, alpha in MOBILENET_V2_PARAMETERS.items():
         last = max(1280, int(1280 * alpha))

@@ -59,7 +59,10 @@ def test_what_does_not_fit_is_refused(tmp_path, labels, capsys):
     (tmp_path / "gap.json").write_text('{"0": "a", "2": "b"}')
     ranged = ["--input-range", "0..1", "--output", tmp_path / "m"]
     for words, message in (
-        ([tmp_path / "four.keras", "--labels", labels], "4 outputs for 3 labels"),
+        (
+            [tmp_path / "four.keras", "--labels", labels],
+            f"{labels}: 3 labels, but {tmp_path / 'four.keras'} has 4 outputs",
+        ),
         ([tmp_path / "bad.keras", "--labels", labels], "bad.keras: Keras cannot load it"),
         ([tmp_path / "none.keras", "--labels", labels], "none.keras: no such file"),
         ([tmp_path / "four.keras", "--labels", tmp_path / "gap.json"], "class id '1'"),

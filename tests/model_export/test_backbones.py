@@ -61,6 +61,8 @@ def test_weights_that_do_not_fit(tmp_path):
     )
     with pytest.raises(BackboneError, match="it is a file of alpha 0.35: pass --alpha 0.35"):
         build("mobilenet_v2", 96, weights=narrow)
+    with pytest.raises(BackboneError, match="parameters, vgg16 has 14,714,688 without its head"):
+        build("vgg16", 96, weights=narrow)
     assert build("mobilenet_v2", 96, alpha=0.35, weights=narrow).pretrained
 
 
