@@ -195,12 +195,12 @@ class Bench:
             shutil.rmtree(self.folder / f"shard{index}", ignore_errors=True)
         done = run([sys.executable, "-c", code, few, self.folder / "shard", self.model])
         reports = [
-            json.loads((self.folder / f"shard{i}" / "run_report.json").read_text())["rates"]
+            json.loads((self.folder / f"shard{i}" / f"run_report-s{i}of{cores}.json").read_text())
             for i in range(cores)
         ]
         rows[f"{cores} processes x 1 thread"] = {
             "wall_s": done.wall,
-            "steady_wall_s": max(r["steady_seconds"] for r in reports),
+            "steady_wall_s": max(r["rates"]["steady_seconds"] for r in reports),
             "cpu_s": done.cpu,
             "peak_mb": done.peak_mb * cores,
         }
