@@ -37,7 +37,7 @@ class Bench:
     def __init__(self, folder: pathlib.Path, images: int, rounds: int):
         self.folder, self.images, self.rounds = folder, images, rounds
         # By a child: a child's peak memory begins at what its parent has when it starts it.
-        self.model = folder / "model"
+        self.model = str(folder / "model")
         run([sys.executable, pathlib.Path(archive.__file__), self.model])
         self.photos = make_archive(folder / f"photos-{images}", images)
 
@@ -256,13 +256,13 @@ class Bench:
         few = make_archive(self.folder / "photos-2000", 2000)
         rounds = {"local disk": [], "bucket": [], "bucket + 50 ms": []}
         for _ in range(self.rounds):
-            rounds["local disk"].append(cloud.row(self.job(few)))
+            local = cloud.row(self.job(few))
+            rounds["local disk"].append(local)
             for name, delay in (("bucket", 0), ("bucket + 50 ms", 50)):
                 with cloud.server(few, delay) as env:
-                    rounds[name].append(cloud.row(self.job("gs://photos", env=env)))
-                rounds[name][-1]["of local disk"] = (
-                    rounds[name][-1]["images/s"] / rounds["local disk"][-1]["images/s"]
-                )
+                    found = cloud.row(self.job("gs://photos", env=env))
+                found["of local disk"] = found["images/s"] / local["images/s"]
+                rounds[name].append(found)
         rows = {name: _median(figures) for name, figures in rounds.items()}
         show("cloud reads, 2,000 photos", rows)
         return rows
