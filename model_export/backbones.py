@@ -74,6 +74,10 @@ class BackboneSpec:
     def config(self) -> str:
         return self.name.partition(":")[2]
 
+    @property
+    def pretrained(self) -> bool:
+        return self.weights != "none" and self.kind != "cnn"
+
 
 def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") -> PreprocessSpec:
     """The preprocessing a backbone expects; `size` 0 takes the backbone's own.

@@ -102,7 +102,15 @@ def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classif
     if not spec.hidden and spec.dropout:
         x = keras.layers.Dropout(spec.dropout, name="dropout")(x)
     # float32 whatever the policy: a softmax over 16-bit logits loses classes.
-    x = keras.layers.Dense(spec.classes, dtype="float32", name="logits")(x)
+    # From zero on given features: what random weights say about directions that few training
+    # pictures touch would stay in them, as noise (Kolesnikov et al., "Big Transfer", ECCV 2020).
+    linear = spec.backbone.pretrained and not spec.hidden
+    x = keras.layers.Dense(
+        spec.classes,
+        dtype="float32",
+        name="logits",
+        kernel_initializer="zeros" if linear else "glorot_uniform",
+    )(x)
     head = keras.Model(features, keras.layers.Softmax(dtype="float32")(x), name="head")
 
     pictures = keras.Input(spec.preprocess.shape, name="pictures")

@@ -71,9 +71,7 @@ class TrainingSpec:
 
     @property
     def frozen_trunk(self) -> bool:
-        return self.classifier.backbone.weights != "none" and (
-            self.classifier.backbone.kind != "cnn"
-        )
+        return self.classifier.backbone.pretrained
 
 
 @dataclasses.dataclass(frozen=True)

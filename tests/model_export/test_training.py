@@ -88,6 +88,19 @@ def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(pictures, 
     assert kernels and moved == kernels | head  # no batch norm, and nothing below
 
 
+def test_a_linear_head_on_pretrained_features_begins_without_an_opinion(spec):
+    trunk = dataclasses.replace(NARROW, weights="imagenet")
+
+    def logits(backbone, hidden=()):
+        classifier = dataclasses.replace(spec.classifier, backbone=backbone, hidden=hidden)
+        layer = build_classifier(classifier, load_weights=False).head.get_layer("logits")
+        return np.asarray(layer.kernel)
+
+    assert not logits(trunk).any()
+    assert logits(trunk, hidden=(4,)).any()  # zeros would keep gradients from hidden layers
+    assert logits(NARROW).any()
+
+
 def test_16_bit_training_resumes_with_the_same_result(pictures, tmp_path):
     backbone = BackboneSpec("cnn:4-bn-pool-gap", weights="none")
     spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
