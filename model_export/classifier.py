@@ -101,13 +101,13 @@ def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classif
             x = keras.layers.Dropout(spec.dropout, name=f"dropout_{index}")(x)
     if not spec.hidden and spec.dropout:
         x = keras.layers.Dropout(spec.dropout, name="dropout")(x)
-    # float32 whatever the policy: a softmax over 16-bit logits loses classes.
     # From zero on given features: what random weights say about directions that few training
-    # pictures touch would stay in them, as noise (Kolesnikov et al., "Big Transfer", ECCV 2020).
+    # pictures touch would stay in them, as noise. (Zero-initialised head: Dosovitskiy et al., "An
+    # Image is Worth 16x16 Words", ICLR 2021, section 3.2.)
     linear = spec.backbone.pretrained and not spec.hidden
     x = keras.layers.Dense(
         spec.classes,
-        dtype="float32",
+        dtype="float32",  # whatever the policy: a softmax over 16-bit logits loses classes
         name="logits",
         kernel_initializer="zeros" if linear else "glorot_uniform",
     )(x)
