@@ -17,6 +17,7 @@ from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions, validat
 from jobs.doctor_runners import Finding, check_runner, check_workers, versions_here
 from jobs.options import argument, parse_options
 from jobs.runners import is_remote
+from model_export.contract import CONTRACT_FILE, EXTRA
 from model_export.errors import UserError
 from transforms import storage
 
@@ -25,9 +26,11 @@ MIN_FREE_DISK = 2 << 30
 
 @dataclasses.dataclass(frozen=True)
 class DoctorOptions(ClassifyOptions):
-    """What `classify` takes; inputs may be left out."""
+    """What `classify` takes; inputs may be left out, or be the model folder alone."""
 
-    inputs: tuple[str, ...] = argument("what is to be classified", nargs="*", metavar="INPUT")
+    inputs: tuple[str, ...] = argument(
+        "what is to be classified; a model folder is taken as --model", nargs="*", metavar="INPUT"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -55,6 +58,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
     from apache_beam.options.pipeline_options import PipelineOptions
 
     flags = PipelineOptions(beam_args).get_all_options()
+    options = take_model_folder(options)
     bad = False
     for findings in (
         check_machine(options),
@@ -69,6 +73,22 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
             yield finding
     if options.runner not in (IN_PROCESS, DATAFLOW) and not bad:
         yield from check_workers(options, beam_args)
+
+
+def take_model_folder(options: ClassifyOptions) -> ClassifyOptions:
+    """The options with a model folder among the inputs as the model, where none was named."""
+    folders = [text for text in options.inputs if not options.model and _is_model_folder(text)]
+    if not folders:
+        return options
+    inputs = tuple(text for text in options.inputs if text != folders[0])
+    return dataclasses.replace(options, inputs=inputs, model=folders[0])
+
+
+def _is_model_folder(text: str) -> bool:
+    try:
+        return storage.exists(storage.join(text, EXTRA, CONTRACT_FILE))
+    except (UserError, OSError, ValueError):  # what it is instead, the other checks say
+        return False
 
 
 def check_machine(options: ClassifyOptions):
@@ -133,6 +153,8 @@ def check_inputs(options: ClassifyOptions):
 def check_output(options: ClassifyOptions, flags: dict):
     """Whether the output can be written and read back, and there is room."""
     if not options.output:
+        if options.model and not options.inputs:
+            return  # a model alone is to be looked at
         yield Finding("warn", "output", "no --output given", "give it, to have it looked at")
         return
     output = options.output

@@ -61,6 +61,26 @@ def test_all_well(tiny_model, tmp_path, capsys):
     assert not output.parent.exists()
 
 
+def test_a_model_folder_alone_is_looked_at(tiny_model, tmp_path, capsys):
+    from model_export.contract import Golden, read_contract, read_golden, write_contract
+
+    assert main(["doctor", str(tiny_model)]) == 0
+    said = capsys.readouterr().out
+    assert f"{tiny_model}: 4 labels; golden pictures answered alike" in said
+    assert "input" not in said and "warn" not in said
+    shutil.copytree(tiny_model, tmp_path / "other")
+    golden = read_golden(tiny_model)
+    others = Golden(golden.images, golden.class_ids, golden.scores[:, ::-1])
+    write_contract(str(tmp_path / "other"), read_contract(tiny_model), others)
+    assert main(["doctor", str(tmp_path / "other")]) == 1
+    assert "golden pictures' scores differ" in capsys.readouterr().out
+    # Beside a model folder, a folder of photos stays what it is.
+    make_photos(tmp_path / "in", 1)
+    assert main(["doctor", str(tmp_path / "in"), str(tiny_model)]) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path / 'in'}: listed" in said and f"{tiny_model}: 4 labels" in said
+
+
 def test_all_problems_at_once(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     code = main(
