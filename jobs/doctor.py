@@ -77,11 +77,11 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
 
 def take_model_folder(options: ClassifyOptions) -> ClassifyOptions:
     """The options with a model folder among the inputs as the model, where none was named."""
-    folders = [text for text in options.inputs if not options.model and _is_model_folder(text)]
-    if not folders:
+    folder = None if options.model else next(filter(_is_model_folder, options.inputs), None)
+    if folder is None:
         return options
-    inputs = tuple(text for text in options.inputs if text != folders[0])
-    return dataclasses.replace(options, inputs=inputs, model=folders[0])
+    inputs = tuple(text for text in options.inputs if text != folder)
+    return dataclasses.replace(options, inputs=inputs, model=folder)
 
 
 def _is_model_folder(text: str) -> bool:

@@ -61,17 +61,22 @@ def test_all_well(tiny_model, tmp_path, capsys):
     assert not output.parent.exists()
 
 
-def test_a_model_folder_alone_is_looked_at(tiny_model, tmp_path, capsys):
+def copy_with_other_answers(model, folder):
+    """A copy of a model that recorded other golden scores than it gives."""
     from model_export.contract import Golden, read_contract, read_golden, write_contract
 
+    shutil.copytree(model, folder)
+    golden = read_golden(model)
+    others = Golden(golden.images, golden.class_ids, golden.scores[:, ::-1])
+    write_contract(str(folder), read_contract(model), others)
+
+
+def test_a_model_folder_alone_is_looked_at(tiny_model, tmp_path, capsys):
     assert main(["doctor", str(tiny_model)]) == 0
     said = capsys.readouterr().out
     assert f"{tiny_model}: 4 labels; golden pictures answered alike" in said
     assert "input" not in said and "warn" not in said
-    shutil.copytree(tiny_model, tmp_path / "other")
-    golden = read_golden(tiny_model)
-    others = Golden(golden.images, golden.class_ids, golden.scores[:, ::-1])
-    write_contract(str(tmp_path / "other"), read_contract(tiny_model), others)
+    copy_with_other_answers(tiny_model, tmp_path / "other")
     assert main(["doctor", str(tmp_path / "other")]) == 1
     assert "golden pictures' scores differ" in capsys.readouterr().out
     # Beside a model folder, a folder of photos stays what it is.
@@ -204,17 +209,12 @@ def test_no_credentials(tmp_path, monkeypatch):
 
 
 def test_a_model_that_is_not_what_was_exported(tiny_model, tmp_path):
-    from model_export.contract import Golden, read_contract, read_golden, write_contract
-
     def examined(model):
         options = dataclasses.replace(doctor.DoctorOptions(), inputs=(), model=str(model))
         return " ".join(f.detail for f in doctor.check_model(options, {}) if f.level == "fail")
 
     assert examined(tiny_model) == ""
-    shutil.copytree(tiny_model, tmp_path / "answers")
-    golden = read_golden(tiny_model)
-    others = Golden(golden.images, golden.class_ids, golden.scores[:, ::-1])
-    write_contract(str(tmp_path / "answers"), read_contract(tiny_model), others)
+    copy_with_other_answers(tiny_model, tmp_path / "answers")
     assert "golden pictures' scores differ" in examined(tmp_path / "answers")
     shutil.copytree(tiny_model, tmp_path / "labels")
     (tmp_path / "labels" / "assets.extra" / "labels.txt").write_text("red\ngreen\n")
