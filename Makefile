@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt setup.py
 
 .PHONY: demo
 demo: env  ## make a small archive, train on part of it, classify the rest
-	$(BIN)/python -m jobs.demo
+	$(BIN)/python tests/demo.py
 
 .PHONY: test
 test: env chromium engines  ## run the tests
@@ -35,7 +35,7 @@ chromium:  ## install a browser where apt can, for the tests that drive one (the
 
 .PHONY: picture
 picture: env chromium  ## make docs/report.png anew: the page of the demo
-	$(BIN)/python -m jobs.demo
+	$(BIN)/python tests/demo.py
 	$(BIN)/python docs/report_picture.py demo-archive/output docs/report.png
 
 # What tests run against, in the user's caches. Where Java, Go or a network is missing these say so
@@ -65,7 +65,7 @@ bucket-emulator: env  ## build the bucket emulator
 
 .PHONY: bench
 bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)
-	PYTHONPATH=. $(BIN)/python tests/bench $(SECTIONS)
+	$(BIN)/python tests/bench $(SECTIONS)
 
 .PHONY: lint
 lint: env  ## check style

@@ -2,8 +2,32 @@
 
 from setuptools import setup
 
+# The folders as they are in the repository, installed below one name: a project that has a folder
+# `jobs` of its own cannot shadow ours. `import imagecensus` is `jobs/api/__init__.py`.
+PACKAGE_DIR = {
+    "imagecensus": "jobs/api",
+    "imagecensus.jobs": "jobs",
+    "imagecensus.transforms": "transforms",
+    "imagecensus.model_export": "model_export",
+}
+PACKAGES = [
+    *PACKAGE_DIR,
+    "imagecensus.jobs.classification",
+    "imagecensus.jobs.command",
+    "imagecensus.jobs.results",
+    "imagecensus.jobs.training_data",
+    "imagecensus.transforms.archives",
+    "imagecensus.transforms.dataset",
+    "imagecensus.transforms.decoders",
+    "imagecensus.transforms.engines",
+    "imagecensus.transforms.inputs",
+    "imagecensus.transforms.storage",
+    "imagecensus.model_export.common",
+    "imagecensus.model_export.training",
+]
+
 version = {}
-with open("model_export/version.py", encoding="utf-8") as file:
+with open("model_export/common/version.py", encoding="utf-8") as file:
     exec(file.read(), version)
 
 EXTRAS = {
@@ -44,8 +68,14 @@ setup(
     description="One label per picture for archives of millions, in a table you can query.",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=["jobs", "transforms", "model_export"],
-    package_data={"jobs": ["*.html", "*.j2"], "model_export": ["*.txt", "*.j2"]},
+    packages=PACKAGES,
+    package_dir=PACKAGE_DIR,
+    package_data={
+        "imagecensus": ["py.typed"],
+        "imagecensus.jobs.results": ["pages/*"],
+        "imagecensus.model_export": ["*.txt"],
+        "imagecensus.model_export.training": ["*.j2"],
+    },
     install_requires=[
         "apache-beam[gcp]==2.77.0",
         "google-cloud-storage",
@@ -59,5 +89,5 @@ setup(
         "tqdm",
     ],
     extras_require={**EXTRAS, "all": sum(EXTRAS.values(), []), "dev": sum(EXTRAS.values(), DEV)},
-    entry_points={"console_scripts": ["imagecensus = jobs.cli:command"]},
+    entry_points={"console_scripts": ["imagecensus = imagecensus.jobs.cli:command"]},
 )

@@ -17,16 +17,16 @@ import threading
 import urllib.parse
 from collections.abc import Sequence
 
-from jobs.browse_rows import ORDERS, Filter, Rows
-from jobs.corrections import Corrections
-from jobs.options import argument, option, parse_options
-from jobs.table import open_table, read_json
-from model_export.errors import UserError
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.results.browse_rows import ORDERS, Filter, Rows
+from imagecensus.jobs.results.corrections import Corrections
+from imagecensus.jobs.results.open_table import open_table, read_json
+from imagecensus.model_export.common.errors import UserError
 
 HOST = "127.0.0.1"
 TILE_SIDE, VIEW_SIDE = 160, 1024
 MAX_UPLOAD = 64 * 2**20
-_PAGE = os.path.join(os.path.dirname(__file__), "browse.html")
+_PAGE = os.path.join(os.path.dirname(__file__), "results", "pages", "browse.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
     def predictor():
         if not model:
             raise UserError("no model is known for this table; start browse with --model")
-        from jobs.predict import Predictor
+        from imagecensus.jobs.predict import Predictor
 
         return Predictor(model)
 
@@ -120,8 +120,8 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         return Response(_json(row), media_type="application/json")
 
     def picture(request):
-        from jobs.thumbnails import make_thumbnail, make_view
-        from model_export.picture_formats import ImageError
+        from imagecensus.jobs.results.thumbnails import make_thumbnail, make_view
+        from imagecensus.model_export.image_formats import ImageError
 
         row = rows.read_row(request.path_params["id"])
         if row is None:
@@ -234,6 +234,6 @@ def _listen(port: int):
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.browse", sys.argv[1:]))
+    sys.exit(run_job("imagecensus.jobs.browse", sys.argv[1:]))

@@ -4,7 +4,7 @@
       → Reshuffle (units only) → read and decode → RunInference → one Parquet part per unit
 
 Everything before the reshuffle happens here, before a worker is started; the rest is
-`jobs.pipeline`.
+`imagecensus.jobs.classification.pipeline`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import sys
 import time
 import uuid
 
-from jobs import startup
-from jobs.classify_options import EPILOG, ClassifyOptions, validate, validate_beam
-from jobs.options import parse_options, size_in_bytes
-from model_export.errors import UserError
-from model_export.redact import redact
+from imagecensus.jobs.classification.options import EPILOG, ClassifyOptions, validate, validate_beam
+from imagecensus.jobs.command import process
+from imagecensus.jobs.command.options import parse_options, size_in_bytes
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.redact import redact
 
 
 def main(argv: list[str]) -> int:
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int:
 
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
-    from jobs import supervise
-    from transforms import guard_listing
-    from transforms.dataset import Layout
+    from imagecensus.jobs.classification import supervise
+    from imagecensus.transforms.dataset.layout import Layout
+    from imagecensus.transforms.decoders import guard_listing
 
     output = options.output
     if not output.startswith("gs://"):
@@ -56,17 +56,20 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
 
 
 def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
-    from jobs import supervise
-    from jobs.pipeline import run_pipeline
-    from jobs.run_report import Run, books, summary, write_run_report
-    from model_export.contract import check_digest, read_contract
-    from model_export.safety import check_graph
-    from transforms import activity, dataset, fault_points, inflight, parts, plan_units
-    from transforms.engines import choose_engine
-    from transforms.list_images import list_images, passthrough_columns
+    from imagecensus.jobs.classification import supervise
+    from imagecensus.jobs.classification.pipeline import run_pipeline
+    from imagecensus.jobs.classification.run_report import Run, books, summary, write_run_report
+    from imagecensus.model_export.contract import check_digest, read_contract
+    from imagecensus.model_export.safety import check_graph
+    from imagecensus.transforms import activity, fault_injection
+    from imagecensus.transforms.dataset import parts, work_plan
+    from imagecensus.transforms.dataset.layout import claim, fingerprint_of, ingredients
+    from imagecensus.transforms.decoders import inflight
+    from imagecensus.transforms.engines.registry import choose_engine
+    from imagecensus.transforms.list_images import list_images, passthrough_columns
 
     started = time.time()
-    startup.forgo_pandas()
+    process.forgo_pandas()
     engine = choose_engine(options.engine, options.precision, options.embeddings)
     model = _model_folder(options)
     contract = read_contract(model)
@@ -87,7 +90,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")
-    wanted = dataset.ingredients(
+    wanted = ingredients(
         contract,
         top_k=top_k,
         embeddings=options.embeddings,
@@ -97,7 +100,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         max_bytes=size_in_bytes(options.max_bytes),
         passthrough=passthrough,
     )
-    fingerprint = dataset.fingerprint(wanted)
+    fingerprint = fingerprint_of(wanted)
     run = Run(
         run_id=uuid.uuid4().hex[:12],
         started=started,
@@ -110,19 +113,19 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         runner=options.runner,
     )
     if options.dry_run:
-        dataset.claim(layout, wanted, dry_run=True)
+        claim(layout, wanted, dry_run=True)
         lock = contextlib.nullcontext()
     else:
         layout.make()
         lock = layout.locked()
     activity.watch(options.decode_seconds)
     with lock:
-        fault_points.reached("lock.taken")
+        fault_injection.reached("lock.taken")
         if not options.dry_run:
-            dataset.claim(layout, wanted)
+            claim(layout, wanted)
             layout.remove_temporary()
         listing = (time.process_time(), time.monotonic())
-        run.planned = plan_units.plan_units(
+        run.planned = work_plan.plan_units(
             _told(itertools.chain([first], references), options.inputs),
             layout.state,
             fingerprint,
@@ -132,14 +135,14 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
             shard=options.shard_pair,
             dry_run=options.dry_run,
         )
-        units = plan_units.read_units(layout.state, options.shard_pair)
+        units = work_plan.read_units(layout.state, options.shard_pair)
         if options.dry_run:
             units += run.planned.units
-        fault_points.reached("planned")
+        fault_injection.reached("planned")
         supervise.journals_are_in(layout.inflight)
         before = parts.take_inventory(layout.parts, units)
         run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
-        if before.unplanned and options.shard_pair == plan_units.WHOLE:
+        if before.unplanned and options.shard_pair == work_plan.WHOLE:
             raise UserError(
                 f"{before.unplanned[0]}: not in this dataset's plan, as {len(before.unplanned)}"
                 " parts in all; their rows would count twice: move them away and run the same"
@@ -162,7 +165,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
                 " command without --runner: it checks the books and writes the report."
             )
             return 0
-        fault_points.reached("pipeline.done")
+        fault_injection.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)
         counts = books(run, after.totals, sum(unit.rows for unit in units), pending)
@@ -178,7 +181,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
 
 def _told(batches, inputs: tuple[str, ...]):
     """The batches; a listing that gets stuck says so."""
-    from transforms.activity import doing
+    from imagecensus.transforms.activity import doing
 
     batches, what = iter(batches), redact(", ".join(inputs))
     while True:
@@ -194,7 +197,7 @@ def _write_page(options, output, rows) -> None:
     if options.no_report or not rows:
         return
     try:
-        from jobs.report import write_report
+        from imagecensus.jobs.report import write_report
 
         print(f"look at    {write_report(output)}")
     except ImportError as error:
@@ -228,11 +231,11 @@ def _exit_code(options, run, counts) -> int:
 
 
 def _model_folder(options: ClassifyOptions) -> str:
-    from transforms import storage
+    from imagecensus.transforms.storage import store
 
     if options.model:
-        return storage.local_folder(options.model)
-    from model_export.imagenet import default_model
+        return store.local_folder(options.model)
+    from imagecensus.model_export.default_model import default_model
 
     return default_model(options.weights)
 
@@ -249,6 +252,6 @@ def _dry_run_text(run, before, todo, options) -> str:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.classify", sys.argv[1:], "--debug" in sys.argv))
+    sys.exit(run_job("imagecensus.jobs.classify", sys.argv[1:], "--debug" in sys.argv))

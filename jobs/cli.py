@@ -11,10 +11,11 @@ import re
 import sys
 import traceback
 
-from jobs import logs, startup, supervise
-from model_export.errors import UserError
-from model_export.redact import redact
-from model_export.version import __version__
+from imagecensus.jobs.classification import supervise
+from imagecensus.jobs.command import logs, process
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.common.version import __version__
 
 _OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
@@ -24,17 +25,26 @@ _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
 JOBS = {
-    "classify": ("jobs.classify", "classify archives of images into a Parquet table"),
-    "doctor": ("jobs.doctor", "check before a run whether it can work"),
-    "plan": ("jobs.plan", "measure here and forecast time, workers and cost of a run"),
-    "evaluate": ("jobs.evaluate", "compare a finished table with true labels"),
-    "predict": ("jobs.predict", "classify a few pictures and print the answers"),
-    "report": ("jobs.report", "write a page about a finished table, for people to look at"),
-    "similar": ("jobs.similar", "find pictures that look alike"),
-    "browse": ("jobs.browse", "show a finished table as a page, to look, correct and try"),
-    "table": ("jobs.export_table", "write a finished table as CSV or JSON Lines"),
-    "export": ("jobs.export", "make a model folder of a Keras classifier trained elsewhere"),
-    "train": ("jobs.train", "train a classifier on labelled pictures and export it"),
+    "classify": ("imagecensus.jobs.classify", "classify archives of images into a Parquet table"),
+    "doctor": ("imagecensus.jobs.doctor", "check before a run whether it can work"),
+    "plan": ("imagecensus.jobs.plan", "measure here and forecast time, workers and cost of a run"),
+    "evaluate": ("imagecensus.jobs.evaluate", "compare a finished table with true labels"),
+    "predict": ("imagecensus.jobs.predict", "classify a few pictures and print the answers"),
+    "report": (
+        "imagecensus.jobs.report",
+        "write a page about a finished table, for people to look at",
+    ),
+    "similar": ("imagecensus.jobs.similar", "find pictures that look alike"),
+    "browse": (
+        "imagecensus.jobs.browse",
+        "show a finished table as a page, to look, correct and try",
+    ),
+    "table": ("imagecensus.jobs.table", "write a finished table as CSV or JSON Lines"),
+    "export": (
+        "imagecensus.jobs.export",
+        "make a model folder of a Keras classifier trained elsewhere",
+    ),
+    "train": ("imagecensus.jobs.train", "train a classifier on labelled pictures and export it"),
 }
 
 
@@ -58,10 +68,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def command() -> None:
     """The `imagecensus` command: `main` for a process that ends with it."""
-    startup.own_process = True
+    process.own_process = True
     if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
-        startup.leave(supervise.run(main))
-    startup.leave(main())
+        process.leave(supervise.run(main))
+    process.leave(main())
 
 
 def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:

@@ -12,14 +12,24 @@ import os
 import re
 import shutil
 
-from jobs.classify import _model_folder
-from jobs.classify_options import DATAFLOW, IN_PROCESS, ClassifyOptions, validate_beam
-from jobs.doctor_runners import Finding, check_runner, check_workers, versions_here
-from jobs.options import argument, parse_options
-from jobs.runners import is_remote
-from model_export.contract import CONTRACT_FILE, EXTRA
-from model_export.errors import UserError
-from transforms import storage
+from imagecensus.jobs.classification.options import (
+    DATAFLOW,
+    IN_PROCESS,
+    ClassifyOptions,
+    validate_beam,
+)
+from imagecensus.jobs.classification.runner_checks import (
+    Finding,
+    check_runner,
+    check_workers,
+    versions_here,
+)
+from imagecensus.jobs.classification.runners import is_remote
+from imagecensus.jobs.classify import _model_folder
+from imagecensus.jobs.command.options import argument, parse_options
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
+from imagecensus.transforms.storage import store
 
 MIN_FREE_DISK = 2 << 30
 
@@ -86,7 +96,7 @@ def take_model_folder(options: ClassifyOptions) -> ClassifyOptions:
 
 def _is_model_folder(text: str) -> bool:
     try:
-        return storage.exists(storage.join(text, EXTRA, CONTRACT_FILE))
+        return store.exists(store.join(text, EXTRA, CONTRACT_FILE))
     except (UserError, OSError, ValueError):  # what it is instead, the other checks say
         return False
 
@@ -112,10 +122,10 @@ def check_machine(options: ClassifyOptions):
 def check_credentials(options: ClassifyOptions):
     """Whether Google's services can be asked, where a bucket or Dataflow is to be used."""
     places = [*options.inputs, options.output or "", options.model or ""]
-    if options.runner != DATAFLOW and not any(map(storage.is_bucket, places)):
+    if options.runner != DATAFLOW and not any(map(store.is_bucket, places)):
         return
     try:
-        storage.bucket_client()
+        store.bucket_client()
     except UserError as error:
         text, _, remedy = str(error).rpartition("; ")
         yield Finding("fail", "google", text, remedy)
@@ -126,9 +136,9 @@ def check_credentials(options: ClassifyOptions):
 
 def check_inputs(options: ClassifyOptions):
     """Whether something is listed, and the first picture can be read."""
-    from model_export.picture_formats import ImageError
-    from transforms.list_images import list_images
-    from transforms.read_images import read_image
+    from imagecensus.model_export.image_formats import ImageError
+    from imagecensus.transforms.list_images import list_images
+    from imagecensus.transforms.read_images import read_image
 
     for text in options.inputs:
         try:
@@ -142,7 +152,7 @@ def check_inputs(options: ClassifyOptions):
             yield Finding("ok", "input", f"{text}: listed, {row['uri']} can be read")
         except ImageError as error:
             detail = f"{row['uri']}: {error.status}: {error}"
-            if storage.is_bucket(row["uri"]) and error.status == "permission_denied":
+            if store.is_bucket(row["uri"]) and error.status == "permission_denied":
                 yield Finding("fail", "input", detail, "ask for the right to read objects there")
             else:
                 yield Finding("warn", "input", detail, "its row will say so")
@@ -158,7 +168,7 @@ def check_output(options: ClassifyOptions, flags: dict):
         yield Finding("warn", "output", "no --output given", "give it, to have it looked at")
         return
     output = options.output
-    if not storage.is_bucket(output):
+    if not store.is_bucket(output):
         output = os.path.abspath(output)
         if is_remote(options, flags):
             yield Finding(
@@ -167,13 +177,13 @@ def check_output(options: ClassifyOptions, flags: dict):
                 f"{output} is a path on this machine, and the workers are elsewhere",
                 "write to gs://, or to a folder mounted at the same path on every worker",
             )
-    probe = storage.join(output, "_imagecensus", "doctor-probe")
-    created = [] if storage.is_bucket(output) else _missing_folders(os.path.dirname(probe))
+    probe = store.join(output, "_imagecensus", "doctor-probe")
+    created = [] if store.is_bucket(output) else _missing_folders(os.path.dirname(probe))
     try:
-        storage.make_folder(os.path.dirname(probe))
-        storage.write(probe, b"probe")
-        same = storage.read(probe) == b"probe"
-        storage.delete(probe)
+        store.make_folder(os.path.dirname(probe))
+        store.write(probe, b"probe")
+        same = store.read(probe) == b"probe"
+        store.delete(probe)
         for folder in created:
             os.rmdir(folder)
         if not same:
@@ -183,7 +193,7 @@ def check_output(options: ClassifyOptions, flags: dict):
         yield Finding("fail", "output", str(error), "choose another --output or mend that one")
         return
     yield Finding("ok", "output", f"{output}: can be written and read")
-    if not storage.is_bucket(output):
+    if not store.is_bucket(output):
         there = output
         while not os.path.exists(there):
             there = os.path.dirname(there)
@@ -195,9 +205,9 @@ def check_output(options: ClassifyOptions, flags: dict):
 
 def check_model(options: ClassifyOptions, flags: dict):
     """Whether the model loads in the engine and answers its golden pictures as recorded."""
-    from model_export.safety import check_graph
-    from transforms.classify_images import Classification, ClassifierHandler
-    from transforms.engines import choose_engine
+    from imagecensus.model_export.safety import check_graph
+    from imagecensus.transforms.classify_images import Classification, ClassifierHandler
+    from imagecensus.transforms.engines.registry import choose_engine
 
     try:
         engine = choose_engine(options.engine, options.precision)
@@ -213,7 +223,7 @@ def check_model(options: ClassifyOptions, flags: dict):
         return
     text = f"{folder}: {len(loaded.labels)} labels; golden pictures answered alike by {engine}"
     yield Finding("ok", "model", text)
-    if not storage.is_bucket(options.model or "") and is_remote(options, flags):
+    if not store.is_bucket(options.model or "") and is_remote(options, flags):
         yield Finding(
             "fail" if options.runner == DATAFLOW else "warn",
             "model",

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-
-from jobs.options import argument, option, parse_options
-from jobs.report import EVALUATION_FORMAT, write_report
-from jobs.table import Table, open_table, write_bytes
-from jobs.truth import HELP, join_truth
-from model_export.errors import UserError
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
+from imagecensus.jobs.results.open_table import Table, open_table, write_bytes
+from imagecensus.jobs.results.true_labels import HELP, join_truth
+from imagecensus.model_export.common.errors import UserError
 
 FOLDER = "evaluation"
 MISTAKES_LISTED = 1000
@@ -87,7 +86,7 @@ def evaluate(
     evaluation["confusions"] = [row for row in confusion if row["truth"] != row["label"]]
     evaluation["confusions"] = evaluation["confusions"][:CONFUSIONS_SHOWN]
     evaluation["mistakes"] = mistakes[:MISTAKES_SHOWN]
-    from jobs.plots import plot_evaluation
+    from imagecensus.jobs.results.plots import plot_evaluation
 
     files = {
         "per_class.csv": _csv(evaluation["per_class"]),
@@ -181,8 +180,8 @@ def _unknown_labels(table: Table, source: str) -> dict[str, int]:
 
 
 def _measure(table: Table) -> dict:
-    """The figures of `jobs.metrics` over the judged rows."""
-    from jobs.metrics import measure
+    """The figures of `imagecensus.jobs.results.metrics` over the judged rows."""
+    from imagecensus.jobs.results.metrics import measure
 
     table.connection.execute(
         """
@@ -223,6 +222,6 @@ def _csv(rows: list[dict]) -> bytes:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.evaluate", sys.argv[1:]))
+    sys.exit(run_job("imagecensus.jobs.evaluate", sys.argv[1:]))

@@ -11,8 +11,8 @@ import dataclasses
 import json
 import os
 
-from jobs.options import argument, option, parse_options
-from model_export.errors import UserError
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.errors import UserError
 
 # --input-range: scale and offset of the 8-bit pixels.
 _RANGES = {"0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0), "0..255": (1.0, 0.0)}
@@ -48,10 +48,9 @@ def main(argv: list[str]) -> int:
     if not os.path.isfile(options.model):
         raise UserError(f"{options.model}: no such file")
     import numpy as np
-
-    from model_export.export import check_target, export_classifier
-    from model_export.imagenet import golden_pictures
-    from model_export.verify import check_model
+    from imagecensus.model_export.default_model import golden_pictures
+    from imagecensus.model_export.export import check_target, export_classifier
+    from imagecensus.model_export.verify import check_model
 
     check_target(options.output)
     model, color = _wrap(_load(options.model), options)
@@ -118,8 +117,7 @@ def _load(path: str):
 def _wrap(model, options: ExportOptions):
     """The model on three channels, with its embedding named; and the colour it wants."""
     import keras
-
-    from model_export.export import EMBEDDING_LAYER
+    from imagecensus.model_export.export import EMBEDDING_LAYER
 
     shapes = model.input_shape, model.output_shape
     if not all(isinstance(shape, tuple) for shape in shapes):
@@ -151,7 +149,7 @@ def _wrap(model, options: ExportOptions):
 
 
 def _preprocess(model, color: str, options: ExportOptions):
-    from model_export.preprocess import PreprocessSpec
+    from imagecensus.model_export.preprocess import PreprocessSpec
 
     scale, offset = _RANGES[options.input_range]
     height, width = model.input_shape[1:3]

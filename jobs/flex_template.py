@@ -9,16 +9,16 @@ import dataclasses
 import os
 import re
 
-from jobs.classify_options import ClassifyOptions
+from imagecensus.jobs.classification.options import ClassifyOptions
 
 WORKER_IMAGE = "IMAGECENSUS_WORKER_IMAGE"  # set by the template's image
 
 
 def main(argv: list[str]) -> int:
     """Runs `classify`; returns its exit code."""
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    return run_job("jobs.classify", classify_arguments(argv))
+    return run_job("imagecensus.jobs.classify", classify_arguments(argv))
 
 
 def classify_arguments(parameters: list[str]) -> list[str]:

@@ -18,9 +18,9 @@ import statistics
 import tempfile
 import time
 
-from jobs.options import argument, option, parse_options
-from model_export.errors import UserError
-from transforms import storage
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage import store
 
 # US dollars; override with --prices=FILE (the same keys).
 PRICES_OF = "Google's list prices of 2025, us-central1: Dataflow batch workers, standard storage"
@@ -96,7 +96,7 @@ def read_prices(path: str) -> dict:
     if not path:
         return PRICES
     try:
-        own = json.loads(storage.read(path))
+        own = json.loads(store.read(path))
         unknown = set(own) - set(PRICES)
         if unknown:
             raise ValueError(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(PRICES)}")
@@ -149,7 +149,7 @@ def measure(options: PlanOptions) -> Measured:
 
 def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
     """Reservoir sample over the listing: (images listed, uris, sizes)."""
-    from transforms.list_images import list_images
+    from imagecensus.transforms.list_images import list_images
 
     rng = random.Random(seed)
     kept, count = [], 0
@@ -168,7 +168,7 @@ def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
 
 def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
     """Classifies some pictures by the real job: wall seconds, and CPU seconds by stage."""
-    from jobs.classify import main as classify
+    from imagecensus.jobs.classify import main as classify
 
     manifest = os.path.join(folder, f"{name}.txt")
     with open(manifest, "w", encoding="utf-8") as file:

@@ -13,15 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-
-from jobs.options import argument, option, parse_options
-from model_export.contract import read_contract
-from model_export.errors import UserError
-from model_export.preprocess import ImageError, configure_pillow, decode_image
-from model_export.safety import check_graph
-from transforms import storage
-from transforms.engines import choose_engine, load_engine
-from transforms.read_images import MAX_BYTES, read_image
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import read_contract
+from imagecensus.model_export.preprocess import ImageError, configure_pillow, decode_image
+from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.engines.registry import choose_engine, load_engine
+from imagecensus.transforms.read_images import MAX_BYTES, read_image
+from imagecensus.transforms.storage import store
 
 STDIN = "-"
 _BATCH = 32
@@ -156,9 +155,9 @@ def read_picture(picture: str):
     try:
         if picture == STDIN:
             return "-", sys.stdin.buffer.read(MAX_BYTES)
-        if storage.is_bucket(picture):
+        if store.is_bucket(picture):
             return picture, read_image(picture)
-        uri = storage.uri_of_path(os.path.abspath(os.fsencode(picture)))
+        uri = store.uri_of_path(os.path.abspath(os.fsencode(picture)))
         return uri, read_image(uri)
     except ImageError as error:
         if error.status == "not_found":
@@ -171,7 +170,7 @@ def _validate(options: Options) -> None:
     for picture in options.pictures:
         if picture.startswith(("http://", "https://")):
             problems.append(f"{picture}: web addresses are not read; download it first")
-        elif picture != STDIN and not storage.is_bucket(picture) and os.path.isdir(picture):
+        elif picture != STDIN and not store.is_bucket(picture) and os.path.isdir(picture):
             problems.append(f"{picture}: a folder; use `imagecensus classify` for many pictures")
     if options.pictures.count(STDIN) > 1:
         problems.append("-: standard input holds one picture; name it once")
@@ -183,13 +182,13 @@ def _validate(options: Options) -> None:
 
 def _model_folder(options: Options) -> str:
     if options.model:
-        return storage.local_folder(options.model)
-    from model_export.imagenet import default_model
+        return store.local_folder(options.model)
+    from imagecensus.model_export.default_model import default_model
 
     return default_model(options.weights)
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.predict", sys.argv[1:]))
+    sys.exit(run_job("imagecensus.jobs.predict", sys.argv[1:]))

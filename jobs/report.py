@@ -16,9 +16,15 @@ import sys
 from collections.abc import Sequence
 
 import jinja2
-
-from jobs.options import argument, option, parse_options
-from jobs.report_facts import (
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.results.open_table import (
+    Table,
+    open_table,
+    read_bytes,
+    read_json,
+    write_bytes,
+)
+from imagecensus.jobs.results.queries import (
     check_books,
     count_labels,
     count_scores,
@@ -32,9 +38,13 @@ from jobs.report_facts import (
     pick_random,
     pick_sheets,
 )
-from jobs.table import Table, open_table, read_bytes, read_json, write_bytes
-from jobs.thumbnails import DRAWN_STATUSES, Pictures, draw_failures, make_thumbnails
-from model_export.version import __version__
+from imagecensus.jobs.results.thumbnails import (
+    DRAWN_STATUSES,
+    Pictures,
+    draw_failures,
+    make_thumbnails,
+)
+from imagecensus.model_export.common.version import __version__
 
 REPORT_FILE = "report.html"
 EVALUATION_FILE = "evaluation/evaluation.json"
@@ -154,7 +164,7 @@ def _add_thumbnails(pictures: Pictures, tiles: list[dict], make) -> None:
 def render(facts: dict) -> str:
     """The page. Every value is escaped by Jinja; none is marked safe."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "results", "pages")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -209,6 +219,6 @@ def _data_uri(picture: bytes, kind: str) -> str:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.report", sys.argv[1:]))
+    sys.exit(run_job("imagecensus.jobs.report", sys.argv[1:]))

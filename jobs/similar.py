@@ -16,12 +16,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-
-from jobs.options import argument, option, parse_options
-from jobs.predict import Predictor, printable, read_picture
-from jobs.table import Table, open_table, read_json
-from model_export.errors import UserError
-from transforms import storage
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.predict import Predictor, printable, read_picture
+from imagecensus.jobs.results.open_table import Table, open_table, read_json
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage import store
 
 MAX_PICTURES = 100_000
 _BLOCK = 4096
@@ -211,8 +210,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
     """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
     uri = options.image
-    if not storage.is_bucket(uri) and not uri.startswith("file://"):
-        uri = storage.uri_of_path(os.path.abspath(os.fsencode(uri)))
+    if not store.is_bucket(uri) and not uri.startswith("file://"):
+        uri = store.uri_of_path(os.path.abspath(os.fsencode(uri)))
     found = table.query(
         "SELECT uri, embedding FROM predictions WHERE uri IN (?, ?) AND status = 'ok'",
         options.image,
@@ -236,6 +235,6 @@ def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
 
 
 if __name__ == "__main__":
-    from jobs.cli import run_job
+    from imagecensus.jobs.cli import run_job
 
-    sys.exit(run_job("jobs.similar", sys.argv[1:]))
+    sys.exit(run_job("imagecensus.jobs.similar", sys.argv[1:]))

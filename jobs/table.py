@@ -1,158 +1,83 @@
-"""The finished table, opened for questions: what report, evaluate, browse and similar read.
-
-DuckDB scans the Parquet parts in bounded memory, however many rows there are. Parts in a bucket
-are copied to a temporary folder first.
-"""
+"""`imagecensus table`: a finished table as CSV or JSON Lines, for tools that read no Parquet."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
-import json
 import os
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import sys
+from collections.abc import Sequence
 
-import duckdb
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.results.open_table import Table, open_table
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage import store
 
-from model_export.errors import UserError
-from transforms import storage
-from transforms.dataset import Layout
-from transforms.parts import list_parts
-
-MEMORY_LIMIT = "512MB"
+FORMATS = {
+    "csv": "FORMAT csv, HEADER true",
+    "jsonl": "FORMAT json",
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """An output folder of `classify`, open for reading.
+class Options:
+    """Options of `imagecensus table`."""
 
-    Attributes:
-      output: the folder, as the user named it.
-      connection: holds the view `predictions`, one row per image.
-      parts: local paths of the Parquet files.
-      columns: names of the view's columns.
-    """
-
-    output: str
-    connection: duckdb.DuckDBPyConnection
-    parts: tuple[str, ...]
-    columns: tuple[str, ...]
-
-    def query(self, sql: str, *parameters) -> list[tuple]:
-        """All rows of an answer: for answers that are small."""
-        return self.connection.execute(sql, list(parameters)).fetchall()
+    output: str = argument("the --output folder of a classify run")
+    format: str = option("csv", "csv or jsonl", choices=sorted(FORMATS))
+    to: str = option("-", "file to write, local or gs://; - is standard output", metavar="FILE")
+    embeddings: bool = option(False, "with the embeddings, where the table has them")
 
 
-@contextlib.contextmanager
-def open_table(output: str) -> Iterator[Table]:
-    """Opens the table of an output folder.
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        argv,
+        "imagecensus table",
+        "Writes a finished table as CSV or JSON Lines. In CSV, lists are JSON texts.",
+    )
+    if options.to != "-":
+        if not store.is_bucket(options.to) and not os.path.isdir(
+            os.path.dirname(options.to) or "."
+        ):
+            raise UserError(f"--to={options.to}: there is no such folder; make it first")
+        with store.atomic_path(options.to) as path:
+            export_table(options.output, path, options.format, options.embeddings)
+        return 0
+    # A reader that has seen enough (`| head`) ends this process, as it ends other tools.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    export_table(options.output, "/dev/stdout", options.format, options.embeddings)
+    return 0
+
+
+def export_table(output: str, path: str, format: str, embeddings: bool = False) -> None:
+    """Writes all rows, in order of uri, into a local file.
 
     Raises:
-      UserError: there is no such folder, no part in it, or a part is damaged.
+      UserError: no table there.
     """
-    with tempfile.TemporaryDirectory(prefix="imagecensus-") as scratch:
-        parts = _local_parts(output, scratch)
-        connection = connect(os.path.join(scratch, "spill"))
-        try:
-            # glob.escape: a bracket in the folder's name is no pattern. By name: later versions
-            # may have added columns to the newer parts of one dataset.
-            relation = connection.read_parquet(
-                [glob.escape(part) for part in parts], union_by_name=True
-            )
-            relation.create_view("predictions")
-            yield Table(output, connection, tuple(parts), tuple(relation.columns))
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            raise UserError(
-                f"{output}: the table cannot be read: {str(error).splitlines()[0]}; if a part is"
-                " damaged, delete that file and run classify again: it redoes those rows only"
-            ) from error
-        finally:
-            connection.close()
+    with open_table(output) as table:
+        columns = ", ".join(_columns(table, format, embeddings))
+        table.connection.execute(
+            f"COPY (SELECT {columns} FROM predictions ORDER BY uri) TO ? ({FORMATS[format]})",
+            [path],
+        )
 
 
-def connect(spill: str) -> duckdb.DuckDBPyConnection:
-    """An in-memory database of bounded size that spills into the folder `spill`."""
-    return duckdb.connect(
-        config={
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": spill,
-            "preserve_insertion_order": "false",  # lets a scan stream
-        }
-    )
+def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
+    """Expressions for the columns, in the table's order."""
+    found = []
+    types = table.query("SELECT column_name, column_type FROM (DESCRIBE predictions)")
+    for name, kind in types:
+        quoted = '"' + name.replace('"', '""') + '"'
+        if name == "embedding" and not embeddings:
+            continue
+        nested = format == "csv" and (kind.startswith(("STRUCT", "MAP")) or kind.endswith("]"))
+        found.append(f"to_json({quoted}) AS {quoted}" if nested else quoted)
+    return found
 
 
-def read_bytes(output: str, name: str) -> bytes | None:
-    """A file of the output folder; None where it does not exist. Raises UserError."""
-    location = storage.join(output, name)
-    try:
-        return storage.read(location)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{location}: cannot be read: {error.strerror}") from None
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import run_job
 
-
-def read_json(output: str, name: str) -> dict:
-    """A JSON file of the output folder; {} where it does not exist.
-
-    Raises:
-      UserError: it cannot be read or holds no JSON object.
-    """
-    content = read_bytes(output, name)
-    try:
-        tree = {} if content is None else json.loads(content)
-    except ValueError:
-        tree = None
-    if not isinstance(tree, dict):
-        location = storage.join(output, name)
-        raise UserError(f"{location}: is damaged; delete it and run classify again")
-    return tree
-
-
-def write_bytes(output: str, name: str, content: bytes) -> str:
-    """Writes a file of the output folder, whole or not at all; returns where. Raises UserError."""
-    location = storage.join(output, name)
-    storage.make_folder(location.rpartition("/")[0])
-    try:
-        storage.write(location, content)
-    except OSError as error:
-        raise UserError(f"{location}: cannot be written: {error.strerror}") from None
-    return location
-
-
-def _local_parts(output: str, scratch: str) -> list[str]:
-    folder = Layout(output).parts
-    try:
-        parts = sorted(list_parts(folder).values())
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed: {error.strerror}") from None
-    if parts:
-        return _mirror(parts, scratch) if storage.is_bucket(output) else parts
-    if not storage.is_bucket(output) and not os.path.isdir(output):
-        raise UserError(f"{output}: no such folder; name the --output of a classify run")
-    raise UserError(
-        f"{output}: holds no predictions yet; run classify with this --output, and then this"
-    )
-
-
-def _mirror(parts: list[str], scratch: str) -> list[str]:
-    """Copies parts out of a bucket, their times with them; returns the copies."""
-    bucket, prefix = storage.split_bucket(parts[0].rpartition("/")[0] + "/")
-    blobs = {
-        f"gs://{bucket}/{blob.name}": blob
-        for blob in storage.bucket_client().list_blobs(bucket, prefix=prefix)
-    }
-
-    def fetch(location):
-        path = os.path.join(scratch, location.rpartition("/")[2])
-        try:
-            blobs[location].download_to_filename(path)  # sets the file's time to the object's
-        except Exception as error:
-            raise UserError(f"{location}: cannot be read: {error}") from None
-        return path
-
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(fetch, parts))
+    sys.exit(run_job("imagecensus.jobs.table", sys.argv[1:]))

@@ -20,9 +20,9 @@ import logging
 import os
 import warnings
 
-from jobs.options import argument, option, parse_options, size_in_bytes
-from model_export.errors import UserError
-from model_export.recipes import describe_recipes, recipe_flags
+from imagecensus.jobs.command.options import argument, option, parse_options, size_in_bytes
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.training.recipes import describe_recipes, recipe_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +126,11 @@ def main(argv: list[str]) -> int:
     # TensorFlow's notes on devices and assets, and Keras' on data streams, are not for the person.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
-    import model_export.quiet_tensorflow  # noqa: F401
-    from jobs.train_data import read_training_data
-    from model_export.data import SplitFractions
-    from model_export.pictures import ArrayCache
-    from model_export.training import train
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
+    from imagecensus.jobs.training_data.sources import read_training_data
+    from imagecensus.model_export.training.decoded_images import ArrayCache
+    from imagecensus.model_export.training.labelled_data import SplitFractions
+    from imagecensus.model_export.training.run import train
 
     data = read_training_data(
         options.data,
@@ -163,11 +163,11 @@ def training_spec(options: TrainOptions, classes: int):
     Raises:
       UserError: a backbone, head or augmentation that does not exist.
     """
-    from model_export.augment import Augmentation
-    from model_export.backbones import BackboneSpec, default_preprocess
-    from model_export.classifier import ClassifierSpec
-    from model_export.fit import FitSpec
-    from model_export.training import TrainingSpec
+    from imagecensus.model_export.training.augment import Augmentation
+    from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
+    from imagecensus.model_export.training.classifier import ClassifierSpec
+    from imagecensus.model_export.training.fit import FitSpec
+    from imagecensus.model_export.training.run import TrainingSpec
 
     backbone = BackboneSpec(options.backbone, options.alpha, options.weights, options.trust_model)
     augmentation = Augmentation.parse(options.augment)

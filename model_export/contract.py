@@ -18,9 +18,8 @@ import json
 import os
 
 import numpy as np
-
-from model_export.errors import UserError
-from model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.preprocess import PreprocessSpec
 
 CONTRACT_VERSION = 1
 EXTRA = "assets.extra"

@@ -16,8 +16,7 @@ import sys
 import tempfile
 
 import numpy as np
-
-from model_export.contract import ModelError, read_contract, read_golden
+from imagecensus.model_export.contract import ModelError, read_contract, read_golden
 
 # Limits of the trainer's proof. Between the two signatures lies another JPEG decoder's rounding.
 DEFAULT_LIMIT = 1e-5
@@ -181,7 +180,7 @@ def compare_in_fresh_process(
             encoded=np.frombuffer(b"".join(encoded), np.uint8),
             lengths=np.asarray([len(data) for data in encoded]),
         )
-        command = [sys.executable, "-m", "model_export.verify", directory, case]
+        command = [sys.executable, "-m", "imagecensus.model_export.verify", directory, case]
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONPATH"] = os.pathsep.join(

@@ -4,8 +4,7 @@ import contextlib
 import logging
 
 import pytest
-
-from transforms import storage
+from imagecensus.transforms.storage import store
 
 
 @contextlib.contextmanager
@@ -18,7 +17,7 @@ def emulated_bucket(name: str):
     port = emulator._api._httpd.socket.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-        storage.bucket_client.cache_clear()
-        yield storage.bucket_client().bucket(name)
-    storage.bucket_client.cache_clear()
+        store.bucket_client.cache_clear()
+        yield store.bucket_client().bucket(name)
+    store.bucket_client.cache_clear()
     emulator.stop()

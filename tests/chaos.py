@@ -3,7 +3,7 @@
     python tests/chaos.py [--quick] [--part I/N] [--table FILE]
 
 Each case runs `classify` in a process of its own (forked from this one, which has imported
-everything, so that a case takes a second), holds it at a point of `transforms.fault_points`, does
+everything, so that a case takes a second), holds it at a point of `imagecensus.transforms.fault_injection`, does
 harm, lets it go on, undoes what a person would undo (free the disk, put the folder back), and runs
 the same command again. Then: the same rows as an uninterrupted run, none lost, none twice; books
 balanced; nothing temporary left; and never a traceback on the way.
@@ -61,7 +61,7 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from transforms.fault_points import POINTS
+    from imagecensus.transforms.fault_injection import POINTS
 
     places = [(point, nth) for point in POINTS for nth in {1, (REPEATED.get(point, 1) + 1) // 2}]
     anywhere = ("kill", "term", "int", "out of memory", "disk full", "read-only", "second run")
@@ -124,13 +124,12 @@ class Chaos:
             (self.pictures / f"broken{number}.jpg").write_bytes(data)
         # Imported before forking: each case then starts at once.
         import apache_beam  # noqa: F401
+        import imagecensus.jobs.classify  # noqa: F401
+        import imagecensus.transforms.classify_images  # noqa: F401
+        import imagecensus.transforms.engines.openvino_engine  # noqa: F401
+        import imagecensus.transforms.write_parts  # noqa: F401
         import openvino  # noqa: F401
         import pyarrow.parquet  # noqa: F401
-
-        import jobs.classify  # noqa: F401
-        import transforms.classify_images  # noqa: F401
-        import transforms.engine_openvino  # noqa: F401
-        import transforms.write_parts  # noqa: F401
 
         self.lost = self.doubled = 0  # rows, in all cases so far
         self._number = 0
@@ -296,11 +295,15 @@ class _Run:
             os.dup2(self._log.fileno(), 2)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             if environment:
-                os.execve(sys.executable, [sys.executable, "-m", "jobs.cli", *argv], environment)
-            from jobs import cli
-            from transforms import fault_points
+                os.execve(
+                    sys.executable,
+                    [sys.executable, "-m", "imagecensus.jobs.cli", *argv],
+                    environment,
+                )
+            from imagecensus.jobs import cli
+            from imagecensus.transforms import fault_injection
 
-            fault_points.arm(fault)
+            fault_injection.arm(fault)
             if clock_jump:
                 _move_clock(clock_jump)
             code = cli.main(argv)

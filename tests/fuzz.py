@@ -31,9 +31,13 @@ MAX_BYTES = 1 << 20
 def check_decode(data: bytes, folder: pathlib.Path) -> None:
     """A picture: pixels, or an ImageError with a status of the closed set."""
     import numpy as np
-
-    from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
-    from transforms.records import Status
+    from imagecensus.model_export.preprocess import (
+        ImageError,
+        PreprocessSpec,
+        configure_pillow,
+        decode_image,
+    )
+    from imagecensus.transforms.records import Status
 
     configure_pillow()
     spec = PreprocessSpec(height=16, width=24)
@@ -47,20 +51,20 @@ def check_decode(data: bytes, folder: pathlib.Path) -> None:
 
 def check_archive(data: bytes, folder: pathlib.Path) -> None:
     """An archive of any kind: each member listed once, and read or typed."""
-    from model_export.picture_formats import ImageError
-    from transforms import archives
-    from transforms.read_archives import Place
-    from transforms.read_images import read_image
-    from transforms.records import Status
+    from imagecensus.model_export.image_formats import ImageError
+    from imagecensus.transforms.archives import listing
+    from imagecensus.transforms.archives.reading import Place
+    from imagecensus.transforms.read_images import read_image
+    from imagecensus.transforms.records import Status
 
     path = str(folder / "archive.tar")
     pathlib.Path(path).write_bytes(data)
-    kind = archives.archive_kind(path, len(data), "")
+    kind = listing.archive_kind(path, len(data), "")
     if kind is None:
         return
-    columns = archives.column_schema(path, len(data), "")
+    columns = listing.column_schema(path, len(data), "")
     uris, place = set(), Place()
-    for batch in archives.list_archive(path, len(data), "", kind, "", columns):
+    for batch in listing.list_archive(path, len(data), "", kind, "", columns):
         for row in batch.to_pylist():
             assert row["uri"] not in uris, "one uri for two members"
             uris.add(row["uri"])
@@ -74,7 +78,7 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
 
 def check_contract(data: bytes, folder: pathlib.Path) -> None:
     """A contract.json: a Contract or a ModelError."""
-    from model_export import contract
+    from imagecensus.model_export import contract
 
     extra = folder / contract.EXTRA
     extra.mkdir(exist_ok=True)
@@ -90,7 +94,7 @@ def check_contract(data: bytes, folder: pathlib.Path) -> None:
 
 def check_golden(data: bytes, folder: pathlib.Path) -> None:
     """A golden.npz: arrays or a ModelError, and nothing unpickled."""
-    from model_export import contract
+    from imagecensus.model_export import contract
 
     (folder / contract.EXTRA).mkdir(exist_ok=True)
     (folder / contract.EXTRA / contract.GOLDEN_FILE).write_bytes(data)
@@ -100,8 +104,8 @@ def check_golden(data: bytes, folder: pathlib.Path) -> None:
 
 def check_graph(data: bytes, folder: pathlib.Path) -> None:
     """A saved_model.pb: judged, or a ModelError."""
-    from model_export.contract import ModelError
-    from model_export.safety import check_graph
+    from imagecensus.model_export.contract import ModelError
+    from imagecensus.model_export.safety import check_graph
 
     (folder / "saved_model.pb").write_bytes(data)
     with contextlib.suppress(ModelError):
@@ -110,7 +114,7 @@ def check_graph(data: bytes, folder: pathlib.Path) -> None:
 
 def check_manifest(data: bytes, folder: pathlib.Path) -> None:
     """A manifest; its first byte chooses the format: references or an InputError."""
-    from transforms.list_images import InputError, list_manifest
+    from imagecensus.transforms.list_images import InputError, list_manifest
 
     suffix = (".csv", ".jsonl", ".txt", ".tsv", ".parquet")[data[0] % 5 if data else 0]
     path = folder / f"manifest{suffix}"
@@ -124,23 +128,23 @@ def check_manifest(data: bytes, folder: pathlib.Path) -> None:
 
 def check_plan(data: bytes, folder: pathlib.Path) -> None:
     """A plan file of an output: units or a PlanError."""
-    from transforms import plan_units
+    from imagecensus.transforms.dataset import work_plan
 
     path = folder / "plan-00000-0.parquet"
     path.write_bytes(data)
-    plan_units._open_plan.cache_clear()
+    work_plan._open_plan.cache_clear()
     try:
-        for unit in plan_units.read_units(str(folder)):
-            plan_units.read_unit(unit)
-        plan_units.planned_digests(str(folder))
-    except plan_units.PlanError:
+        for unit in work_plan.read_units(str(folder)):
+            work_plan.read_unit(unit)
+        work_plan.planned_digests(str(folder))
+    except work_plan.PlanError:
         pass
 
 
 def check_report(data: bytes, folder: pathlib.Path) -> None:
     """A run_report.json beside a small table: a page or a UserError."""
-    from jobs.report import write_report
-    from model_export.errors import UserError
+    from imagecensus.jobs.report import write_report
+    from imagecensus.model_export.common.errors import UserError
 
     table = folder / "predictions" / "part-0.parquet"
     if not table.exists():
@@ -262,7 +266,7 @@ def _archives() -> list[bytes]:
 
 def _tfrecord(picture: bytes) -> bytes:
     """One tf.train.Example with `image/encoded`, framed; checksums by the reader's own function."""
-    from transforms.archive_tfrecord import _masked_crc
+    from imagecensus.transforms.archives.tfrecord_archive import _masked_crc
 
     def field(number: int, data: bytes) -> bytes:
         size = len(data)
@@ -295,12 +299,12 @@ def _manifests() -> list[bytes]:
 
 def _plan() -> bytes:
     import pyarrow as pa
-
-    from transforms import list_files, plan_units
+    from imagecensus.transforms.dataset import work_plan
+    from imagecensus.transforms.inputs import files
 
     with tempfile.TemporaryDirectory() as folder:
-        refs = [list_files.reference_batch([("/a", 1, "2"), ("/b", -1, "")])]
-        plan_units.plan_units(refs, folder, "f", passthrough=pa.schema([]))
+        refs = [files.reference_batch([("/a", 1, "2"), ("/b", -1, "")])]
+        work_plan.plan_units(refs, folder, "f", passthrough=pa.schema([]))
         [plan] = pathlib.Path(folder).glob("plan-*")
         return plan.read_bytes()
 
@@ -308,8 +312,7 @@ def _plan() -> bytes:
 def _part() -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from transforms.records import prediction_schema
+    from imagecensus.transforms.records import prediction_schema
 
     row = {"uri": "/nowhere.jpg", "status": "ok", "label": "cat", "class_id": 0, "score": 0.5}
     row |= {"top_k": [{"label": "cat", "class_id": 0, "score": 0.5}], "etag_or_mtime": "1"}
@@ -329,7 +332,7 @@ def _golden() -> bytes:
 
 
 def _graph() -> bytes:
-    from model_export.safety import _saved_model
+    from imagecensus.model_export.safety import _saved_model
 
     model = _saved_model()()
     graph = model.meta_graphs.add()
@@ -352,10 +355,10 @@ def main() -> int:
     import atheris
 
     with atheris.instrument_imports(include=["model_export", "transforms", "jobs", "PIL"]):
-        import transforms.archives
-        import transforms.list_images
-        import transforms.plan_units
-        import transforms.read_images  # noqa: F401
+        import imagecensus.transforms.archives.listing
+        import imagecensus.transforms.dataset.work_plan
+        import imagecensus.transforms.list_images
+        import imagecensus.transforms.read_images  # noqa: F401
     check = TARGETS[options.target]
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory()) as scratch:
         scratch = pathlib.Path(scratch)

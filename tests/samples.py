@@ -14,9 +14,8 @@ LABELS = ["red", "green", "blue", "mixed"]
 def export_tiny(directory, seed: int = 1, labels=LABELS, size: int = 32) -> str:
     """A small convolutional classifier with seeded random weights, exported for real."""
     import keras
-
-    from model_export.export import export_classifier
-    from model_export.preprocess import PreprocessSpec
+    from imagecensus.model_export.export import export_classifier
+    from imagecensus.model_export.preprocess import PreprocessSpec
 
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(

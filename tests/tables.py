@@ -6,9 +6,8 @@ import json
 import pathlib
 
 import pyarrow as pa
-
-from transforms.parts import write_part
-from transforms.records import Unit, prediction_schema
+from imagecensus.transforms.dataset.parts import write_part
+from imagecensus.transforms.records import Unit, prediction_schema
 
 # What a name may hold on disk or in a bucket, and what a label may be called.
 HOSTILE = [

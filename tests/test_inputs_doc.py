@@ -7,11 +7,12 @@ import shlex
 
 import pytest
 from bucket_emulator import emulated_bucket
+from imagecensus.jobs.cli import main
+from imagecensus.transforms.archives import listing, parquet_archive, tfrecord_archive
+from imagecensus.transforms.inputs import manifests
+from imagecensus.transforms.inputs.files import LITTER
 from packing import pack
 from samples import make_photos, photo, read_rows
-
-from jobs.cli import main
-from transforms import archive_parquet, archive_tfrecord, archives, list_files, manifests
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "inputs.md").read_text("utf-8")
 COMMANDS = [
@@ -79,10 +80,10 @@ def test_the_lists_are_those_of_the_code():
         assert re.findall(r"`([^`]+)`", found)[: len(names)] == list(names)
 
     listed("`--uri-column`, else the first of", manifests.URI_COLUMNS)
-    listed("path>`: `--image-column`, else the first of", archive_parquet.IMAGE_COLUMNS)
-    listed("feature is `--image-column`, else the first of", archive_tfrecord.IMAGE_FEATURES)
-    for name in list_files.LITTER:
+    listed("path>`: `--image-column`, else the first of", parquet_archive.IMAGE_COLUMNS)
+    listed("feature is `--image-column`, else the first of", tfrecord_archive.IMAGE_FEATURES)
+    for name in LITTER:
         assert name.decode().lower() in DOC.lower()
     table = DOC[DOC.index("| kind |") :].split("\n\n")[0]
     for name in re.findall(r"`(\.[\w.-]+)`", table):
-        assert name == ".gz" or archives.is_archive_name("x" + name), name
+        assert name == ".gz" or listing.is_archive_name("x" + name), name

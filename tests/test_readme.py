@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from jobs.cli import JOBS
+from imagecensus.jobs.cli import JOBS
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

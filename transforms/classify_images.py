@@ -16,13 +16,12 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-
-from model_export.contract import check_digest, read_contract, read_golden
-from model_export.redact import redact
-from transforms import counters, fault_points, storage
-from transforms.activity import doing
-from transforms.engines import load_engine
-from transforms.records import (
+from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.contract import check_digest, read_contract, read_golden
+from imagecensus.transforms import counters, fault_injection
+from imagecensus.transforms.activity import doing
+from imagecensus.transforms.engines.registry import load_engine
+from imagecensus.transforms.records import (
     REF_COLUMNS,
     STATUS_TYPE,
     TOP_K_TYPE,
@@ -31,6 +30,7 @@ from transforms.records import (
     Status,
     prediction_schema,
 )
+from imagecensus.transforms.storage import store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def classify_batch(
     good = np.flatnonzero([value == Status.OK.value for value in status])
     class_ids = scores = embeddings = None
     if len(good):
-        fault_points.reached("infer")
+        fault_injection.reached("infer")
         what = f"{len(good)} pictures of unit {batch.unit.name}"
         with doing("inference", what), counters.STAGES.measure_process("infer"):
             class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
@@ -171,7 +171,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
 
     def load_model(self) -> LoadedClassifier:
         """Loads the engine and checks it on the golden pictures before any image is read."""
-        model = storage.local_folder(self._how.model)
+        model = store.local_folder(self._how.model)
         contract = read_contract(model)
         check_digest(contract, self._how.digest, self._how.model)
         engine = load_engine(self._how.engine, model, self._how.precision, self._how.threads)

@@ -19,22 +19,24 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
-
-from model_export.preprocess import (
+from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.preprocess import (
     MAX_PIXELS,
     MAX_SIDE,
     ImageError,
     PreprocessSpec,
     configure_pillow,
 )
-from model_export.redact import redact
-from transforms import activity, counters, fault_points, isolate, plan_units, storage
-from transforms.activity import doing
-from transforms.guard_decoding import Guard
-from transforms.parts import failed_rows
-from transforms.read_archives import Place, Turns, is_sequential
-from transforms.read_images import MAX_BYTES
-from transforms.records import ImageBatch, Status, Unit
+from imagecensus.transforms import activity, counters, fault_injection
+from imagecensus.transforms.activity import doing
+from imagecensus.transforms.archives.reading import Place, Turns, is_sequential
+from imagecensus.transforms.dataset import work_plan
+from imagecensus.transforms.dataset.parts import failed_rows
+from imagecensus.transforms.decoders import isolate
+from imagecensus.transforms.decoders.guard_decoding import Guard
+from imagecensus.transforms.read_images import MAX_BYTES
+from imagecensus.transforms.records import ImageBatch, Status, Unit
+from imagecensus.transforms.storage import store
 
 # Set by Ctrl-C in a run in this very process: units not begun yet are left for the rerun.
 STOP = threading.Event()
@@ -107,7 +109,7 @@ class _Pending:
         }
         self._fetched = {}
         for row, uri in enumerate(self._uris):
-            if storage.is_bucket(uri) and row not in self._tickets:
+            if store.is_bucket(uri) and row not in self._tickets:
                 self._fetched[row] = pools.fetch.submit(self._read, row)
         step = 1 if self._tickets else _TASK_IMAGES
         self._tasks = [
@@ -119,7 +121,7 @@ class _Pending:
         uri, ticket = self._uris[row], self._tickets.get(row)
         turn = self._turns.turn(ticket) if ticket is not None else contextlib.nullcontext()
         with turn, doing("read", uri), counters.STAGES.measure("read"):
-            fault_points.reached("read")
+            fault_injection.reached("read")
             return self._guard.read(
                 uri,
                 self._sizes[row],
@@ -231,9 +233,9 @@ class _DecodeImages(beam.DoFn):
         if STOP.is_set():
             return
         counters.UNITS.inc()
-        fault_points.reached("unit.begun")
+        fault_injection.reached("unit.begun")
         self._pools.guard.find_suspects()
-        refs = plan_units.read_unit(unit)
+        refs = work_plan.read_unit(unit)
         if unit.retry:
             refs = failed_rows(refs, self._parts, unit)
         for batch in self._ahead.add(unit, refs):

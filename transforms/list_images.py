@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-
-from transforms import archives, guard_listing, storage
-from transforms.list_files import (
+from imagecensus.transforms.archives import listing
+from imagecensus.transforms.decoders import guard_listing
+from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
     InputError,
@@ -23,7 +23,13 @@ from transforms.list_files import (
     list_files,
     reference_batch,
 )
-from transforms.manifests import is_manifest, list_manifest, manifest_columns, passed_through
+from imagecensus.transforms.inputs.manifests import (
+    is_manifest,
+    list_manifest,
+    manifest_columns,
+    passed_through,
+)
+from imagecensus.transforms.storage import store
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
@@ -33,7 +39,7 @@ def list_images(
     inputs: tuple[str, ...],
     uri_column: str = "",
     image_column: str = "",
-    max_members: int = archives.MAX_MEMBERS,
+    max_members: int = listing.MAX_MEMBERS,
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -60,7 +66,7 @@ def check_inputs(inputs: tuple[str, ...]) -> list[str]:
     """What is wrong with the inputs, as sentences, without listing them."""
     problems = []
     for text in inputs:
-        if storage.is_bucket(text):
+        if store.is_bucket(text):
             continue
         path = os.path.abspath(text)
         if not os.path.lexists(path) and not is_glob(text):
@@ -104,13 +110,13 @@ def _holds_pictures(text: str, uri_column: str, image_column: str) -> bool:
 
 def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
-    named = text if storage.is_bucket(text) else storage.uri_of_path(absolute(text))
+    named = text if store.is_bucket(text) else store.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
     names = {f.name: new.name for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        if uri.endswith(_PICTURES) or not (archives.is_archive_name(uri) or uri == named):
+        if uri.endswith(_PICTURES) or not (listing.is_archive_name(uri) or uri == named):
             return None
         kind = guard_listing.archive_kind(*reference, image_column)
         return kind and guard_listing.list_archive(
@@ -135,12 +141,12 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 
     Archives in a bucket are listed some at a time, as each listing waits for many requests.
     """
-    if not storage.is_bucket(text):
+    if not store.is_bucket(text):
         for reference in list_files(text):
             yield reference, members_of(reference)
         return
 
-    def listing(reference: File) -> list[pa.RecordBatch] | None:
+    def list_packed(reference: File) -> list[pa.RecordBatch] | None:
         members = members_of(reference)
         return None if members is None else list(members)
 
@@ -148,7 +154,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
         ahead = collections.deque()
         for reference in list_files(text):
             looked_into = not reference[0].endswith(_PICTURES)
-            ahead.append((reference, pool.submit(listing, reference) if looked_into else None))
+            ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:
                 first, found = ahead.popleft()
                 yield first, found and found.result()
@@ -158,7 +164,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 
 def _table_columns(text: str, image_column: str) -> pa.Schema:
     """The columns of the first table of pictures, where an input's name says it is one."""
-    for reference in list_files(text) if archives.has_columns(text) else ():
-        if archives.is_archive_name(reference[0]):
+    for reference in list_files(text) if listing.has_columns(text) else ():
+        if listing.is_archive_name(reference[0]):
             return guard_listing.column_schema(*reference, image_column)
     return pa.schema([])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
-from model_export.picture_formats import ImageError
-from transforms import bucket, storage
-from transforms.read_archives import Place, read_member
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives.reading import Place, read_member
+from imagecensus.transforms.storage import gcs, store
 
 MAX_BYTES = 1 << 30
 
@@ -36,15 +36,15 @@ def read_image(
     try:
         if container is not None:
             return read_member(container, size, etag, member, max_bytes, place or Place())
-        if uri.startswith(storage.WEB):
+        if uri.startswith(store.WEB):
             raise ImageError(
                 "read_error", "web addresses are not read; copy the picture to a folder or bucket"
             )
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
-        if storage.is_bucket(uri):
+        if store.is_bucket(uri):
             return _read_object(uri, size, etag, max_bytes)
-        return _read_file(storage.path_of_uri(uri), max_bytes)
+        return _read_file(store.path_of_uri(uri), max_bytes)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -75,10 +75,10 @@ def _read_file(path: bytes, max_bytes: int) -> bytes:
 
 def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
     if size < 0:  # of a manifest: nobody has looked yet
-        size = bucket.size_of(uri)
+        size = gcs.size_of(uri)
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
-    return bucket.read(uri, etag)
+    return gcs.read(uri, etag)
 
 
 def _too_many_bytes(size: int, max_bytes: int) -> ImageError:

@@ -6,10 +6,10 @@ import dataclasses
 
 import apache_beam as beam
 import pyarrow as pa
-
-from transforms import counters, parts
-from transforms.activity import doing
-from transforms.records import PredictionBatch, Status
+from imagecensus.transforms import counters
+from imagecensus.transforms.activity import doing
+from imagecensus.transforms.dataset import parts
+from imagecensus.transforms.records import PredictionBatch, Status
 
 
 @dataclasses.dataclass

@@ -113,7 +113,7 @@ class Bench:
     def start(self) -> dict:
         """Start-up: `--help`, and one image from start to exit."""
         one = make_archive(self.folder / "photos-1", 1)
-        code = "from jobs.cli import command; command()"
+        code = "from imagecensus.jobs.cli import command; command()"
         runs = {"help": [], "one image": []}
         for _ in range(max(3, self.rounds)):
             runs["help"].append(run([sys.executable, "-c", code, "--help"]))
@@ -185,7 +185,7 @@ class Bench:
         code = (
             "import subprocess,sys\n"
             f"n={cores}\n"
-            "c='from jobs.cli import command; command()'\n"
+            "c='from imagecensus.jobs.cli import command; command()'\n"
             "a=[[sys.executable,'-c',c,'classify',sys.argv[1],'--output',sys.argv[2]+str(i),"
             "'--model',sys.argv[3],'--threads=1',f'--shard={i}/{n}'] for i in range(n)]\n"
             "p=[subprocess.Popen(x) for x in a]\n"

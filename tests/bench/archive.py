@@ -73,14 +73,13 @@ def large_photos(count: int) -> list[bytes]:
 def make_model(folder: pathlib.Path) -> None:
     """The ImageNet MobileNet-V2 1.0/224, exported; with random weights where they are absent."""
     if not (folder / "saved_model.pb").exists():
-        import model_export.quiet_tensorflow  # noqa: F401  before TensorFlow
+        import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401  before TensorFlow
 
         # isort: split
         import keras
-
-        from model_export.export import export_classifier
-        from model_export.imagenet import golden_pictures, imagenet_labels
-        from model_export.preprocess import PreprocessSpec
+        from imagecensus.model_export.default_model import golden_pictures, imagenet_labels
+        from imagecensus.model_export.export import export_classifier
+        from imagecensus.model_export.preprocess import PreprocessSpec
 
         weights = str(WEIGHTS) if WEIGHTS.exists() else None
         spec = PreprocessSpec()

@@ -9,7 +9,7 @@ from measure import Measured, run
 
 _CODE = """\
 import json, sys
-from jobs import plan
+from imagecensus.jobs import plan
 found = plan.measure(plan.PlanOptions(inputs=(sys.argv[1],), model=sys.argv[2]))
 print(json.dumps({"seconds": found.seconds, "error": found.relative_error}))
 """

@@ -69,7 +69,7 @@ def job(folder, output, model, *flags, env: dict | None = None) -> dict:
     Returns: images, wall, cpu (start to exit), peak_mb, steady (seconds after the model was
     loaded), stages_cpu and stages_wall.
     """
-    code = "from jobs.cli import command; command()"
+    code = "from imagecensus.jobs.cli import command; command()"
     command = [sys.executable, "-c", code, "classify", folder, "--output", output]
     measured = run([*command, "--model", model, *flags], env)
     with open(os.path.join(output, "run_report.json"), encoding="utf-8") as file:

@@ -15,9 +15,13 @@ import time
 
 import numpy as np
 from archive import every_file, large_photos, read_all
+from imagecensus.model_export.preprocess import (
+    ImageError,
+    PreprocessSpec,
+    configure_pillow,
+    decode_image,
+)
 from measure import machine_seconds
-
-from model_export.preprocess import ImageError, PreprocessSpec, configure_pillow, decode_image
 
 PASSES = 3
 
@@ -30,9 +34,9 @@ def decode(folder: str, count: str, threads: str = "0") -> dict:
 
 def infer(folder: str, model: str, engine: str, batch: str, precision: str, count: str) -> dict:
     """An engine alone on decoded pictures; `batch` 0 is the engine's own choice. Best of three."""
-    from transforms import engines
+    from imagecensus.transforms.engines import registry
 
-    module = __import__(engines.ENGINES[engine][0], fromlist=["_"])
+    module = __import__(registry.ENGINES[engine][0], fromlist=["_"])
     if int(batch):
         for name in ("REQUEST_IMAGES", "CALL_IMAGES_CPU", "CALL_IMAGES"):
             if hasattr(module, name):
@@ -45,7 +49,7 @@ def infer(folder: str, model: str, engine: str, batch: str, precision: str, coun
 
 def large(model: str, count: str) -> dict:
     """12-megapixel JPEGs: DCT scaling against full decoding, and how far the answers agree."""
-    from transforms.engines import load_engine
+    from imagecensus.transforms.engines.registry import load_engine
 
     files = large_photos(int(count))
     full = PreprocessSpec(dct_margin=0, reducing_gap=0)
@@ -71,7 +75,7 @@ def precision(folder: str, model: str, name: str, count: str) -> dict:
 
     int8 is nncf's, calibrated on a quarter of the pictures; the others are compared.
     """
-    from transforms import engine_openvino
+    from imagecensus.transforms.engines import openvino_engine
 
     pixels = _decode_all(read_all(folder, int(count)), PreprocessSpec())
     calibration = np.zeros(len(pixels), bool)
@@ -81,8 +85,8 @@ def precision(folder: str, model: str, name: str, count: str) -> dict:
         if name == "int8":
             quantised, kind = os.path.join(place, "int8.xml"), "f32"
             _save_int8(model, pixels[calibration], quantised)
-        loaded = {"f32": engine_openvino.load(model, "f32", 0)}
-        loaded[name] = engine_openvino.load(quantised, kind, 0)
+        loaded = {"f32": openvino_engine.load(model, "f32", 0)}
+        loaded[name] = openvino_engine.load(quantised, kind, 0)
     pixels = pixels[~calibration]
     answers, cpu, wall = {}, {}, {}
     for _ in range(PASSES):
@@ -118,7 +122,7 @@ def alike(model: str, every: str = "1") -> dict:
 
     Labels must be equal, scores within 1e-4 between engines and 1e-6 within one.
     """
-    from transforms.engines import ENGINES, load_engine
+    from imagecensus.transforms.engines.registry import ENGINES, load_engine
 
     pixels = []
     for path in every_file()[:: int(every)]:

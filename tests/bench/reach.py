@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                 model = os.path.join(folder, f"{task}-{seed}")
                 words = ["train", DATA / data, "--output", model, "--seed", seed, "--quiet"]
                 started, cpu_before = time.monotonic(), _children_cpu()
-                run([sys.executable, "-m", "jobs.cli", *words, *flags.split()])
+                run([sys.executable, "-m", "imagecensus.jobs.cli", *words, *flags.split()])
                 seconds = time.monotonic() - started
                 cpu_seconds = _children_cpu() - cpu_before
                 contract = json.loads(
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                 if not options.skip_classify:
                     table = model + ".table"
                     words = ["classify", DATA / data / "test", "--output", table, "--model", model]
-                    run([sys.executable, "-m", "jobs.cli", *words])
+                    run([sys.executable, "-m", "imagecensus.jobs.cli", *words])
                     line["test_trainer"], line["test_job"], line["differ"] = compare(model, table)
                 print(json.dumps(line), flush=True)
     return 0

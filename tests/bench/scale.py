@@ -14,10 +14,9 @@ import sys
 import time
 
 import pyarrow as pa
-
-from transforms import parts, plan_units
-from transforms.list_images import list_images
-from transforms.records import STATUS_TYPE, prediction_schema
+from imagecensus.transforms.dataset import parts, work_plan
+from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.records import STATUS_TYPE, prediction_schema
 
 PER_FOLDER = 1000
 
@@ -36,7 +35,7 @@ def main(count: int, folder: pathlib.Path) -> dict:
         _write_rows(done, unit)
     with _timed(answer, "resume"):  # list again, plan again, and look through a finished output
         again = _plan(files, state)
-        units = plan_units.read_units(str(state))
+        units = work_plan.read_units(str(state))
         inventory = parts.take_inventory(str(done), units)
     assert again.known == count and inventory.totals.rows == count and not inventory.pending
     answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -44,7 +43,7 @@ def main(count: int, folder: pathlib.Path) -> dict:
 
 
 def _plan(files: pathlib.Path, state: pathlib.Path):
-    return plan_units.plan_units(
+    return work_plan.plan_units(
         list_images((str(files),)), str(state), "fingerprint", passthrough=pa.schema([])
     )
 
@@ -60,7 +59,7 @@ def _make_files(folder: pathlib.Path, count: int) -> None:
 
 
 def _write_rows(folder: pathlib.Path, unit) -> None:
-    refs = plan_units.read_unit(unit)
+    refs = work_plan.read_unit(unit)
     schema = prediction_schema()
     rows = refs.num_rows
     columns = {

@@ -15,12 +15,12 @@ import fetch_engines
 import pyarrow.parquet as pq
 import pytest
 from gcs_server import BUCKET, Emulator, Fault
+from imagecensus.jobs.cli import main
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.storage import gcs as gcs_store
+from imagecensus.transforms.storage import lock, store
 from samples import make_photos
-
-from jobs.cli import main
-from transforms import bucket, lease, storage
-from transforms.dataset import Layout
-from transforms.list_images import list_images
 
 pytestmark = [
     pytest.mark.gcs,
@@ -47,11 +47,11 @@ def gcs(tmp_path_factory, tiny_model):
 @pytest.fixture(autouse=True)
 def client(gcs, monkeypatch, tmp_path):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
-    monkeypatch.setattr(bucket, "RETRY_PAUSE", (0.02, 0.2))
+    monkeypatch.setattr(gcs_store, "RETRY_PAUSE", (0.02, 0.2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    bucket.bucket_client.cache_clear()
+    gcs_store.bucket_client.cache_clear()
     yield
-    bucket.bucket_client.cache_clear()
+    gcs_store.bucket_client.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_passing_faults_pass(gcs, expected, fault, request):
 
 
 def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
-    monkeypatch.setattr(bucket, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(gcs_store, "RETRY_SECONDS", 1.0)
     faults = [
         Fault(r"GET .*00003.jpg", 404),
         Fault(r"GET .*00004.jpg", 403),
@@ -194,8 +194,8 @@ def test_an_object_replaced_after_listing_is_not_taken_for_the_listed_one(gcs):
     listed = next(list_images((uri,)))
     gcs.put("in/moves/a.png", b"new")
     with pytest.raises(FileNotFoundError, match="replaced"):
-        bucket.read(uri, listed.column("etag_or_mtime")[0].as_py())
-    assert storage.read(uri) == b"new"
+        gcs_store.read(uri, listed.column("etag_or_mtime")[0].as_py())
+    assert store.read(uri) == b"new"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_without_credentials_it_says_so_at_once(tmp_path, tiny_model, capfd, mon
         if name.startswith(("GOOGLE", "STORAGE_", "GCE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    bucket.bucket_client.cache_clear()
+    gcs_store.bucket_client.cache_clear()
     asked = []
     monkeypatch.setattr(google.auth, "default", lambda *_, **__: asked.append(1) or 1 / 0)
     [photo] = make_photos(tmp_path / "in", 1)
@@ -256,24 +256,24 @@ def test_the_environment_names_the_proxy(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://bucket.example")
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
-        bucket.bucket_client.cache_clear()
+        gcs_store.bucket_client.cache_clear()
         try:
-            assert bucket.read("gs://photos/a.jpg") == b"pic"
+            assert gcs_store.read("gs://photos/a.jpg") == b"pic"
         finally:
-            bucket.bucket_client.cache_clear()
+            gcs_store.bucket_client.cache_clear()
             server.shutdown()
     assert asked[0].startswith("http://bucket.example/")
 
 
 def test_one_run_at_a_time_and_none_waits_for_the_dead(gcs):
     location = f"gs://{BUCKET}/out/locked/_imagecensus/lock"
-    with storage.Lock(location), pytest.raises(storage.StorageError, match="another run"):
-        storage.Lock(location).__enter__()
+    with store.Lock(location), pytest.raises(store.StorageError, match="another run"):
+        store.Lock(location).__enter__()
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
     left = {"host": os.uname().nodename, "pid": int(dead.stdout), "began": 1}
     gcs.put("out/locked/_imagecensus/lock", json.dumps(left).encode())
-    with storage.Lock(location):
+    with store.Lock(location):
         assert str(os.getpid()).encode() in gcs.get("out/locked/_imagecensus/lock")
     assert not gcs.names("out/locked")
 
@@ -285,11 +285,11 @@ def test_a_lease_is_judged_by_the_bucket_s_clock(gcs, monkeypatch):
     gcs.put("out/leased/_imagecensus/lock", left)
     hours_later = time.time() + 10_000
     monkeypatch.setattr(time, "time", lambda: hours_later)
-    with pytest.raises(storage.StorageError, match=r"another run.*elsewhere:1"):
-        storage.Lock(location).__enter__()
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.05)
+    with pytest.raises(store.StorageError, match=r"another run.*elsewhere:1"):
+        store.Lock(location).__enter__()
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.05)
     time.sleep(0.1)
-    with storage.Lock(location):
+    with store.Lock(location):
         pass
     assert not gcs.names("out/leased"), "nothing may be left"
 
@@ -307,9 +307,9 @@ def test_shards_make_the_table_of_one_run(gcs):
 
 def test_a_shard_and_the_whole_exclude_each_other(gcs, capfd):
     output = f"gs://{BUCKET}/out/mixed"
-    with storage.Lock(Layout(output, (0, 2)).lock):
+    with store.Lock(Layout(output, (0, 2)).lock):
         assert _classify(gcs, "out/mixed") == 2
-    with storage.Lock(Layout(output).lock):
+    with store.Lock(Layout(output).lock):
         assert _classify(gcs, "out/mixed", "--shard=1/2") == 2
     assert capfd.readouterr().err.count("another run is writing to this output") == 2
 

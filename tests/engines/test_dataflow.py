@@ -14,10 +14,9 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 from gcs_server import BUCKET, Emulator
 from google.cloud import dataflow
+from imagecensus.jobs.cli import main
+from imagecensus.transforms.storage import gcs as gcs_store
 from samples import make_photos
-
-from jobs.cli import main
-from transforms import bucket
 
 pytestmark = [
     pytest.mark.gcs,
@@ -124,7 +123,7 @@ def submit(tiny_model, tmp_path, monkeypatch, capfd):
     _speak_rest_to(server.server_port, monkeypatch)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    bucket.bucket_client.cache_clear()
+    gcs_store.bucket_client.cache_clear()
     make_photos(tmp_path / "photos", 20)
     gcs.put_tree("in", tmp_path / "photos")
     gcs.put_tree("model", tiny_model)
@@ -141,11 +140,11 @@ def submit(tiny_model, tmp_path, monkeypatch, capfd):
     yield submit
     server.shutdown()
     gcs.stop()
-    bucket.bucket_client.cache_clear()
+    gcs_store.bucket_client.cache_clear()
 
 
 def test_the_job_that_arrives(submit):
-    """As Dataflow sees it, with the defaults of `jobs.runners` and what the user says."""
+    """As Dataflow sees it, with the defaults of `runners` and what the user says."""
     job = submit(IMAGE, "--max_num_workers=7", "--machine_type=n2-highcpu-8")
     assert job.code == 1, "the stand-in does nothing, and the books must say so"
     assert "books do not balance" in job.said
@@ -196,7 +195,7 @@ def test_the_package_that_is_staged(submit):
 
 def test_a_flex_template_is_written_and_not_run(submit):
     """Its launcher gives `--name=value` only, and starts what was written when we have exited."""
-    from jobs import flex_template
+    from imagecensus.jobs import flex_template
 
     template = f"gs://{BUCKET}/tmp/job_object"
     job = submit(

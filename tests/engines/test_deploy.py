@@ -9,8 +9,7 @@ import fetch_engines
 import kubernetes_validate
 import pytest
 import yaml
-
-from model_export.errors import UserError
+from imagecensus.model_export.common.errors import UserError
 
 DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
 
@@ -84,9 +83,9 @@ def test_each_task_manager_has_a_worker_pool():
 
 def test_the_flex_template_asks_for_what_classify_takes():
     """Each parameter is an option of classify, and what classify must have must be given."""
-    from jobs.classify_options import ClassifyOptions, validate
-    from jobs.flex_template import classify_arguments
-    from jobs.options import parse_options
+    from imagecensus.jobs.classification.options import ClassifyOptions, validate
+    from imagecensus.jobs.command.options import parse_options
+    from imagecensus.jobs.flex_template import classify_arguments
 
     spec = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
     assert spec["sdkInfo"]["language"] == "PYTHON"
@@ -118,7 +117,7 @@ def test_the_flex_template_asks_for_what_classify_takes():
 
 
 def test_what_the_launcher_adds_for_beam_stays(monkeypatch):
-    from jobs.flex_template import WORKER_IMAGE, classify_arguments
+    from imagecensus.jobs.flex_template import WORKER_IMAGE, classify_arguments
 
     monkeypatch.setenv(WORKER_IMAGE, "workers:1")
     launcher = ["--runner=DataflowRunner", "--region=r", "--template_location=gs://b/job"]
@@ -152,8 +151,7 @@ def _page(name: str) -> str:
 def test_the_pages_hold_the_commands_that_the_tests_run(tmp_path):
     import test_dataflow
     from flink_cluster import Cluster
-
-    from jobs.runners import dataflow_defaults
+    from imagecensus.jobs.classification.runners import dataflow_defaults
 
     commands = [line for line in _page("flink.md").splitlines() if "imagecensus classify" in line]
     on_cluster, on_one_machine, _ = (set(command.split()) for command in commands)

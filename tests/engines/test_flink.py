@@ -16,9 +16,8 @@ import fetch_engines
 import psutil
 import pytest
 from flink_cluster import cluster_in
+from imagecensus.jobs.cli import main
 from samples import make_photos, read_rows
-
-from jobs.cli import main
 
 pytestmark = [
     pytest.mark.flink,
@@ -31,7 +30,14 @@ PHOTOS = 240
 
 
 def command(photos, model, output, *flags) -> list[str]:
-    job = [sys.executable, "-m", "jobs.cli", "classify", str(photos), f"--model={model}"]
+    job = [
+        sys.executable,
+        "-m",
+        "imagecensus.jobs.cli",
+        "classify",
+        str(photos),
+        f"--model={model}",
+    ]
     return [*job, f"--output={output}", "--unit-images=16", *flags]
 
 

@@ -6,9 +6,8 @@ import json
 
 import fetch_engines
 import pytest
+from imagecensus.jobs.classify import main as classify
 from samples import make_photos, read_rows
-
-from jobs.classify import main as classify
 
 pytestmark = pytest.mark.skipif(
     not fetch_engines.PRISM.is_file(), reason="no Prism in Beam's cache; make prism builds it"

@@ -1,12 +1,11 @@
 import pytest
-
-from jobs.beam_errors import user_error_in, user_errors
-from model_export.errors import UserError
-from transforms.storage import StorageError
+from imagecensus.jobs.classification.worker_errors import user_error_in, user_errors
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage.store import StorageError
 
 TEXT = """Traceback (most recent call last):
   File "x.py", line 3, in process
-transforms.storage.StorageError: /out/a: cannot be written: No space left [while running 'W/ParDo']
+imagecensus.transforms.storage.store.StorageError: /out/a: cannot be written: No space left [while running 'W/ParDo']
 """
 
 

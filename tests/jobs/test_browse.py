@@ -11,17 +11,16 @@ import sys
 import tarfile
 
 import pytest
+from imagecensus.jobs.browse import make_app
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.results.browse_rows import PAGE, Filter, Rows
+from imagecensus.jobs.results.corrections import COLUMNS, Corrections
+from imagecensus.jobs.results.open_table import open_table
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data
 from samples import make_photos, photo
 from starlette.testclient import TestClient
 from tables import HOSTILE, row, write_books, write_table
-
-from jobs.browse import make_app
-from jobs.browse_rows import PAGE, Filter, Rows
-from jobs.cli import main
-from jobs.corrections import COLUMNS, Corrections
-from jobs.table import open_table
-from model_export.data import SplitFractions, read_labelled_data
-from model_export.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -177,7 +176,7 @@ def serve():
     started = []
 
     def start(output):
-        words = [sys.executable, "-m", "jobs.cli", "browse", str(output), "--port", "0"]
+        words = [sys.executable, "-m", "imagecensus.jobs.cli", "browse", str(output), "--port", "0"]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         started.append(process)
         return process.stdout.readline().split()[0]

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from imagecensus.jobs.cli import main
 from samples import SHARED_DATA, make_photos, photo, read_rows
-
-from jobs.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -231,7 +230,7 @@ def test_shards_into_one_output_make_the_same_table(archive, tiny_model, tmp_pat
 
 
 def test_shards_run_side_by_side_but_not_beside_a_whole_run(archive, tiny_model, tmp_path, capsys):
-    from transforms.dataset import Layout
+    from imagecensus.transforms.dataset.layout import Layout
 
     output = tmp_path / "out"
     any_rate = ["--max-failure-rate=1"]  # a shard of five may hold mostly broken files
@@ -285,8 +284,8 @@ def test_odd_files_each_cost_one_row(tiny_model, tmp_path, ordinary_user):
 def test_unreadable_files_and_folders_cost_one_row(ordinary_user, tmp_path):
     import tempfile
 
-    from model_export.picture_formats import ImageError
-    from transforms.read_images import read_image
+    from imagecensus.model_export.image_formats import ImageError
+    from imagecensus.transforms.read_images import read_image
 
     def status(path):
         try:
@@ -352,7 +351,7 @@ def test_too_many_failures_exit_with_1(archive, tiny_model, tmp_path, capsys):
 
 def command(archive, model, output, *args) -> list[str]:
     words = ["classify", str(archive), "--model", model, "--output", str(output), *args]
-    return [sys.executable, "-m", "jobs.cli", *words]
+    return [sys.executable, "-m", "imagecensus.jobs.cli", *words]
 
 
 def wait_for(condition, seconds=60):

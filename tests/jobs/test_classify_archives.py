@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from imagecensus.jobs.results.thumbnails import Pictures, make_thumbnails
 from packing import KINDS, NAMED, pack
 from samples import SHARED_DATA, make_photos, read_rows
 from test_classify import books_of, classify, part_count, wait_for
-
-from jobs.thumbnails import Pictures, make_thumbnails
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAYS = ["status", "label", "score", "top_k", "width", "height", "format", "bytes"]
@@ -97,7 +96,7 @@ def test_a_run_killed_within_an_archive_resumes(tiny_model, tmp_path, kind):
     output = tmp_path / "out"
     words = ["classify", path, "--model", tiny_model, "--output", str(output), "--unit-images=8"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *words], cwd=ROOT,
+        [sys.executable, "-m", "imagecensus.jobs.cli", *words], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for(lambda: part_count(output) >= 10)

@@ -2,9 +2,8 @@
 
 import json
 
+import demo
 from samples import read_rows
-
-from jobs import demo
 
 
 def test_the_demo_runs_whole(tmp_path, capsys):

@@ -9,12 +9,12 @@ import shutil
 import threading
 
 import pytest
+from imagecensus.jobs import doctor
+from imagecensus.jobs.classification import runner_checks
+from imagecensus.jobs.classification.runner_checks import Finding
+from imagecensus.jobs.cli import main
+from imagecensus.model_export import safety
 from samples import make_photos
-
-from jobs import doctor, doctor_runners
-from jobs.cli import main
-from jobs.doctor_runners import Finding
-from model_export import safety
 
 
 def findings(beam_args=(), **options) -> list[Finding]:
@@ -23,7 +23,7 @@ def findings(beam_args=(), **options) -> list[Finding]:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     flags = PipelineOptions(list(beam_args)).get_all_options()
-    return list(doctor_runners.check_runner(options, flags))
+    return list(runner_checks.check_runner(options, flags))
 
 
 def failures(found) -> str:
@@ -63,7 +63,7 @@ def test_all_well(tiny_model, tmp_path, capsys):
 
 def copy_with_other_answers(model, folder):
     """A copy of a model that recorded other golden scores than it gives."""
-    from model_export.contract import Golden, read_contract, read_golden, write_contract
+    from imagecensus.model_export.contract import Golden, read_contract, read_golden, write_contract
 
     shutil.copytree(model, folder)
     golden = read_golden(model)
@@ -194,12 +194,12 @@ def test_an_output_that_cannot_be_written(tmp_path, ordinary_user):
 
 
 def test_no_credentials(tmp_path, monkeypatch):
-    from transforms import bucket
+    from imagecensus.transforms.storage import gcs
 
     for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
-    bucket.bucket_client.cache_clear()
+    gcs.bucket_client.cache_clear()
     [finding] = _examined(doctor.check_credentials, inputs=("gs://photos/in",))
     assert finding.level == "fail"
     assert "gcloud auth" in finding.remedy
@@ -236,11 +236,11 @@ def test_workers_tell_their_versions(monkeypatch):
         doctor.DoctorOptions(),
         runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
     )
-    [finding] = doctor_runners.check_workers(options, [])
+    [finding] = runner_checks.check_workers(options, [])
     assert finding.level == "ok" and "as here" in finding.detail
     answers = iter(["imagecensus 1, Beam 1", "imagecensus 2, Beam 1"])
-    monkeypatch.setattr(doctor_runners, "versions_here", lambda: next(answers))
-    [finding] = doctor_runners.check_workers(options, [])
+    monkeypatch.setattr(runner_checks, "versions_here", lambda: next(answers))
+    [finding] = runner_checks.check_workers(options, [])
     assert finding.level == "fail"
     assert "workers have imagecensus 2, Beam 1; here imagecensus 1" in finding.detail
 

@@ -5,9 +5,8 @@ import json
 import keras
 import numpy as np
 import pytest
-
-from jobs.cli import main
-from model_export.contract import read_contract, read_golden
+from imagecensus.jobs.cli import main
+from imagecensus.model_export.contract import read_contract, read_golden
 
 
 def save(path, channels=3, softmax=True, classes=3):

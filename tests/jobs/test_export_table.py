@@ -8,9 +8,8 @@ import sys
 
 import pyarrow as pa
 import pytest
+from imagecensus.jobs.cli import main
 from tables import HOSTILE, row, write_table
-
-from jobs.cli import main
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_json_lines_keep_types(table, tmp_path):
 
 
 def test_standard_output_and_a_reader_that_stops(table):
-    words = [sys.executable, "-m", "jobs.cli", "table", table, "--format=jsonl"]
+    words = [sys.executable, "-m", "imagecensus.jobs.cli", "table", table, "--format=jsonl"]
     whole = subprocess.run(words, capture_output=True)
     assert whole.returncode == 0 and whole.stdout.count(b"\n") == 11
     shell = " ".join(f"'{word}'" for word in words) + " | head -n 1"

@@ -9,9 +9,8 @@ import threading
 import pytest
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as BEAM
-
-from jobs.flink_jar import JarError, check_jar, job_server_jar
-from model_export.fetch import FetchError
+from imagecensus.jobs.classification.flink_job_server import JarError, check_jar, job_server_jar
+from imagecensus.model_export.common.fetch import FetchError
 
 CONTENT = b"a jar" * 1000
 
@@ -52,7 +51,7 @@ def test_it_is_fetched_once_and_checked_each_time(repository):
 
 
 def test_another_content_than_its_checksum_is_never_kept(repository, tmp_path, monkeypatch):
-    monkeypatch.setattr("model_export.fetch.time.sleep", lambda _: None)
+    monkeypatch.setattr("imagecensus.model_export.common.fetch.time.sleep", lambda _: None)
     url, original = repository
     original.write_bytes(b"not " + CONTENT)
     with pytest.raises(FetchError, match="SHA-1"):

@@ -5,10 +5,10 @@ import logging
 import time
 
 import pytest
+from imagecensus.jobs import cli
+from imagecensus.jobs.command import logs
+from imagecensus.transforms import activity
 from samples import make_photos
-
-from jobs import cli, logs
-from transforms import activity
 
 
 @pytest.fixture
@@ -82,12 +82,12 @@ def test_a_stuck_run_says_what_it_waits_for(monkeypatch, caplog):
 
 
 def test_out_of_memory_is_a_sentence(monkeypatch, capsys):
-    import jobs.report
+    import imagecensus.jobs.report
 
     def explode(_):
         raise RuntimeError("Traceback …\nMemoryError: malloc of size 64 failed")
 
-    monkeypatch.setattr(jobs.report, "main", explode)
+    monkeypatch.setattr(imagecensus.jobs.report, "main", explode)
     assert cli.main(["report", "x"]) == 1
     said = capsys.readouterr().err
     assert "out of memory" in said and "Traceback" not in said

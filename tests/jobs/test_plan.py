@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from imagecensus.jobs import plan
+from imagecensus.jobs.cli import main
+from imagecensus.model_export.common.errors import UserError
 from samples import make_photos
-
-from jobs import plan
-from jobs.cli import main
-from model_export.errors import UserError
 
 MEASURED = plan.Measured(
     images=1_000_000,

@@ -15,7 +15,7 @@ POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 
 def _classify(pictures, model, output, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "classify", str(pictures)]
+        [sys.executable, "-m", "imagecensus.jobs.cli", "classify", str(pictures)]
         + ["--model", model, "--output", str(output)]
         + ["--decode-seconds", "2", "--unit-images", "10", *flags],
         env={**os.environ, "PYTHONPATH": POISON},

@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.predict import Predictor, describe, printable
+from imagecensus.model_export.common.errors import UserError
 from samples import make_photos, photo, read_rows
-
-from jobs.cli import main
-from jobs.predict import Predictor, describe, printable
-from model_export.errors import UserError
 
 
 def predict(*args, model):
@@ -100,7 +99,7 @@ def test_a_model_that_is_none(tmp_path, capsys):
 def test_neither_beam_nor_tensorflow_is_imported(tiny_model, tmp_path):
     [path] = make_photos(tmp_path, 1)
     code = (
-        "import sys; from jobs.cli import main; main(sys.argv[1:]);"
+        "import sys; from imagecensus.jobs.cli import main; main(sys.argv[1:]);"
         " print([m for m in ('tensorflow', 'apache_beam', 'keras', 'google.cloud.storage')"
         " if m in sys.modules])"
     )

@@ -5,14 +5,14 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.train import parse_words, training_spec
+from imagecensus.model_export.training import recipes
+from imagecensus.model_export.training.classifier import build_classifier
+from imagecensus.model_export.training.decoded_images import ArrayCache, Pictures
+from imagecensus.model_export.training.fit import make_strategy
+from imagecensus.model_export.training.run import fit_all
 
-from jobs.cli import main
-from jobs.train import parse_words, training_spec
-from model_export import recipes
-from model_export.classifier import build_classifier
-from model_export.fit import make_strategy
-from model_export.pictures import ArrayCache, Pictures
-from model_export.training import fit_all
 from tests.model_export.test_hub import FeatureVector
 
 CLASSES = {"flowers": 102, "imagenette": 10, "imagenette-vgg16": 10, "wildlife": 20, "mnist": 10,

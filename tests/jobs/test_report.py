@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packing import pack
-from samples import make_photos, photo
-from tables import HOSTILE, row, write_books, write_table
-
-from jobs import thumbnails
-from jobs.cli import main
-from jobs.report import STATUS_MEANING, clip, pieces, write_report
-from jobs.report_facts import (
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.report import STATUS_MEANING, clip, pieces, write_report
+from imagecensus.jobs.results import thumbnails
+from imagecensus.jobs.results.open_table import open_table, read_bytes, read_json, write_bytes
+from imagecensus.jobs.results.queries import (
     check_books,
     count_labels,
     count_scores,
@@ -25,9 +22,11 @@ from jobs.report_facts import (
     pick_random,
     pick_sheets,
 )
-from jobs.table import open_table, read_bytes, read_json, write_bytes
-from model_export.errors import UserError
-from transforms.records import Status
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.records import Status
+from packing import pack
+from samples import make_photos, photo
+from tables import HOSTILE, row, write_books, write_table
 
 POISON = str(Path(__file__).parents[1] / "poison")
 

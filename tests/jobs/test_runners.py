@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-from jobs import runners
-from jobs.classify_options import ClassifyOptions
-from model_export.errors import UserError
+from imagecensus.jobs.classification import runners
+from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.model_export.common.errors import UserError
 
 IMAGE = "--sdk_container_image=workers:1"
 
@@ -36,7 +35,9 @@ def test_a_checkout_is_staged_unless_something_else_brings_the_package(flag):
 
 
 def test_an_installed_package_cannot_be_staged(monkeypatch, tmp_path):
-    monkeypatch.setattr(runners, "__file__", str(tmp_path / "jobs" / "runners.py"))
+    monkeypatch.setattr(
+        runners, "__file__", str(tmp_path / "jobs" / "classification" / "runners.py")
+    )
     with pytest.raises(UserError, match="--sdk_container_image"):
         runners.dataflow_defaults([])
 

@@ -3,9 +3,8 @@
 import json
 import pathlib
 
+from imagecensus.jobs import cli
 from samples import make_photos
-
-from jobs import cli
 
 SECRET = "s3cr3tV4lu3XYZ"
 

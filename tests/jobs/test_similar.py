@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.results.open_table import open_table
+from imagecensus.jobs.similar import find_duplicates, find_nearest, group_alike
+from imagecensus.model_export.common.errors import UserError
 from PIL import Image
 from samples import SHARED_DATA, make_photos, photo, read_rows
 from tables import row, write_books, write_table
-
-from jobs.cli import main
-from jobs.similar import find_duplicates, find_nearest, group_alike
-from jobs.table import open_table
-from model_export.errors import UserError
 
 
 def table_of(folder, vectors, parts=3):
@@ -74,7 +73,7 @@ def test_groups_are_the_connected_components(seed, count, threshold):
 
 
 def test_groups_across_blocks(monkeypatch):
-    monkeypatch.setattr("jobs.similar._BLOCK", 8)
+    monkeypatch.setattr("imagecensus.jobs.similar._BLOCK", 8)
     vectors = np.eye(20, dtype=np.float32)[np.arange(100) % 20]
     groups = group_alike(vectors, 0.9)
     assert sorted(map(sorted, groups)) == [list(range(i, 100, 20)) for i in range(20)]
@@ -162,7 +161,7 @@ def test_a_table_of_failures_has_no_duplicates(tmp_path, capsys):
 @pytest.mark.real_data
 def test_copies_of_real_photos_are_found(tmp_path, capsys, monkeypatch):
     """Photos resized and saved again are grouped with the original; distinct photos are not."""
-    from model_export.imagenet import default_model
+    from imagecensus.model_export.default_model import default_model
 
     monkeypatch.setenv("IMAGECENSUS_CACHE", str(tmp_path / "cache"))
     weights = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"

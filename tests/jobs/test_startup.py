@@ -12,12 +12,12 @@ def imported_by(*argv) -> set:
     """Which of the watched modules a run of the command imports; it must succeed."""
     code = (
         "import sys\n"
-        "from jobs import startup\n"
-        "from jobs.cli import main\n"
-        "startup.own_process = True\n"
+        "from imagecensus.jobs.command import process\n"
+        "from imagecensus.jobs.cli import main\n"
+        "process.own_process = True\n"
         "code = main(sys.argv[1:])\n"
         f"print('IMPORTED', *[m for m in {WATCHED} if m in sys.modules])\n"
-        "startup.leave(code)\n"
+        "process.leave(code)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, argv)], capture_output=True, text=True, check=True
@@ -34,7 +34,7 @@ def test_classify_imports_neither_tensorflow_nor_connectors(tmp_path, tiny_model
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom jobs.cli import main\nmain(['--help'])\n"
+        "import sys\nfrom imagecensus.jobs.cli import main\nmain(['--help'])\n"
         "sys.exit(any(m in sys.modules for m in ('numpy', 'pyarrow', 'apache_beam')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -42,7 +42,9 @@ def test_help_imports_nothing_heavy():
 
 def test_command_passes_its_exit_code_on():
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "no-such-job"], capture_output=True, text=True
+        [sys.executable, "-m", "imagecensus.jobs.cli", "no-such-job"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     assert "no job 'no-such-job'" in done.stderr

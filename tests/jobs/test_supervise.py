@@ -8,8 +8,8 @@ import pytest
 
 JOB = """
 import os, signal, sys, time
-from jobs import supervise
-from transforms import inflight
+from imagecensus.jobs.classification import supervise
+from imagecensus.transforms.decoders import inflight
 
 folder, deeds = sys.argv[1], sys.argv[2].split(",")
 

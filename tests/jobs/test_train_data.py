@@ -7,17 +7,16 @@ import pathlib
 
 import pytest
 from bucket_emulator import emulated_bucket
+from imagecensus.jobs.results.corrections import Corrections
+from imagecensus.jobs.training_data.sources import locate_pictures, read_training_data
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.preprocess import ImageError, PreprocessSpec
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures
+from imagecensus.model_export.training.labelled_data import DataError, SplitFractions
+from imagecensus.transforms.list_images import list_images
 from packing import KINDS, NAMED, pack
 from samples import make_photos
 from tables import row, write_table
-
-from jobs.corrections import Corrections
-from jobs.train_data import locate_pictures, read_training_data
-from model_export.data import DataError, SplitFractions
-from model_export.errors import UserError
-from model_export.pictures import ArrayCache, decode_pictures
-from model_export.preprocess import ImageError, PreprocessSpec
-from transforms.list_images import list_images
 
 NO_TEST = SplitFractions(val=0, test=0)
 

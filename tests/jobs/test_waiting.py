@@ -4,9 +4,8 @@ import logging
 import threading
 
 import pytest
-
-from jobs.waiting import Waiting
-from transforms.records import Unit
+from imagecensus.jobs.classification.stall_log import Waiting
+from imagecensus.transforms.records import Unit
 
 UNITS = [Unit(name, "plan", 0, 5) for name in "abc"] + [Unit("d", "plan", 0, 5, retry=True)]
 

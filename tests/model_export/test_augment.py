@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.training.augment import Augmentation, augment
 
-from model_export.augment import Augmentation, augment
-from model_export.errors import UserError
 from tests.pictures import draw
 
 PICTURES = np.stack([np.asarray(draw("triangle", i, 32)) for i in range(6)])

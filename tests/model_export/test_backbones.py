@@ -3,15 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from samples import SHARED_DATA
-
-from model_export.backbones import (
+from imagecensus.model_export.training.backbones import (
     BackboneError,
     BackboneSpec,
     build_backbone,
     default_preprocess,
 )
-from model_export.classifier import ClassifierSpec, build_classifier, split_for_fine_tuning
+from imagecensus.model_export.training.classifier import (
+    ClassifierSpec,
+    build_classifier,
+    split_for_fine_tuning,
+)
+from samples import SHARED_DATA
 
 
 def build(name, size=32, **kwargs):

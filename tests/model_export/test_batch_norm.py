@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import model_export.quiet_tensorflow  # noqa: F401  before TensorFlow
+import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401  before TensorFlow
 
 # isort: split
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from imagecensus.model_export.batch_norm import fold_batch_norms
 from keras import layers
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-from model_export.batch_norm import fold_batch_norms
 
 
 def frozen(*stack: layers.Layer, together=None):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from model_export.data import (
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures
+from imagecensus.model_export.training.labelled_data import (
     DataError,
     SplitFractions,
     read_labelled_data,
     split_of_files,
     stratified_rows,
 )
-from model_export.pictures import ArrayCache, decode_pictures
-from model_export.preprocess import PreprocessSpec
+
 from tests.pictures import draw, write_class_folders
 
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)

@@ -6,8 +6,7 @@ import http.server
 import threading
 
 import pytest
-
-from model_export.fetch import FetchError, fetch
+from imagecensus.model_export.common.fetch import FetchError, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 

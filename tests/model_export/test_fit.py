@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import read_contract, read_golden
+from imagecensus.model_export.training.fit import class_weights, cross_entropy, global_batch
 
-from model_export.contract import read_contract, read_golden
-from model_export.errors import UserError
-from model_export.fit import class_weights, cross_entropy, global_batch
 from tests.pictures import write_class_folders
 
 # Several devices out of one CPU, then the job as a person runs it. One process for each number:
@@ -24,7 +24,7 @@ data, output, count = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 devices = [tf.config.LogicalDeviceConfiguration()] * int(count)
 tf.config.set_logical_device_configuration(cpu, devices)
-from jobs.cli import main
+from imagecensus.jobs.cli import main
 sys.exit(main(["train", data, "--output", output, "--backbone", "cnn:8-pool-8-gap",
                "--image-size", "32", "--batch-size", "16", "--epochs", "3", "--dropout", "0",
                "--hidden", "8", "--augment", "flip,shift=0.1", "--balance-classes",
@@ -64,7 +64,7 @@ def test_the_number_of_replicas_changes_no_result(shapes, tmp_path):
 
 
 def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path):
-    words = [sys.executable, "-m", "jobs.cli", "train", shapes, "--name", "net"]
+    words = [sys.executable, "-m", "imagecensus.jobs.cli", "train", shapes, "--name", "net"]
     words += ["--backbone", "cnn:8-pool-drop0.3-16-bn-pool", "--image-size", "32"]
     words += ["--epochs", "8", "--patience", "0", "--hidden", "16", "--augment", "flip,zoom=0.2"]
     words += ["--average-weights", "0.8"]

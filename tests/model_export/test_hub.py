@@ -7,11 +7,16 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from imagecensus.jobs.cli import main
+from imagecensus.model_export.contract import ModelError, read_contract
+from imagecensus.model_export.training.backbones import (
+    BackboneError,
+    BackboneSpec,
+    build_backbone,
+    default_preprocess,
+)
+from imagecensus.model_export.verify import check_model
 
-from jobs.cli import main
-from model_export.backbones import BackboneError, BackboneSpec, build_backbone, default_preprocess
-from model_export.contract import ModelError, read_contract
-from model_export.verify import check_model
 from tests.pictures import write_class_folders
 
 SIZE = 32

@@ -10,16 +10,15 @@ import threading
 
 import numpy as np
 import pytest
-
-from model_export.contract import read_contract, read_golden
-from model_export.errors import UserError
-from model_export.imagenet import (
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import read_contract, read_golden
+from imagecensus.model_export.default_model import (
     WEIGHTS_FILE,
     default_model,
     golden_pictures,
     imagenet_labels,
 )
-from model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.preprocess import PreprocessSpec
 
 
 def test_labels_are_those_of_keras():
@@ -49,7 +48,7 @@ def homes(tmp_path, monkeypatch):
 
 def test_without_the_network_the_error_says_what_to_do(homes, monkeypatch):
     monkeypatch.setenv("IMAGECENSUS_WEIGHTS_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("model_export.fetch._ATTEMPTS", 1)
+    monkeypatch.setattr("imagecensus.model_export.common.fetch._ATTEMPTS", 1)
     with pytest.raises(UserError, match="--weights FILE"):
         default_model()
 
@@ -99,7 +98,7 @@ def test_fetched_once_exported_once(homes, monkeypatch, weights_server):
     assert read_golden(directory).scores.shape == (4, 10)
     # Found again without the network, and without loading TensorFlow.
     code = (
-        "import sys; from model_export.imagenet import default_model;"
+        "import sys; from imagecensus.model_export.default_model import default_model;"
         "print(default_model()); assert 'tensorflow' not in sys.modules"
     )
     environment = {**os.environ, "IMAGECENSUS_WEIGHTS_URL": "http://127.0.0.1:9"}

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
-from samples import SHARED_DATA, photo
-
-from model_export import preprocess
-from model_export.preprocess import (
+from imagecensus.model_export import preprocess
+from imagecensus.model_export.preprocess import (
     ImageError,
     PreprocessSpec,
     configure_pillow,
     decode_image,
 )
+from PIL import Image, features
+from samples import SHARED_DATA, photo
 
 configure_pillow()
 SPEC = PreprocessSpec(height=48, width=64)

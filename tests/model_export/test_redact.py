@@ -2,8 +2,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from model_export.redact import redact, redact_column
+from imagecensus.model_export.common.redact import redact, redact_column
 
 SECRET = "s3cr3tV4lu3XYZ"
 

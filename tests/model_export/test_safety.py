@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 import pytest
-
-from model_export.contract import ModelError
-from model_export.safety import check_graph
+from imagecensus.model_export.contract import ModelError
+from imagecensus.model_export.safety import check_graph
 
 # Each makes a real SavedModel with TensorFlow, in one process of its own.
 MAKE = """

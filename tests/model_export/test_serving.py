@@ -6,10 +6,9 @@ messages are, against what the server answers them from.
 
 import pytest
 import tensorflow as tf
+from imagecensus.model_export.contract import read_contract, read_golden
+from imagecensus.model_export.verify import encode_png
 from samples import photo
-
-from model_export.contract import read_contract, read_golden
-from model_export.verify import encode_png
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,14 @@ import pytest
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is not installed")
 
-from model_export.data import DataError, SplitFractions, read_labelled_data  # noqa: E402
-from model_export.pictures import ArrayCache, decode_pictures  # noqa: E402
-from model_export.preprocess import PreprocessSpec  # noqa: E402
+from imagecensus.model_export.preprocess import PreprocessSpec  # noqa: E402
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures  # noqa: E402
+from imagecensus.model_export.training.labelled_data import (  # noqa: E402
+    DataError,
+    SplitFractions,
+    read_labelled_data,
+)
+
 from tests.pictures import CLASSES, draw  # noqa: E402
 
 

@@ -5,18 +5,22 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-
-from model_export.augment import Augmentation
-from model_export.backbones import BackboneSpec, default_preprocess
-from model_export.classifier import ClassifierSpec, build_classifier, split_for_fine_tuning
-from model_export.fit import FitSpec, fit, make_strategy
-from model_export.pictures import ArrayCache, Pictures
-from model_export.training import (
+from imagecensus.model_export.training.augment import Augmentation
+from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
+from imagecensus.model_export.training.classifier import (
+    ClassifierSpec,
+    build_classifier,
+    split_for_fine_tuning,
+)
+from imagecensus.model_export.training.decoded_images import ArrayCache, Pictures
+from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
+from imagecensus.model_export.training.run import (
     TrainingSpec,
     compute_features,
     feature_inputs,
     features_of_activations,
 )
+
 from tests.pictures import draw
 
 NARROW = BackboneSpec("mobilenet_v2", 0.35, "none")

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from imagecensus.model_export.contract import Contract
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.training import evaluation
+from imagecensus.model_export.training.decoded_images import Pictures
+from imagecensus.model_export.training.report import worst_mistakes, write_training_report
 from PIL import Image
-
-from model_export import evaluation
-from model_export.contract import Contract
-from model_export.pictures import Pictures
-from model_export.preprocess import PreprocessSpec
-from model_export.training_report import worst_mistakes, write_training_report
 
 LABELS = ("cat", "<b>dog</b>", "$cow$")
 # Right, wrong and sure, wrong and unsure, right.

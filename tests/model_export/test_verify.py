@@ -5,9 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-
-from model_export.contract import ModelError, model_digest, read_contract, read_golden
-from model_export.verify import check_model, compare_in_fresh_process, readable_in_graph
+from imagecensus.model_export.contract import ModelError, model_digest, read_contract, read_golden
+from imagecensus.model_export.verify import check_model, compare_in_fresh_process, readable_in_graph
 
 
 @pytest.fixture

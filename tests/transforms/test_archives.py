@@ -16,16 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives import listing, tfrecord_archive
+from imagecensus.transforms.archives.reading import Place, Turns, read_member
+from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.records import Status
 from packing import KINDS, NAMED, add_to_tar, examples, framed, pack
 from samples import make_photos
-
-from model_export.errors import UserError
-from model_export.picture_formats import ImageError
-from transforms import archive_tfrecord, archives
-from transforms.list_images import list_images, passthrough_columns
-from transforms.read_archives import Place, Turns, read_member
-from transforms.read_images import read_image
-from transforms.records import Status
 
 STATUSES = {status.value for status in Status}
 FILES = [(f"class-{i % 3}/{i:03d}.jpg", bytes([i]) * (50 + 37 * i)) for i in range(20)]
@@ -116,7 +115,7 @@ def test_an_archive_in_a_folder_or_glob_is_found_by_its_suffix(tmp_path, kind):
     ],
 )  # fmt: skip
 def test_names_of_archives(name, is_one):
-    assert archives.is_archive_name(name) == is_one
+    assert listing.is_archive_name(name) == is_one
 
 
 def test_content_decides_what_a_file_named_like_an_archive_is(tmp_path):
@@ -454,12 +453,12 @@ def test_batches_of_records_are_those_of_tfxio(tmp_path):
     (tmp_path / "x.tfrecord").write_bytes(b"".join(map(framed, records)))
     options = RecordBatchesOptions(batch_size=4, num_epochs=1, shuffle=False)
     [theirs] = TFExampleRecord(str(tmp_path / "x.tfrecord")).RecordBatches(options)
-    assert archive_tfrecord._decode(records).equals(theirs)
+    assert tfrecord_archive._decode(records).equals(theirs)
 
 
 def test_tfrecords_without_tfx_bsl_name_the_remedy(tmp_path, monkeypatch):
     path = pack("tfrecord", FILES[:1], tmp_path / "x.tfrecord")
-    archive_tfrecord._mine.__dict__.clear()
+    tfrecord_archive._mine.__dict__.clear()
     monkeypatch.setitem(sys.modules, "tfx_bsl.coders.example_coder", None)
     with pytest.raises(UserError, match="pip install 'imagecensus\\[tensorflow\\]'"):
         listed(path)

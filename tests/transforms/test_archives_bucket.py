@@ -2,13 +2,12 @@
 
 import pytest
 from bucket_emulator import emulated_bucket
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives.reading import Place
+from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.storage import byte_ranges
 from packing import KINDS, NAMED, pack
-
-from model_export.picture_formats import ImageError
-from transforms import byte_ranges
-from transforms.list_images import list_images, passthrough_columns
-from transforms.read_archives import Place
-from transforms.read_images import read_image
 
 pytestmark = pytest.mark.gcs
 FILES = [(f"{i:03d}.jpg", bytes([i]) * 3000) for i in range(40)]

@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
-
-from transforms.engines import load_engine
+from imagecensus.transforms.engines.registry import load_engine
 
 
 def test_threads_share_an_engine(tiny_model):
@@ -27,7 +26,7 @@ def test_threads_share_an_engine(tiny_model):
 def test_nothing_is_reported_to_anyone():
     """OpenVINO's telemetry forks the worker; it must not be loaded."""
     code = (
-        "import transforms.engine_openvino, sys;"
+        "import imagecensus.transforms.engines.openvino_engine, sys;"
         "print([m for m in sys.modules if 'telemetry.' in m and 'openvino_telemetry' in m])"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,12 +5,11 @@ import subprocess
 import sys
 
 import pytest
-
-from transforms import inflight
+from imagecensus.transforms.decoders import inflight
 
 WRITER = """
 import os, signal, sys
-from transforms import inflight
+from imagecensus.transforms.decoders import inflight
 journal = inflight.Journal(sys.argv[1], 3)
 journal.enter(0, inflight.digest_of("a.jpg"))
 journal.enter(2, inflight.digest_of("b.jpg"))

@@ -5,11 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from imagecensus.model_export.preprocess import MAX_PIXELS, ImageError, PreprocessSpec, decode_image
+from imagecensus.transforms.decoders.guard_decoding import Guard
+from imagecensus.transforms.decoders.isolate import decode_isolated
 from samples import photo
-
-from model_export.preprocess import MAX_PIXELS, ImageError, PreprocessSpec, decode_image
-from transforms.guard_decoding import Guard
-from transforms.isolate import decode_isolated
 
 POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 SPEC = PreprocessSpec(height=32, width=40)
@@ -55,7 +54,7 @@ def test_a_defective_decoder_costs_one_row(monkeypatch, poison, status, seconds)
 
 
 def test_a_guard_isolates_what_a_dead_process_was_decoding(tmp_path, monkeypatch):
-    from transforms import guard_decoding, inflight
+    from imagecensus.transforms.decoders import guard_decoding, inflight
 
     dead = inflight.Journal(str(tmp_path), 1)
     dead.enter(0, inflight.digest_of("a.jpg"))

@@ -8,16 +8,15 @@ import tempfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import make_photos
-
-from transforms.list_images import (
+from imagecensus.transforms.list_images import (
     InputError,
     check_inputs,
     list_images,
     passthrough_columns,
 )
-from transforms.records import REF_COLUMNS
-from transforms.storage import path_of_uri, uri_of_path
+from imagecensus.transforms.records import REF_COLUMNS
+from imagecensus.transforms.storage.store import path_of_uri, uri_of_path
+from samples import make_photos
 
 
 def listed(*inputs, uri_column="") -> list[dict]:

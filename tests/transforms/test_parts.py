@@ -4,9 +4,8 @@ import pathlib
 
 import pyarrow as pa
 import pytest
-
-from transforms import parts
-from transforms.records import Unit, prediction_schema
+from imagecensus.transforms.dataset import parts
+from imagecensus.transforms.records import Unit, prediction_schema
 
 
 def unit(name="u", rows=4, retry=False) -> Unit:

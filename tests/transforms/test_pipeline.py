@@ -6,17 +6,18 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagecensus.jobs.classification.pipeline import build_pipeline
+from imagecensus.model_export.contract import read_contract
+from imagecensus.transforms import counters
+from imagecensus.transforms.classify_images import Classification
+from imagecensus.transforms.dataset import parts
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.work_plan import plan_units
+from imagecensus.transforms.decode_images import Decoding
+from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.records import PredictionBatch, Unit
+from imagecensus.transforms.write_parts import WriteParts
 from samples import make_photos
-
-from jobs.pipeline import build_pipeline
-from model_export.contract import read_contract
-from transforms import counters, dataset, parts
-from transforms.classify_images import Classification
-from transforms.decode_images import Decoding
-from transforms.list_images import list_images
-from transforms.plan_units import plan_units
-from transforms.records import PredictionBatch, Unit
-from transforms.write_parts import WriteParts
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def archive(tmp_path_factory):
 
 def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
     """Runs the pipeline on an archive; returns (rows as dicts by uri, counters, parts)."""
-    layout = dataset.Layout(str(output))
+    layout = Layout(str(output))
     layout.make()
     planned = plan_units(
         list_images((str(archive),)),

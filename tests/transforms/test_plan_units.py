@@ -5,8 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from transforms.plan_units import (
+from imagecensus.transforms.dataset.work_plan import (
     DigestSet,
     PlanError,
     plan_units,
@@ -16,7 +15,7 @@ from transforms.plan_units import (
     unit_name,
     uri_digests,
 )
-from transforms.records import REF_SCHEMA
+from imagecensus.transforms.records import REF_SCHEMA
 
 
 def references(uris, etag="1", **columns) -> pa.RecordBatch:

@@ -3,12 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
+from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
+from imagecensus.transforms.engines.registry import ENGINES, load_engine
+from imagecensus.transforms.records import REF_SCHEMA, Unit
 from samples import SHARED_DATA
-
-from model_export.preprocess import PreprocessSpec, configure_pillow
-from transforms.decode_images import Decoding, Pools, ReadAhead
-from transforms.engines import ENGINES, load_engine
-from transforms.records import REF_SCHEMA, Unit
 
 pytestmark = pytest.mark.real_data
 WEIGHTS = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"
@@ -32,9 +31,8 @@ def refs() -> pa.RecordBatch:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     import keras
-
-    from model_export.export import export_classifier
-    from model_export.imagenet import golden_pictures, imagenet_labels
+    from imagecensus.model_export.default_model import golden_pictures, imagenet_labels
+    from imagecensus.model_export.export import export_classifier
 
     folder, spec = str(tmp_path_factory.mktemp("real") / "model"), PreprocessSpec()
     export_classifier(

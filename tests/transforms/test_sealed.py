@@ -5,8 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from transforms import sealed
+from imagecensus.transforms.dataset import checksum
 
 
 def _file(rows=3):
@@ -14,15 +13,15 @@ def _file(rows=3):
     table = pa.table({"x": list(range(rows))})
     with pq.ParquetWriter(buffer, table.schema) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({sealed.KEY: sealed.EMPTY})
+        writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
     return buffer.getvalue()
 
 
-SEALED = sealed.seal(_file())
+SEALED = checksum.seal(_file())
 
 
 def test_a_sealed_file_is_parquet_like_any_other():
-    assert sealed.check(SEALED) == SEALED
+    assert checksum.check(SEALED) == SEALED
     assert pq.read_table(io.BytesIO(SEALED)).column("x").to_pylist() == [0, 1, 2]
 
 
@@ -31,17 +30,17 @@ def test_a_sealed_file_is_parquet_like_any_other():
 def test_any_flipped_bit_is_found(at, bit):
     data = bytearray(SEALED)
     data[at] ^= 1 << bit
-    with pytest.raises(sealed.DamagedError):
-        sealed.check(bytes(data))
+    with pytest.raises(checksum.DamagedError):
+        checksum.check(bytes(data))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, len(SEALED) - 1))
 def test_any_cut_is_found(length):
-    with pytest.raises(sealed.DamagedError):
-        sealed.check(SEALED[:length])
+    with pytest.raises(checksum.DamagedError):
+        checksum.check(SEALED[:length])
 
 
 def test_a_file_without_a_seal_is_not_trusted():
-    with pytest.raises(sealed.DamagedError):
-        sealed.check(_file())
+    with pytest.raises(checksum.DamagedError):
+        checksum.check(_file())

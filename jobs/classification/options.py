@@ -1,0 +1,166 @@
+"""What a person may choose about a run of `imagecensus classify`, and what is refused at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from imagecensus.jobs.command.options import (
+    argument,
+    known_flags,
+    option,
+    size_in_bytes,
+    unknown_flag,
+)
+from imagecensus.model_export.common.errors import UserError
+
+IN_PROCESS = "in-process"
+DATAFLOW = "DataflowRunner"
+
+EPILOG = """\
+Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
+Run the same command again to resume, and to add what is new in the inputs.
+
+exit codes: 0 done; 1 books not balanced, or more failures than --max-failure-rate;
+            2 refused as asked; 130 interrupted (rerun to resume)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifyOptions:
+    """What a person may choose about a run."""
+
+    inputs: tuple[str, ...] = argument(
+        "folder, file, glob, archive (tar, zip, TFRecord, Parquet), manifest (txt, csv, tsv, jsonl,"
+        " parquet), gs:// prefix or glob",
+        nargs="+",
+        metavar="INPUT",
+    )
+    output: str = option(None, "folder or gs:// prefix of the dataset", "dataset", metavar="DIR")
+    model: str = option(
+        None, "model folder; without it, MobileNet-V2 trained on ImageNet", "dataset", metavar="DIR"
+    )
+    weights: str = option(
+        None, "weights file for the ImageNet model, where there is no network", "dataset",
+        metavar="FILE",
+    )  # fmt: skip
+    model_digest: str = option(
+        "", "refuse a model with another digest (its start is enough)", "dataset", metavar="HEX"
+    )
+    trust_model: bool = option(
+        False, "run a model whose graph may touch files or the network", "dataset"
+    )
+    top_k: int = option(5, "best classes kept per image", "dataset", metavar="K")
+    embeddings: bool = option(False, "add a column with each image's embedding", "dataset")
+    uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
+    image_column: str = option(
+        "", "the column or feature of pictures in Parquet and TFRecords", "dataset", metavar="NAME"
+    )
+    limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
+    shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
+    retry_failed: bool = option(False, "redo the failed rows of the dataset", "run")
+    no_report: bool = option(False, "do not write report.html", "run")
+    dry_run: bool = option(False, "list and count, write nothing", "run")
+    max_failure_rate: float = option(
+        0.5, "exit with 1 if a larger share of the rows failed", "run", metavar="SHARE"
+    )
+    max_pixels: int = option(178_956_970, "larger pictures are not decoded", "limits", metavar="N")
+    max_side: int = option(65_535, "nor are wider or higher ones", "limits", metavar="N")
+    max_bytes: str = option("1G", "larger files are not read", "limits", metavar="SIZE")
+    max_members: int = option(
+        10_000_000, "of one archive are listed; more are one failed row", "limits", metavar="N"
+    )
+    decode_seconds: int = option(60, "longest that decoding one picture may take", "limits")
+    decode_memory: str = option(
+        "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
+    )
+    engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
+    precision: str = option("f32", "f32, or a lower one the engine has", "machine", metavar="NAME")
+    threads: int = option(0, "for decoding and inference; 0 is one per core", "machine")
+    unit_images: int = option(512, "images per unit of work and part", "machine", metavar="N")
+    compression: str = option("zstd", "of the Parquet files", "machine", choices=["zstd", "snappy"])
+    runner: str = option(
+        IN_PROCESS, "in-process, or any Beam runner's name", "machine", metavar="NAME"
+    )
+    debug: bool = option(False, "show tracebacks", "machine")
+
+    @property
+    def shard_pair(self) -> tuple[int, int]:
+        index, _, count = self.shard.partition("/")
+        return int(index), int(count)
+
+
+def validate(options: ClassifyOptions) -> None:
+    """Everything that can be judged at once, all problems in one message."""
+    from imagecensus.transforms.list_images import check_inputs
+
+    problems = check_inputs(options.inputs)
+    if not options.output:
+        problems.append("--output is missing: the folder of the dataset")
+    if options.runner == DATAFLOW:
+        problems += _out_of_reach(options)
+    positive = ("top_k", "max_pixels", "max_side", "max_members", "unit_images", "decode_seconds")
+    for name in positive:
+        if getattr(options, name) < 1:
+            problems.append(f"--{name.replace('_', '-')} must be at least 1")
+    if options.limit is not None and options.limit < 1:
+        problems.append("--limit must be at least 1")
+    if options.threads < 0:
+        problems.append("--threads must be 0 or more")
+    if not 0 <= options.max_failure_rate <= 1:
+        problems.append("--max-failure-rate must be within 0 and 1")
+    if options.model and options.weights:
+        problems.append("--weights is for the default model; it does not go with --model")
+    try:
+        index, count = options.shard_pair
+        if not 0 <= index < count:
+            problems.append(f"--shard={options.shard}: I must be from 0 to N-1")
+    except ValueError:
+        problems.append(f"--shard={options.shard}: write I/N, for example 0/4")
+    for flag, size in (
+        ("--max-bytes", options.max_bytes),
+        ("--decode-memory", options.decode_memory),
+    ):
+        try:
+            size_in_bytes(size)
+        except ValueError:
+            problems.append(f"{flag}={size}: write a number with K, M or G")
+    if problems:
+        raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _out_of_reach(options: ClassifyOptions) -> list[str]:
+    """Locations that the workers of Dataflow cannot reach."""
+    places = {"--output": options.output or "gs://", "--model": options.model or ""}
+    return [
+        f"{flag}={place}: Dataflow's workers reach no file of this machine; give a gs:// location"
+        for flag, place in places.items()
+        if not place.startswith("gs://")
+    ]
+
+
+def validate_beam(beam_args: list[str]) -> None:
+    """Raises UserError for a flag that Beam does not know either: a slip is never ignored."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = _BeamFlags()
+    for cls in PipelineOptions.__subclasses__():
+        cls._add_argparse_args(parser)
+    for word in beam_args:
+        if word.startswith("--") and word.split("=")[0] not in parser.flags:
+            everything = known_flags(ClassifyOptions) + sorted(parser.flags)
+            raise UserError(unknown_flag(word.split("=")[0], everything, "imagecensus classify"))
+
+
+class _BeamFlags:
+    """Takes the place of an argparse parser to learn which flags Beam has."""
+
+    def __init__(self):
+        self.flags = set()
+
+    def add_argument(self, *names, **_):
+        self.flags |= set(names)
+
+    def add_mutually_exclusive_group(self, *_, **__):
+        return self
+
+    add_argument_group = add_mutually_exclusive_group

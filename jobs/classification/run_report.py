@@ -1,0 +1,182 @@
+"""The books of a run: `run_report.json`, and the summary that a person reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import time
+
+from imagecensus.jobs.command import process
+from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.common.version import __version__
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.parts import Totals
+from imagecensus.transforms.dataset.work_plan import Planned
+from imagecensus.transforms.storage import store
+
+_PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
+_SHOWN_LABELS = 8
+
+
+@dataclasses.dataclass
+class Run:
+    """What happened, gathered while a run goes on."""
+
+    run_id: str
+    started: float
+    inputs: tuple[str, ...]
+    model: str
+    model_name: str
+    model_digest: str
+    fingerprint: str
+    engine: str
+    runner: str
+    planned: Planned | None = None
+    images: int = 0  # classified in this run
+    seconds: float = 0.0  # of the pipeline
+    steady_seconds: float = 0.0  # of that, after the model was loaded
+    stage_cpu: dict = dataclasses.field(default_factory=dict)
+    stage_wall: dict = dataclasses.field(default_factory=dict)
+    start_cpu: float = dataclasses.field(default_factory=process.cpu_at_start)
+    counters: dict = dataclasses.field(default_factory=dict)
+    slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
+    damaged: int = 0
+    interrupted: bool = False
+    template: str = ""  # where the pipeline was written, in place of being run
+
+    def add_stage(self, stage: str, cpu: float, wall: float) -> None:
+        self.stage_cpu[stage] = cpu
+        self.stage_wall[stage] = wall
+
+    def add_stages(self, stages) -> None:
+        """Books what the pipeline's stages took; call when it has ended.
+
+        `start` is everything before the first image but listing; `overhead` is what the process
+        used beside the stages after that: Beam, Arrow, books. For workers elsewhere both are
+        those of this process alone.
+        """
+        listing = self.stage_cpu.get("list", 0.0)
+        overhead = time.process_time() - stages.ready_cpu - sum(stages.cpu.values())
+        steady = time.monotonic() - stages.ready_wall
+        start = time.time() - self.started - steady - self.stage_wall.get("list", 0.0)
+        self.add_stage("start", stages.ready_cpu - self.start_cpu - listing, start)
+        for stage in stages.cpu:
+            self.add_stage(stage, stages.cpu[stage], stages.wall[stage])
+        self.add_stage("overhead", overhead, 0.0)
+        self.steady_seconds = steady
+
+
+def books(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
+    """The counts that must balance, and whether they do.
+
+    listed = already_listed + duplicates + added, for this run's inputs;
+    images = rows + pending, rows = predicted + failed, for the dataset.
+    """
+    planned = run.planned
+    return {
+        "listed": planned.listed,
+        "already_listed": planned.known,
+        "duplicates": planned.duplicates,
+        "added": planned.added,
+        "images": planned_rows,
+        "rows": totals.rows,
+        "predicted": totals.predicted,
+        "failed": totals.failed,
+        "pending": pending_rows,
+        "balanced": (
+            planned.listed == planned.known + planned.duplicates + planned.added
+            and planned_rows == totals.rows + pending_rows
+            and totals.rows == totals.predicted + totals.failed
+            and (pending_rows == 0 or run.interrupted)
+        ),
+    }
+
+
+def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> dict:
+    """Writes `run_report.json` and returns what it holds."""
+    report = {
+        "run_id": run.run_id,
+        "started": _utc(run.started),
+        "finished": _utc(time.time()),
+        "interrupted": run.interrupted,
+        "books": counts,
+        "statuses": dict(totals.statuses.most_common()),
+        "labels": dict(totals.labels.most_common()),
+        "rates": {
+            "images": run.images,
+            "seconds": round(run.seconds, 3),
+            "images_per_second": round(run.images / run.seconds, 2) if run.seconds else None,
+            "steady_seconds": round(run.steady_seconds, 3),
+            "cpu_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_cpu.items()},
+            "wall_seconds_by_stage": {k: round(v, 3) for k, v in run.stage_wall.items()},
+        },
+        "counters": run.counters,
+        "slow_images": run.slow,
+        "inputs": [redact(text) for text in run.inputs],
+        "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
+        "fingerprint": run.fingerprint,
+        "engine": run.engine,
+        "runner": run.runner,
+        "damaged_parts_redone": run.damaged,
+        "versions": versions(),
+    }
+    store.write(layout.run_report, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def summary(layout: Layout, report: dict) -> str:
+    """One screen for a person."""
+    counts, rates = report["books"], report["rates"]
+    lines = []
+    if rates["images"]:
+        lines.append(
+            f"classified {rates['images']:,} images in {rates['seconds']:,.1f} s"
+            f" ({rates['images_per_second']:,.1f} images/s, {report['engine']})"
+        )
+    else:
+        lines.append("nothing new to classify")
+    lines.append(
+        f"listed     {counts['listed']:,} = {counts['added']:,} new"
+        f" + {counts['already_listed']:,} known + {counts['duplicates']:,} duplicates"
+    )
+    verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
+    pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
+    lines.append(
+        f"dataset    {counts['images']:,} images = {counts['predicted']:,} predicted"
+        f" + {counts['failed']:,} failed{pending}  ({verdict})"
+    )
+    failures = {k: v for k, v in report["statuses"].items() if k != "ok"}
+    if failures:
+        lines.append("failures   " + ", ".join(f"{v:,} {k}" for k, v in failures.items()))
+    labels = list(report["labels"].items())
+    if labels:
+        shown = ", ".join(f"{v:,} {k}" for k, v in labels[:_SHOWN_LABELS])
+        more = f", and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
+        lines.append(f"labels     {shown}{more}")
+    if report["slow_images"]:
+        slowest = report["slow_images"][0]
+        count = report["counters"].get("images_slow", len(report["slow_images"]))
+        lines.append(
+            f"slow       {count:,} images took over a second; longest:"
+            f" {slowest['seconds']:,.1f} s to {slowest['stage']} {slowest['uri']}"
+        )
+    lines.append(f"table      {layout.parts}")
+    lines.append(f"books      {layout.run_report}")
+    return "\n".join(lines)
+
+
+def versions() -> dict:
+    """Of this package, Python and the packages that decide what rows say; None: not installed."""
+    found = {"imagecensus": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,179 @@
+"""What the doctor asks of a runner: is it there, does it fit, do its workers work?"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import urllib.request
+from typing import NamedTuple
+
+from imagecensus.jobs.classification.options import DATAFLOW, IN_PROCESS, ClassifyOptions
+from imagecensus.jobs.classification.runners import MAGIC_MASTERS
+from imagecensus.jobs.command import process
+from imagecensus.model_export.common.version import __version__
+
+
+class Finding(NamedTuple):
+    """One thing looked at. `level` is "ok", "warn" or "fail"; `remedy` is empty for "ok"."""
+
+    level: str
+    check: str
+    detail: str
+    remedy: str = ""
+
+
+def check_runner(options: ClassifyOptions, flags: dict):
+    """Whether the runner is there, of the right version, and its flags fit together."""
+    checks = {
+        IN_PROCESS: lambda: iter([Finding("ok", "runner", "in this process")]),
+        "FlinkRunner": lambda: _check_flink(flags),
+        "PrismRunner": lambda: _check_prism(flags),
+        DATAFLOW: lambda: _check_dataflow(options, flags),
+    }
+    unknown = Finding("warn", "runner", f"{options.runner}: nothing known about it", "try it small")
+    yield from checks.get(options.runner, lambda: iter([unknown]))()
+
+
+def _check_flink(flags: dict):
+    from apache_beam.version import __version__ as beam
+
+    if not shutil.which("java"):
+        yield Finding(
+            "fail", "flink", "no java here", "install Java 11 or 17; the job server is a jar"
+        )
+    jar = flags.get("flink_job_server_jar")
+    if jar and "://" not in jar:
+        if not os.path.isfile(jar):
+            yield Finding("fail", "flink", f"{jar}: no such job server", "run make flink-env")
+        elif f"-{beam}" not in os.path.basename(jar):
+            text = f"{os.path.basename(jar)} is not of Beam {beam}, which is installed here"
+            yield Finding("warn", "flink", text, "use that version's where you can get it")
+    master = flags.get("flink_master") or "[auto]"
+    kind = flags.get("environment_type")
+    if master in MAGIC_MASTERS:
+        yield Finding("ok", "flink", f"{master}: Flink {flags['flink_version']} in the job server")
+        return
+    if kind == "LOOPBACK":
+        yield Finding(
+            "fail",
+            "flink",
+            f"--environment_type=LOOPBACK with a master at {master}: its workers would call back"
+            " into this process",
+            "use --environment_type=EXTERNAL with a worker pool beside each TaskManager",
+        )
+    elif not kind:
+        text = "no --environment_type: Beam takes DOCKER, and each TaskManager must have Docker"
+        remedy = "give --environment_type=EXTERNAL and --environment_config=HOST:PORT"
+        yield Finding("warn", "flink", text, remedy)
+    url = master if "://" in master else f"http://{master}"
+    try:
+        with urllib.request.urlopen(f"{url}/config", timeout=5) as answer:
+            version = json.load(answer)["flink-version"]
+        with urllib.request.urlopen(f"{url}/overview", timeout=5) as answer:
+            overview = json.load(answer)
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "reason", error)
+        yield Finding(
+            "fail", "flink", f"{url}: no Flink answers: {reason}", "start it: docs/flink.md"
+        )
+        return
+    if not version.startswith(flags["flink_version"] + "."):
+        minor = ".".join(version.split(".")[:2])
+        text = f"{url} runs Flink {version}, the job server would be for {flags['flink_version']}"
+        yield Finding("fail", "flink", text, f"give --flink_version={minor}")
+    slots, managers = overview["slots-total"], overview["taskmanagers"]
+    wanted = max(int(flags.get("parallelism") or 1), 1)
+    if slots < wanted:
+        text = f"{url}: {managers} TaskManagers with {slots} slots, --parallelism={wanted}"
+        yield Finding("fail", "flink", text, "start more TaskManagers, or lower --parallelism")
+    else:
+        yield Finding(
+            "ok", "flink", f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
+        )
+
+
+def _check_prism(flags: dict):
+    from apache_beam.runners.portability.prism_runner import PrismJobServer
+
+    location = flags.get("prism_location")
+    cached = os.path.isdir(PrismJobServer.BIN_CACHE) and os.listdir(PrismJobServer.BIN_CACHE)
+    if location and "://" not in location and not os.path.isfile(location):
+        yield Finding("fail", "prism", f"{location}: no such binary", "run make prism")
+    elif not location and not cached:
+        text = f"nothing in {PrismJobServer.BIN_CACHE}: Beam will download it"
+        yield Finding("warn", "prism", text, "run make prism, and give --prism_location")
+    else:
+        yield Finding("ok", "prism", location or PrismJobServer.BIN_CACHE)
+
+
+def _check_dataflow(options: ClassifyOptions, flags: dict):
+    for name in ("project", "region"):
+        if not flags.get(name):
+            yield Finding("fail", "dataflow", f"no --{name}", f"give --{name}")
+    if not str(flags.get("temp_location") or "").startswith("gs://"):
+        yield Finding("fail", "dataflow", "no --temp_location in a bucket", "give a gs:// one")
+    if not flags.get("sdk_container_image"):
+        text = "no --sdk_container_image: workers install everything at every start"
+        yield Finding("warn", "dataflow", text, "build docs/deploy/dataflow/Dockerfile")
+        if options.engine in ("tensorflow", "tfx-bsl"):
+            text = f"--engine={options.engine}: what they install then is without TensorFlow"
+            yield Finding("fail", "dataflow", text, "give an image with it: docs/dataflow.md")
+
+
+def check_workers(options: ClassifyOptions, beam_args: list[str]):
+    """Sends one element through the runner; its worker tells its versions as a counter's name."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    flags = PipelineOptions([*beam_args, f"--runner={options.runner}"])
+    here = versions_here()
+    process.server_beside = True
+    try:
+        pipeline = beam.Pipeline(options=flags)
+        _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_tell_versions)
+        result = pipeline.run()
+        result.wait_until_finish()
+        told = {
+            metric.key.metric.name
+            for metric in result.metrics().query()["counters"]
+            if metric.key.metric.namespace == "imagecensus.doctor"
+        }
+    except Exception as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        yield Finding(
+            "fail",
+            "workers",
+            f"one element did not come through: {first[:200]}",
+            "see that workers run, reach this machine, and have imagecensus installed",
+        )
+        return
+    for versions in sorted(told):
+        if versions == here:
+            yield Finding("ok", "workers", f"{versions}, as here")
+        else:
+            remedy = "install the same versions on the workers: rows must not depend on the machine"
+            yield Finding("fail", "workers", f"workers have {versions}; here {here}", remedy)
+    if not told:
+        yield Finding(
+            "warn", "workers", "the runner reports no counters", "compare versions by hand"
+        )
+
+
+def _tell_versions(element):
+    from apache_beam.metrics import Metrics
+
+    Metrics.counter("imagecensus.doctor", versions_here()).inc()
+    return element
+
+
+def versions_here() -> str:
+    """What rows could depend on, of this process."""
+    import apache_beam
+    import PIL
+
+    return (
+        f"imagecensus {__version__}, Python {platform.python_version()},"
+        f" Beam {apache_beam.__version__}, Pillow {PIL.__version__}"
+    )

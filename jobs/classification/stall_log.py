@@ -1,0 +1,78 @@
+"""What a launcher says while it waits for workers elsewhere and nothing gets finished."""
+
+from __future__ import annotations
+
+import threading
+
+from imagecensus.jobs.classification.options import IN_PROCESS
+from imagecensus.transforms.activity import LOGGER, STUCK_SECONDS
+from imagecensus.transforms.dataset import parts
+from imagecensus.transforms.records import Unit
+
+
+class Waiting:
+    """While the block lasts: tells once a minute what is awaited, unless units get finished.
+
+    A run in this process tells more by itself: `activity` knows what each thread is busy with.
+    """
+
+    def __init__(self, runner: str, units: list[Unit], folder: str, period: float = STUCK_SECONDS):
+        """Args:
+        runner: its name; the one in this process needs no telling.
+        units: what is to be done.
+        folder: of the parts. A unit to be retried has a part before: it is not counted.
+        period: seconds between two looks.
+        """
+        self._runner, self._folder, self._period = runner, folder, period
+        self._names = {unit.name for unit in units if not unit.retry}
+        self._result = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="waiting", daemon=True)
+
+    def on(self, result) -> None:
+        """The job was submitted: `result.state` says what becomes of it."""
+        self._result = result
+
+    def __enter__(self) -> Waiting:
+        if self._runner != IN_PROCESS:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+
+    def _look(self) -> None:
+        done, idle = 0, 0.0
+        while not self._over.wait(self._period):
+            before, done = done, self._finished(done)
+            idle = idle + self._period if done == before else 0.0
+            if idle:
+                self._tell(done, idle)
+
+    def _tell(self, done: int, idle: float) -> None:
+        state = self._state()
+        fields = {"stage": "workers", "state": state, "seconds": idle}
+        fields |= {"units_finished": done, "units": len(self._names)}
+        LOGGER.warning(
+            "waiting for %d s for workers to finish a unit: %d of %d are finished, %s says %s",
+            idle,
+            done,
+            len(self._names),
+            self._runner,
+            state,
+            extra={"fields": fields},
+        )
+
+    def _finished(self, known: int) -> int:
+        try:
+            return len(self._names & parts.list_parts(self._folder).keys())
+        except Exception:  # a bucket that does not answer now: the run itself will say so
+            return known
+
+    def _state(self) -> str:
+        if self._result is None:
+            return "nothing yet (the job is being submitted)"
+        try:
+            return str(self._result.state)
+        except Exception as error:
+            return f"nothing ({type(error).__name__})"

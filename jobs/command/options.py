@@ -1,0 +1,114 @@
+"""Options as dataclasses: each field is declared and documented once; flags and help follow.
+
+A job declares a frozen dataclass whose fields come from `option(...)` or `argument(...)`, and
+calls `parse_options`. Unknown flags are an error, or are handed back for Beam to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import typing
+
+from imagecensus.model_export.common.errors import UserError
+
+
+def option(default, help: str, group: str = "options", **argparse_kwargs):
+    """A field that becomes `--its-name`. The type follows from the default, or from `type=`."""
+    metadata = {"help": help, "group": group, **argparse_kwargs}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(help: str, **argparse_kwargs):
+    """A positional field."""
+    metadata = {"help": help, "positional": True, **argparse_kwargs}
+    return dataclasses.field(default=None, metadata=metadata)
+
+
+def build_parser(cls, prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """The parser for a dataclass of options."""
+    positionals = [
+        f.metadata.get("metavar", f.name.upper()) + ("..." if "nargs" in f.metadata else "")
+        for f in dataclasses.fields(cls)
+        if f.metadata.get("positional")
+    ]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=" ".join([prog, *positionals, "[options]"]),
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups = {}
+    for field in dataclasses.fields(cls):
+        kwargs = dict(field.metadata)
+        kwargs["help"] = kwargs["help"].replace("%", "%%")
+        if kwargs.pop("positional", False):
+            parser.add_argument(field.name, **kwargs)
+            continue
+        group = kwargs.pop("group")
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        kwargs["default"] = field.default
+        if field.default is False:
+            kwargs["action"] = "store_true"
+        elif field.default is not None:
+            kwargs.setdefault("type", type(field.default))
+            if field.default != "":
+                kwargs["help"] += f" (default: {field.default})"
+        if "metavar" not in kwargs and field.default is not False and "choices" not in kwargs:
+            kwargs["metavar"] = getattr(kwargs.get("type"), "__name__", "text").upper()
+        flag = kwargs.pop("flag", "--" + field.name.replace("_", "-"))
+        groups[group].add_argument(flag, dest=field.name, **kwargs)
+    return parser
+
+
+def parse_options(
+    cls,
+    argv: typing.Sequence[str],
+    prog: str,
+    description: str,
+    epilog: str = "",
+    pass_through: bool = False,
+):
+    """Parses a command line into `cls`.
+
+    Returns the options, or with `pass_through` a pair: the options and the arguments that the
+    dataclass does not know, for Beam.
+
+    Raises:
+      UserError: an unknown flag; the message proposes the nearest known one.
+    """
+    parser = build_parser(cls, prog, description, epilog)
+    values, rest = parser.parse_known_args(list(argv))
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(values).items()
+    }
+    options = cls(**fields)
+    if pass_through:
+        return options, rest
+    if rest:
+        raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
+    return options
+
+
+def known_flags(cls) -> list[str]:
+    return ["--" + f.name.replace("_", "-") for f in dataclasses.fields(cls)]
+
+
+def unknown_flag(flag: str, known: list[str], prog: str) -> str:
+    """The message for a flag that nobody knows."""
+    near = difflib.get_close_matches(flag.split("=")[0], known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; see {prog} --help"
+    return f"unknown argument {flag}{hint}"
+
+
+def size_in_bytes(text: str) -> int:
+    """'512M' or '2G' as a number of bytes."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    text = text.strip().upper().removesuffix("B").removesuffix("I")
+    factor = units.get(text[-1:], 1)
+    return int(float(text[:-1] if factor > 1 else text) * factor)

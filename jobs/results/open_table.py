@@ -1,0 +1,157 @@
+"""The finished table, opened for questions: what report, evaluate, browse and similar read.
+
+DuckDB scans the Parquet parts in bounded memory, however many rows there are. Parts in a bucket
+are copied to a temporary folder first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import duckdb
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.parts import list_parts
+from imagecensus.transforms.storage import store
+
+MEMORY_LIMIT = "512MB"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """An output folder of `classify`, open for reading.
+
+    Attributes:
+      output: the folder, as the user named it.
+      connection: holds the view `predictions`, one row per image.
+      parts: local paths of the Parquet files.
+      columns: names of the view's columns.
+    """
+
+    output: str
+    connection: duckdb.DuckDBPyConnection
+    parts: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def query(self, sql: str, *parameters) -> list[tuple]:
+        """All rows of an answer: for answers that are small."""
+        return self.connection.execute(sql, list(parameters)).fetchall()
+
+
+@contextlib.contextmanager
+def open_table(output: str) -> Iterator[Table]:
+    """Opens the table of an output folder.
+
+    Raises:
+      UserError: there is no such folder, no part in it, or a part is damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="imagecensus-") as scratch:
+        parts = _local_parts(output, scratch)
+        connection = connect(os.path.join(scratch, "spill"))
+        try:
+            # glob.escape: a bracket in the folder's name is no pattern. By name: later versions
+            # may have added columns to the newer parts of one dataset.
+            relation = connection.read_parquet(
+                [glob.escape(part) for part in parts], union_by_name=True
+            )
+            relation.create_view("predictions")
+            yield Table(output, connection, tuple(parts), tuple(relation.columns))
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise UserError(
+                f"{output}: the table cannot be read: {str(error).splitlines()[0]}; if a part is"
+                " damaged, delete that file and run classify again: it redoes those rows only"
+            ) from error
+        finally:
+            connection.close()
+
+
+def connect(spill: str) -> duckdb.DuckDBPyConnection:
+    """An in-memory database of bounded size that spills into the folder `spill`."""
+    return duckdb.connect(
+        config={
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": spill,
+            "preserve_insertion_order": "false",  # lets a scan stream
+        }
+    )
+
+
+def read_bytes(output: str, name: str) -> bytes | None:
+    """A file of the output folder; None where it does not exist. Raises UserError."""
+    location = store.join(output, name)
+    try:
+        return store.read(location)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{location}: cannot be read: {error.strerror}") from None
+
+
+def read_json(output: str, name: str) -> dict:
+    """A JSON file of the output folder; {} where it does not exist.
+
+    Raises:
+      UserError: it cannot be read or holds no JSON object.
+    """
+    content = read_bytes(output, name)
+    try:
+        tree = {} if content is None else json.loads(content)
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict):
+        location = store.join(output, name)
+        raise UserError(f"{location}: is damaged; delete it and run classify again")
+    return tree
+
+
+def write_bytes(output: str, name: str, content: bytes) -> str:
+    """Writes a file of the output folder, whole or not at all; returns where. Raises UserError."""
+    location = store.join(output, name)
+    store.make_folder(location.rpartition("/")[0])
+    try:
+        store.write(location, content)
+    except OSError as error:
+        raise UserError(f"{location}: cannot be written: {error.strerror}") from None
+    return location
+
+
+def _local_parts(output: str, scratch: str) -> list[str]:
+    folder = Layout(output).parts
+    try:
+        parts = sorted(list_parts(folder).values())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}") from None
+    if parts:
+        return _mirror(parts, scratch) if store.is_bucket(output) else parts
+    if not store.is_bucket(output) and not os.path.isdir(output):
+        raise UserError(f"{output}: no such folder; name the --output of a classify run")
+    raise UserError(
+        f"{output}: holds no predictions yet; run classify with this --output, and then this"
+    )
+
+
+def _mirror(parts: list[str], scratch: str) -> list[str]:
+    """Copies parts out of a bucket, their times with them; returns the copies."""
+    bucket, prefix = store.split_bucket(parts[0].rpartition("/")[0] + "/")
+    blobs = {
+        f"gs://{bucket}/{blob.name}": blob
+        for blob in store.bucket_client().list_blobs(bucket, prefix=prefix)
+    }
+
+    def fetch(location):
+        path = os.path.join(scratch, location.rpartition("/")[2])
+        try:
+            blobs[location].download_to_filename(path)  # sets the file's time to the object's
+        except Exception as error:
+            raise UserError(f"{location}: cannot be read: {error}") from None
+        return path
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(fetch, parts))

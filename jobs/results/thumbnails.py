@@ -1,0 +1,173 @@
+"""Small pictures for people to look at, made from untrusted files.
+
+A thumbnail is pixels only: the file is decoded by the job's own decoder and the pixels are
+encoded anew, so that nothing else of the file (EXIF text, profiles, trailing bytes) reaches a
+page. Files that the job could not use are decoded in processes of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from imagecensus.model_export.image_formats import FORMATS, ImageError
+from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+from imagecensus.transforms.archives.reading import Place, is_sequential
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.work_plan import find_references
+from imagecensus.transforms.decoders import isolate
+from imagecensus.transforms.read_images import read_image
+from PIL import Image
+
+MAX_FILE_BYTES = 64 * 2**20
+THREADS = 4
+# Failures of which something may be left to draw. Those that killed or hung a decoder are not
+# tried again, and storage that failed is not asked again.
+DRAWN_STATUSES = ("too_large", "truncated", "decode_error", "inference_error")
+FAILURES_AT_ONCE, FAILURE_MEMORY = 2, 768 << 20  # the child's libraries included
+FAILURE_SECONDS, ALL_FAILURES_SECONDS = 5, 15
+_ORIENTATION_TAG = 0x0112
+
+
+class Pictures:
+    """The bytes of a table's pictures; the plan says where those in archives are."""
+
+    def __init__(self, output: str):
+        """Args:
+        output: the output folder of `classify`.
+        """
+        self._state = Layout(output).state
+        self._known: dict[str, dict] = {}
+        self._place, self._one_at_a_time = Place(), threading.Lock()
+
+    def locate(self, uris: list[str]) -> None:
+        """Looks up many pictures at once, which is quicker than one by one."""
+        # Only the plan can tell a member of an archive from a file with such a name.
+        missing = [uri for uri in uris if "#" in uri and uri not in self._known]
+        if missing:
+            self._known.update(find_references(self._state, missing))
+
+    def read(self, uri: str) -> bytes:
+        """Raises ImageError."""
+        self.locate([uri])
+        found = self._known.get(uri)
+        if not found or found["container"] is None:
+            return read_image(uri, max_bytes=MAX_FILE_BYTES)
+        with self._one_at_a_time:
+            return read_image(
+                uri,
+                found["size"],
+                found["etag_or_mtime"],
+                MAX_FILE_BYTES,
+                found["container"],
+                found["member"],
+                self._place,
+            )
+
+    def position(self, uri: str) -> tuple | None:
+        """What sorts members of archives that are best read front to back; None for others."""
+        found = self._known.get(uri)
+        if not found or found["container"] is None or not is_sequential(found["member"]):
+            return None
+        return (found["container"], *json.loads(found["member"])[1:3])
+
+
+def make_thumbnail(data: bytes, side: int) -> bytes:
+    """A JPEG of `side` x `side` pixels, the centre of the picture in `data`.
+
+    Raises:
+      ImageError: it cannot be decoded.
+    """
+    configure_pillow()
+    spec = PreprocessSpec(height=side, width=side, crop="center")
+    pixels = np.empty(spec.shape, np.uint8)
+    decode_image(data, spec, pixels)
+    return _jpeg(pixels)
+
+
+def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
+    """The thumbnails of those pictures that can be read, by uri."""
+
+    def attempt(uri):
+        try:
+            return make_thumbnail(pictures.read(uri), side)
+        except ImageError:
+            return None
+
+    uris = list(dict.fromkeys(uris))
+    pictures.locate(uris)
+    in_order = sorted(filter(pictures.position, uris), key=pictures.position)
+    made = {uri: attempt(uri) for uri in in_order}
+    rest = [uri for uri in uris if uri not in made]
+    with ThreadPoolExecutor(THREADS) as pool:
+        made.update(zip(rest, pool.map(attempt, rest), strict=True))
+    return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
+
+
+def draw_failures(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
+    """Thumbnails of what can be drawn of pictures that failed, by uri.
+
+    A file that ends too early is drawn as far as it goes, one too large for the job at reduced
+    size. Each is decoded in a process of its own with bounded time and memory, and after
+    `ALL_FAILURES_SECONDS` no more are tried. Members of archives that have to be read front to
+    back are left out: what lies before them may be anything.
+    """
+    uris = list(dict.fromkeys(uris))
+    pictures.locate(uris)
+    deadline = time.monotonic() + ALL_FAILURES_SECONDS
+
+    def attempt(uri):
+        if pictures.position(uri) is not None or time.monotonic() > deadline:
+            return None
+        try:
+            return _draw_leniently(pictures.read(uri), side)
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(FAILURES_AT_ONCE) as pool:
+        drawn = dict(zip(uris, pool.map(attempt, uris), strict=True))
+    return {uri: thumbnail for uri, thumbnail in drawn.items() if thumbnail}
+
+
+def _draw_leniently(data: bytes, side: int) -> bytes | None:
+    """None where the file tells nothing but one colour. Raises ImageError."""
+    spec = PreprocessSpec(height=side, width=side, crop="center")
+    pixels = np.empty(spec.shape, np.uint8)
+    unlimited = 1 << 40  # memory and time are the limit
+    isolate.decode_isolated(
+        data, spec, pixels, unlimited, FAILURE_SECONDS, FAILURE_MEMORY, unlimited, lenient=True
+    )
+    blank = (pixels == pixels[0, 0]).all()
+    return None if blank else _jpeg(pixels)
+
+
+def make_view(data: bytes, longest: int) -> bytes:
+    """A JPEG of the whole picture, its longer side at most `longest` pixels. Raises ImageError."""
+    configure_pillow()
+    width, height = _upright_size(data)
+    scale = min(longest / max(width, height), 1.0)
+    width, height = max(round(width * scale), 1), max(round(height * scale), 1)
+    pixels = np.empty((height, width, 3), np.uint8)
+    decode_image(data, PreprocessSpec(height=height, width=width), pixels)
+    return _jpeg(pixels)
+
+
+def _upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height as shown, after EXIF orientation. Raises ImageError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception as error:
+        raise ImageError("decode_error", str(error)) from None
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

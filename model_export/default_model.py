@@ -1,0 +1,168 @@
+"""The default model: Keras' ImageNet MobileNet-V2, fetched and exported once.
+
+The export lives in the user's cache folder (`IMAGECENSUS_CACHE`, else `XDG_CACHE_HOME`, else
+`~/.cache/imagecensus`); finding it there needs no TensorFlow and no network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.fetch import FetchError, fetch
+from imagecensus.model_export.common.version import __version__
+from imagecensus.model_export.contract import CONTRACT_VERSION, read_contract
+from imagecensus.model_export.preprocess import PreprocessSpec
+
+NAME = "mobilenet_v2_1.0_224"
+WEIGHTS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+# Where the weights come from, for mirrors and tests; Keras' own address where unset.
+URL_VARIABLE = "IMAGECENSUS_WEIGHTS_URL"
+CACHE_VARIABLE = "IMAGECENSUS_CACHE"
+
+
+def default_model(weights: str | None = None) -> str:
+    """The folder of the exported default model, made on first use.
+
+    Args:
+      weights: a Keras weights file of MobileNet-V2 1.0/224 with its 1000 classes, for machines
+        without the network; None downloads Keras' own, or takes it from Keras' cache.
+
+    Raises:
+      UserError: neither the network nor a usable file.
+    """
+    if weights and not os.path.isfile(weights):
+        raise UserError(f"--weights {weights}: no such file")
+    directory = os.path.join(cache_folder(), "models", f"{NAME}-{_key(weights)}")
+    if _usable(directory):
+        return directory
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    with _locked(directory + ".lock"):
+        if not _usable(directory):  # another process may have made it meanwhile
+            print("making the default model ready, once", file=sys.stderr, flush=True)
+            _export(weights or _fetch_weights(), directory)
+    return directory
+
+
+def cache_folder() -> str:
+    """Where models are kept between runs."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return chosen
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "imagecensus")
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1000 labels in class order, as Keras' `decode_predictions` names them.
+
+    ImageNet has two classes named "crane" and two named "maillot"; they are told apart here.
+    """
+    path = os.path.join(os.path.dirname(__file__), "imagenet_labels.txt")
+    with open(path, encoding="utf-8") as file:
+        return tuple(line.split()[1] for line in file)
+
+
+def golden_pictures(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
+    """uint8 [count, H, W, 3]: generated pictures with coarse and fine structure, never flat."""
+    rng = np.random.default_rng(20)
+    rows, columns = np.mgrid[0 : spec.height, 0 : spec.width]
+    pictures = []
+    for index in range(count):
+        power = 0.25 + index / count  # from rough to smooth
+        canvas = np.zeros(spec.shape)
+        for cells in (2, 5, 16, max(spec.height, spec.width)):
+            grid = rng.uniform(-1, 1, (cells, cells, 3))
+            canvas += (
+                grid[rows * cells // spec.height, columns * cells // spec.width] / cells**power
+            )
+        y, x, radius = rng.uniform(0.3, 0.7, 3) * (spec.height, spec.width, spec.height / 2)
+        canvas[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] += rng.uniform(-1, 1, 3)
+        canvas -= canvas.min()
+        pictures.append(canvas / canvas.max() * 255)
+    stacked = np.stack(pictures).astype(np.uint8)
+    if spec.color == "grey":  # as a grey network gets every picture
+        stacked[...] = stacked.mean(-1, keepdims=True).astype(np.uint8)
+    return stacked
+
+
+def _key(weights: str | None) -> str:
+    """Changes with whatever would change the export."""
+    facts = {"version": __version__, "contract": CONTRACT_VERSION}
+    facts["preprocess"] = PreprocessSpec().to_json()
+    if weights:
+        with open(weights, "rb") as file:
+            facts["weights"] = hashlib.sha256(file.read()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _usable(directory: str) -> bool:
+    try:
+        read_contract(directory)
+    except UserError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _locked(path: str):
+    """One process makes the export, the others wait; a killed one leaves no lock behind."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_weights() -> str:
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401, I001
+    from keras.src.applications.mobilenet_v2 import BASE_WEIGHT_PATH
+    from tqdm import tqdm
+
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    path = os.path.join(home, "models", WEIGHTS_FILE)
+    base = os.environ.get(URL_VARIABLE) or BASE_WEIGHT_PATH
+    try:
+        with tqdm(desc="weights", unit="B", unit_scale=True, disable=None) as bar:
+
+            def progress(done, total):
+                bar.total = total
+                bar.update(done - bar.n)
+
+            return fetch(base.rstrip("/") + "/" + WEIGHTS_FILE, path, progress=progress)
+    except FetchError as error:
+        raise UserError(
+            f"the default model's weights: {error}; on a machine without the network, copy that"
+            f" file to {path}, or name a file with --weights FILE, or a model with --model"
+        ) from None
+
+
+def _export(weights: str, directory: str) -> None:
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401, I001
+    import keras
+
+    from imagecensus.model_export.export import export_classifier
+
+    try:
+        model = keras.applications.MobileNetV2(weights=weights)
+    except Exception as error:
+        raise UserError(
+            f"{weights}: not the weights of MobileNet-V2 1.0/224 with its 1000 classes"
+            f" ({str(error).splitlines()[0][:200]}); delete it to download it again, or name"
+            " another with --weights"
+        ) from None
+    spec = PreprocessSpec()
+    export_classifier(
+        model,
+        spec,
+        imagenet_labels(),
+        directory,
+        name=NAME,
+        golden_images=golden_pictures(spec),
+        embedding_layer=None,
+        training={"data": "ImageNet (ILSVRC 2012)", "weights": os.path.basename(weights)},
+    )

@@ -1,0 +1,150 @@
+"""Decoded training pictures: decoded once, in parallel, and kept as uint8.
+
+Arrays live in memory up to a bound, beyond it in files of the training's work folder up to
+another; a data set that fits neither is refused before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+
+import numpy as np
+from imagecensus.model_export.preprocess import (
+    ImageError,
+    PreprocessSpec,
+    configure_pillow,
+    decode_image,
+)
+from imagecensus.model_export.training.labelled_data import DataError, Split
+
+
+@dataclasses.dataclass
+class ArrayCache:
+    """Allocates the large arrays of a training within two stated bounds."""
+
+    directory: str
+    memory_bytes: int
+    disk_bytes: int
+    used_memory: int = 0
+    used_disk: int = 0
+
+    def allocate(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """A zeroed array in memory, or a memory-mapped file where memory's bound is reached.
+
+        Raises:
+          DataError: it fits within neither bound.
+        """
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self.used_memory + size <= self.memory_bytes:
+            self.used_memory += size
+            return np.zeros(shape, dtype)
+        if self.used_disk + size > self.disk_bytes:
+            raise DataError(
+                f"{name}: {size / 2**30:.1f} GiB of decoded pictures fit neither --cache-memory"
+                f" ({self.memory_bytes / 2**30:.1f} GiB, {self.used_memory / 2**30:.1f} used) nor"
+                f" --cache-disk ({self.disk_bytes / 2**30:.1f} GiB, {self.used_disk / 2**30:.1f}"
+                " used); raise one of them or lower --image-size"
+            )
+        self.used_disk += size
+        os.makedirs(self.directory, exist_ok=True)
+        path = os.path.join(self.directory, f"{name}.npy")
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """A picture that was left out: `status` as in the batch job's rows."""
+
+    name: str
+    status: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The readable pictures of one split.
+
+    Attributes:
+      pixels: uint8 [M, H, W, 3]; row `rows[i]` is picture i (rows of broken ones are unused).
+      rows: int64 [N].
+      labels: int32 [N].
+      names: N.
+      broken: what was left out, and why.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    broken: tuple[Broken, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 [len(indices), H, W, 3]."""
+        return self.pixels[self.rows[indices]]
+
+
+def decode_pictures(
+    split: Split,
+    spec: PreprocessSpec,
+    cache: ArrayCache,
+    name: str,
+    max_broken_rate: float = 0.05,
+    threads: int | None = None,
+    progress=None,
+) -> Pictures:
+    """Decodes a split with the batch job's own `decode_image`.
+
+    Args:
+      split: what to decode.
+      spec: to which pixels.
+      cache: where they go.
+      name: of the split, for messages and cache files.
+      max_broken_rate: share of unreadable pictures that is skipped; more refuses the training.
+      threads: that read and decode; None takes one per core.
+      progress: called with 1 for each picture done.
+
+    Raises:
+      DataError: too many broken pictures, or no room for the pixels.
+    """
+    configure_pillow()
+    pixels = cache.allocate(f"pixels-{name}", (len(split), *spec.shape), np.uint8)
+
+    def decode(row: int, read) -> Broken | None:
+        try:
+            decode_image(read(), spec, pixels[row])
+        except ImageError as error:
+            return Broken(split.names[row], error.status, str(error))
+        except OSError as error:
+            return Broken(split.names[row], "read_error", error.strerror or str(error))
+        return None
+
+    threads = threads or os.cpu_count() or 1
+    outcomes: list[Broken | None] = []
+    waiting = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for row, read in enumerate(split.open()):
+            waiting.append(pool.submit(decode, row, read))
+            # A short window: a source that hands out bytes is not read far ahead.
+            if len(waiting) > 4 * threads:
+                outcomes.append(waiting.popleft().result())
+                progress and progress(1)
+        for future in waiting:
+            outcomes.append(future.result())
+            progress and progress(1)
+    broken = tuple(outcome for outcome in outcomes if outcome)
+    if len(broken) > max_broken_rate * len(split):
+        examples = "; ".join(f"{b.name}: {b.status} ({b.message})" for b in broken[:3])
+        raise DataError(
+            f"{len(broken)} of {len(split)} {name} pictures cannot be read, more than"
+            f" --max-broken-rate {max_broken_rate:g}: {examples}"
+        )
+    good = np.asarray([row for row, outcome in enumerate(outcomes) if outcome is None], np.int64)
+    return Pictures(
+        pixels, good, split.labels[good], tuple(split.names[row] for row in good), broken
+    )

@@ -1,0 +1,234 @@
+"""The report of a training: one self-contained HTML page, and its plots as PNGs beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+
+import numpy as np
+from imagecensus.model_export.training import evaluation
+from imagecensus.model_export.training.decoded_images import Pictures
+
+MISTAKES = 24
+_MISTAKES_A_ROW = 6
+_THUMBNAIL = 160
+_NAMED_CLASSES = 30  # more labels than this do not fit an axis
+_BLUE, _RED, _GREY = "#3f74b5", "#b3402e", "#9aa5b1"
+
+
+def write_training_report(
+    folder: str,
+    contract,
+    history: list[dict],
+    split_name: str,
+    pictures: Pictures,
+    probabilities: np.ndarray,
+    broken,
+    seconds: dict[str, float],
+) -> str:
+    """Writes `report.html` and `plots/*.png`.
+
+    Args:
+      folder: where to.
+      contract: of the exported model: labels, metrics, provenance.
+      history: an entry per epoch, as `fit` returns them, each with its phase.
+      split_name: of the pictures shown, "test" where there is one.
+      pictures, probabilities: of that split; float32 [N, classes].
+      broken: pictures left out.
+      seconds: by step.
+
+    Returns:
+      The path of the page.
+    """
+    import jinja2
+
+    mistakes = worst_mistakes(contract.labels, pictures, probabilities)
+    plots = {
+        "curves": _curves(history),
+        "confusion": _confusion(contract.labels, probabilities, pictures.labels),
+        "per_class": _per_class(contract.labels, probabilities, pictures.labels),
+        "calibration": _calibration(probabilities, pictures.labels),
+        "worst_mistakes": _mistakes(mistakes, pictures),
+    }
+    os.makedirs(os.path.join(folder, "plots"), exist_ok=True)
+    for name, png in plots.items():
+        with open(os.path.join(folder, "plots", f"{name}.png"), "wb") as file:
+            file.write(png)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = evaluation.per_class(probabilities, pictures.labels)
+    rows = [
+        {"label": label, **{name: values[i] for name, values in figures.items()}}
+        for i, label in enumerate(contract.labels)
+    ]
+    page = environment.get_template("report.html.j2").render(
+        contract=contract,
+        metrics={k: v for k, v in contract.metrics.items() if v.get("examples")},
+        proof=contract.metrics.get("export"),
+        split=split_name,
+        shown=contract.metrics[split_name],
+        epochs=len(history),
+        plots={name: _data_uri("png", png) for name, png in plots.items()},
+        mistakes=[
+            {**item, "src": _data_uri("jpeg", _thumbnail(pictures, item["index"]))}
+            for item in mistakes
+        ],
+        classes=sorted(rows, key=lambda row: row["f1"]),
+        broken=broken,
+        seconds=seconds,
+        training=json.dumps(contract.training, indent=1),
+    )
+    path = os.path.join(folder, "report.html")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(page)
+    return path
+
+
+def worst_mistakes(labels, pictures: Pictures, probabilities: np.ndarray, limit=MISTAKES):
+    """The wrong answers that the model was surest of, surest first.
+
+    Returns:
+      Dicts: index (of the picture), name, label (true), predicted, score.
+    """
+    answered = probabilities.argmax(1)
+    wrong = np.flatnonzero(answered != pictures.labels)
+    worst = wrong[np.argsort(-probabilities[wrong, answered[wrong]], kind="stable")][:limit]
+    return [
+        {
+            "index": int(i),
+            "name": pictures.names[i],
+            "label": labels[pictures.labels[i]],
+            "predicted": labels[answered[i]],
+            "score": float(probabilities[i, answered[i]]),
+        }
+        for i in worst
+    ]
+
+
+def _thumbnail(pictures: Pictures, index: int) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(pictures.take(np.asarray([index]))[0])
+    filter = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
+    buffer = io.BytesIO()
+    image.resize((_THUMBNAIL, _THUMBNAIL), filter).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns)
+    for axis in np.ravel(axes):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _curves(history: list[dict]) -> bytes:
+    figure, axes = _figure(10, 3.6, 2)
+    epochs = np.arange(1, len(history) + 1)
+    starts = [i for i in range(1, len(history)) if history[i]["phase"] != history[i - 1]["phase"]]
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        axis.plot(epochs, [entry[name] for entry in history], color=_BLUE, label="training")
+        if "val_loss" in history[0]:
+            values = [entry[f"val_{name}"] for entry in history]
+            axis.plot(epochs, values, color=_RED, label="validation")
+        for start in starts:
+            axis.axvline(start + 0.5, color=_GREY, linestyle=":")
+            right = 2 * start < len(history)  # of the line, unless that leaves the plot
+            axis.annotate(
+                f" {history[start]['phase']} ",
+                (start + 0.5, 0.5),
+                xycoords=("data", "axes fraction"),
+                ha="left" if right else "right",
+            )
+        axis.set(xlabel="epoch", title=name)
+        axis.set_ylim(bottom=0, top=1.02 if name == "accuracy" else None)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    return _png(figure)
+
+
+def _confusion(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
+    matrix = evaluation.confusion(probabilities, true)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    count = len(labels)
+    side = min(max(4.0, 1.8 + 0.45 * count), 12.0)
+    figure, axis = _figure(side + 1.2, side)
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.7)
+    axis.set(xlabel="answer", ylabel="true class")
+    if count <= _NAMED_CLASSES:
+        axis.set_xticks(range(count), [_short(label) for label in labels], rotation=60, ha="right")
+        axis.set_yticks(range(count), [_short(label) for label in labels])
+        for i, j in np.ndindex(matrix.shape):
+            if matrix[i, j]:
+                color = "white" if share[i, j] > 0.6 else "black"
+                axis.text(j, i, matrix[i, j], ha="center", va="center", color=color, fontsize=8)
+    return _png(figure)
+
+
+def _per_class(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
+    figures = evaluation.per_class(probabilities, true)
+    order = np.argsort(-figures["f1"], kind="stable")[-_NAMED_CLASSES:]
+    figure, axis = _figure(8, 1.2 + 0.34 * len(order))
+    place = np.arange(len(order))
+    axis.barh(place - 0.2, figures["precision"][order], 0.38, color=_BLUE, label="precision")
+    axis.barh(place + 0.2, figures["recall"][order], 0.38, color=_RED, label="recall")
+    axis.set_yticks(place, [_short(labels[i]) for i in order])
+    axis.set(xlim=(0, 1))
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return _png(figure)
+
+
+def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
+    bins = evaluation.calibration(probabilities, true)
+    figure, (left, right) = _figure(9, 3.8, 2)
+    left.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
+    left.plot(bins["confidence"], bins["accuracy"], "o-", color=_BLUE)
+    left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score", ylabel="share that is right")
+    left.set_title(f"calibration error {bins['error']:.3f}")
+    count = len(bins["count"])
+    right.bar((np.arange(count) + 0.5) / count, bins["count"], 0.9 / count, color=_BLUE)
+    right.set(xlim=(0, 1), xlabel="score", title="pictures by score")
+    return _png(figure)
+
+
+def _mistakes(mistakes: list[dict], pictures: Pictures) -> bytes:
+    rows = max(1, -(-len(mistakes) // _MISTAKES_A_ROW))
+    figure, axes = _figure(1.6 * _MISTAKES_A_ROW, 2.1 * rows, _MISTAKES_A_ROW, rows)
+    for axis in np.ravel(axes):
+        axis.axis("off")
+    for axis, item in zip(np.ravel(axes), mistakes, strict=False):
+        axis.imshow(pictures.take(np.asarray([item["index"]]))[0])
+        said, true = _short(item["predicted"]), _short(item["label"])
+        axis.set_title(f"{said} {item['score']:.2f}\nis {true}", fontsize=7)
+    if not mistakes:
+        figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
+    return _png(figure)
+
+
+def _short(label: str) -> str:
+    # A dollar sign would start matplotlib's formulas.
+    text = label if len(label) <= 22 else label[:20] + "…"
+    return text.replace("$", r"\$")

@@ -1,0 +1,472 @@
+"""A whole training: data in, evaluated and exported model out.
+
+The order of work: find the pictures, build the network (every refusal happens by here), decode,
+fit, evaluate, export. A pretrained trunk is frozen first: its features are computed once and only
+the head is fitted on them, in seconds; fine-tuning then goes on with its last blocks, for which
+the activations of the frozen blocks are computed once as well. A trunk without weights is fitted
+whole.
+
+What a training leaves beside the model folder, in `MODEL_DIR.training/`: the state that a killed
+run resumes from, TensorBoard logs, the history, the answers for each picture, and the report.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+import urllib.parse
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.version import __version__
+from imagecensus.model_export.contract import Contract, add_metrics
+from imagecensus.model_export.default_model import golden_pictures
+from imagecensus.model_export.export import (
+    EMBEDDING_LAYER,
+    check_target,
+    export_classifier,
+    normalize,
+)
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.training import evaluation
+from imagecensus.model_export.training.augment import Augmentation, augment
+from imagecensus.model_export.training.classifier import (
+    Classifier,
+    ClassifierSpec,
+    build_classifier,
+    check_fine_tuning,
+    split_for_fine_tuning,
+)
+from imagecensus.model_export.training.decoded_images import (
+    ArrayCache,
+    Broken,
+    Pictures,
+    decode_pictures,
+)
+from imagecensus.model_export.training.fit import (
+    FitSpec,
+    Inputs,
+    class_weights,
+    fit,
+    make_strategy,
+    predict,
+)
+from imagecensus.model_export.training.labelled_data import LabelledData, subset
+from imagecensus.model_export.training.report import write_training_report
+from imagecensus.model_export.verify import compare_in_fresh_process, encode_png, readable_in_graph
+
+RUN_FILE = "run.json"
+PREDICTIONS_FILE = "predictions.parquet"
+_EVALUATION_BATCH = 64
+_PROOF_PICTURES = 32
+_WINDOW = 2048  # pictures whose activations are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSpec:
+    """Everything that the trained weights depend on, apart from the pictures."""
+
+    classifier: ClassifierSpec
+    head: FitSpec
+    fine_tune_blocks: int = 0
+    fine_tune: FitSpec = FitSpec(epochs=10, learning_rate=1e-4)
+    augmentation: Augmentation = Augmentation()
+    feature_passes: int = 1  # over the training pictures; those after the first are augmented
+    balance_classes: bool = False
+    precision: str = "float32"  # or "mixed_float16", "mixed_bfloat16": of the arithmetic
+    max_broken_rate: float = 0.05
+    name: str = "classifier"
+
+    @property
+    def frozen_trunk(self) -> bool:
+        return self.classifier.backbone.pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training answers with."""
+
+    contract: Contract
+    metrics: dict
+    history: list[dict]
+    broken: tuple[Broken, ...]
+    seconds: dict[str, float]
+
+
+def train(
+    data: LabelledData,
+    spec: TrainingSpec,
+    directory: str,
+    work: str,
+    cache: ArrayCache,
+    fresh: bool = False,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+    replicas: int = 0,
+) -> Trained:
+    """Trains, evaluates and exports a classifier.
+
+    Args:
+      data: what to train on.
+      spec: how.
+      directory: of the exported model.
+      work: folder of the training's state; where it holds an unfinished training of the same
+        data and spec, that one goes on.
+      cache: bounds of the decoded pictures.
+      fresh: throws an earlier state away.
+      say: told each step.
+      progress: show bars on a terminal, a line per epoch elsewhere.
+      replicas: how many devices at most; 0 takes all.
+
+    Raises:
+      UserError: what cannot be trained as asked; before anything is decoded where possible.
+    """
+    check_target(directory)
+    seconds: dict[str, float] = {}
+    provenance = _provenance(data, spec)
+    _open_work(work, provenance, fresh)
+    keras.utils.set_random_seed(spec.head.seed)
+    strategy = make_strategy(replicas)
+    replicas = strategy.num_replicas_in_sync
+    say(
+        f"{data.source}: {data.summary()}\n{replicas} replica(s), global batch"
+        f" {spec.head.batch_size}"
+    )
+    keras.mixed_precision.set_global_policy(spec.precision)
+    with strategy.scope():
+        classifier = build_classifier(spec.classifier)
+    if spec.fine_tune_blocks and not spec.frozen_trunk:
+        raise UserError(
+            f"--fine-tune {spec.fine_tune_blocks}: a trunk without pretrained weights is trained"
+            " whole already; leave the flag out, or name its --weights"
+        )
+    if spec.fine_tune_blocks:
+        check_fine_tuning(classifier.backbone, spec.fine_tune_blocks)
+    trained_model = classifier.model
+
+    started = time.perf_counter()
+    pictures = {
+        name: _decode(split, spec, cache, name, progress) for name, split in data.splits.items()
+    }
+    seconds["decode"] = time.perf_counter() - started
+    broken = tuple(b for split in pictures.values() for b in split.broken)
+    for picture in broken[:10]:
+        say(f"left out: {picture.name}: {picture.status}: {picture.message}")
+
+    started = time.perf_counter()
+    history = fit_all(classifier, pictures, spec, strategy, work, cache, say, progress)
+    seconds["fit"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    model = _plain_float32(spec.classifier, trained_model)
+    answers = {
+        name: predict(model, picture_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
+        for name, split in pictures.items()
+    }
+    metrics = {
+        name: evaluation.evaluate(answers[name], split.labels) for name, split in pictures.items()
+    }
+    seconds["evaluate"] = time.perf_counter() - started
+    _write_history(os.path.join(work, "history.csv"), history)
+    write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, pictures, answers)
+
+    started = time.perf_counter()
+    staged = os.path.join(work, "model")
+    export_classifier(
+        model,
+        spec.classifier.preprocess,
+        data.labels,
+        staged,
+        name=spec.name,
+        golden_images=_golden_pictures(pictures, spec.classifier.preprocess),
+        training={**provenance, "replicas": replicas, "left_out": len(broken)},
+        metrics=metrics,
+    )
+    proof = _prove(model, spec.classifier.preprocess, data, pictures, answers, staged)
+    contract = add_metrics(staged, export=proof)
+    _replace(staged, directory)
+    seconds["export"] = time.perf_counter() - started
+    shown = "test" if len(pictures["test"]) else "train"
+    write_training_report(
+        work, contract, history, shown, pictures[shown], answers[shown], broken, seconds
+    )
+    for name in ("state", "cache"):
+        shutil.rmtree(os.path.join(work, name), ignore_errors=True)
+    return Trained(contract, contract.metrics, history, broken, seconds)
+
+
+def _prove(model, preprocess, data: LabelledData, pictures, answers, directory: str) -> dict:
+    """A fresh process's answers for real pictures, against the trained model's; see `verify`."""
+    name = "test" if len(pictures["test"]) else "train"
+    split, chosen, encoded = pictures[name], [], []
+    spread = np.linspace(0, len(split) - 1, min(len(split), 4 * _PROOF_PICTURES)).astype(int)
+    candidates = subset(data.splits[name], split.rows[spread])
+    for index, read in zip(spread, candidates.open(), strict=True):
+        content = read()
+        if readable_in_graph(content):
+            chosen.append(index)
+            encoded.append(content)
+        if len(chosen) == _PROOF_PICTURES:
+            break
+    if not chosen:  # only turned or unusual files: their pixels will do
+        chosen = list(spread[:_PROOF_PICTURES])
+        encoded = [encode_png(picture) for picture in split.take(np.asarray(chosen))]
+    pixels = split.take(np.asarray(chosen, int))
+    embed = keras.Model(model.input, model.get_layer(EMBEDDING_LAYER).output)
+    vectors = embed.predict(normalize(pixels, preprocess), verbose=0)
+    return compare_in_fresh_process(directory, pixels, encoded, answers[name][chosen], vectors)
+
+
+def _replace(source: str, target: str) -> None:
+    """Moves a folder to where another may be."""
+    if os.path.isdir(target):
+        shutil.rmtree(target)
+    os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+    shutil.move(source, target)
+
+
+def picture_inputs(
+    pictures: Pictures, preprocess: PreprocessSpec, augmentation: Augmentation | None = None
+) -> Inputs:
+    """Pictures as a network's inputs, augmented where training asks for it."""
+
+    def prepare(pixels, seed):
+        if augmentation and seed is not None:
+            pixels = augment(pixels, augmentation, seed)
+        return normalize(pixels, preprocess)
+
+    return Inputs(pictures.take, pictures.labels, prepare, np.uint8, preprocess.shape)
+
+
+def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
+    """Features computed before, as a head's inputs."""
+    return Inputs(
+        lambda indices: features[indices],
+        labels,
+        lambda items, seed: items,
+        np.float32,
+        features.shape[1:],
+    )
+
+
+def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool) -> Pictures:
+    from tqdm import tqdm
+
+    with tqdm(total=len(split), desc=f"decode {name}", disable=None if progress else True) as bar:
+        return decode_pictures(
+            split,
+            spec.classifier.preprocess,
+            cache,
+            name,
+            spec.max_broken_rate,
+            progress=bar.update,
+        )
+
+
+def fit_all(
+    classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say, progress
+):
+    """Fits head and trunk in the order that the spec asks for; returns the history."""
+    train, val = pictures["train"], pictures["val"]
+    preprocess = spec.classifier.preprocess
+    weights = None
+    if spec.balance_classes:
+        weights = class_weights(train.labels, spec.classifier.classes)
+
+    def fit_phase(phase, model, inputs, validation, fit_spec):
+        say(f"{phase}: {len(inputs)} examples, {fit_spec.epochs} epochs at most")
+        entries = fit(
+            model,
+            inputs,
+            validation,
+            fit_spec,
+            strategy,
+            os.path.join(work, "state", f"{phase}.npz"),
+            weights,
+            log_dir=os.path.join(work, "tensorboard", phase),
+            verbose=progress,
+        )
+        return [{"phase": phase, **entry} for entry in entries]
+
+    if not spec.frozen_trunk:
+        return fit_phase(
+            "network",
+            classifier.model,
+            picture_inputs(train, preprocess, spec.augmentation),
+            picture_inputs(val, preprocess),
+            spec.head,
+        )
+    classifier.backbone.trunk.trainable = False
+    lower, name, tuning = classifier.backbone.trunk, "features", None
+    if spec.fine_tune_blocks:
+        with strategy.scope():
+            tuning = split_for_fine_tuning(classifier, spec.fine_tune_blocks)
+        lower, name = tuning.lower, "activations"
+    inputs = [
+        compute_features(lower, split, spec, passes, f"{name}-{part}", cache)
+        for part, split, passes in (("train", train, spec.feature_passes), ("val", val, 1))
+    ]
+    features = inputs
+    if tuning:  # the head's features come from the activations, in a fraction of the time
+        features = [
+            features_of_activations(tuning.tail, each, f"features-{part}", cache)
+            for part, each in zip(("train", "val"), inputs, strict=True)
+        ]
+    history = fit_phase("head", classifier.head, *features, spec.head)
+    if tuning:
+        history += fit_phase("fine-tune", tuning.upper, *inputs, spec.fine_tune)
+    return history
+
+
+def compute_features(model, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
+    """What a frozen network makes of the pictures, computed once: [passes * N, ...].
+
+    The first pass sees the pictures as they are, the others augmented.
+    """
+    count, shape = len(pictures), model.output_shape[1:]
+    features = cache.allocate(name, (passes * count, *shape), np.float32)
+    preprocess = spec.classifier.preprocess
+    for index in range(passes):
+        augmentation = spec.augmentation if index else None
+        for start in range(0, count, _WINDOW):
+            stop = min(start + _WINDOW, count)
+            window = dataclasses.replace(pictures, rows=pictures.rows[start:stop],
+                                         labels=pictures.labels[start:stop])  # fmt: skip
+            seed = int(np.random.default_rng([spec.head.seed, index, start]).integers(2**31))
+            features[index * count + start : index * count + stop] = predict(
+                model, picture_inputs(window, preprocess, augmentation), _EVALUATION_BATCH, seed
+            )
+    return feature_inputs(features, np.tile(pictures.labels, passes))
+
+
+def features_of_activations(tail, activations: Inputs, name: str, cache: ArrayCache) -> Inputs:
+    """What the last blocks, as they are now, make of the activations below them: [N, D]."""
+    count = len(activations)
+    features = cache.allocate(name, (count, *tail.output_shape[1:]), np.float32)
+    for start in range(0, count, _WINDOW):
+        rows = np.arange(start, min(start + _WINDOW, count))
+        window = dataclasses.replace(
+            activations,
+            take=lambda indices, rows=rows: activations.take(rows[indices]),
+            labels=activations.labels[rows],
+        )
+        features[rows] = predict(tail, window, _EVALUATION_BATCH)
+    return feature_inputs(features, activations.labels)
+
+
+def _plain_float32(spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
+    """The trained classifier without strategy and mixed precision, for evaluation and export."""
+    weights = trained.get_weights()
+    keras.mixed_precision.set_global_policy("float32")
+    model = build_classifier(spec, load_weights=False).model
+    model.set_weights(weights)
+    return model
+
+
+def _golden_pictures(pictures: dict[str, Pictures], preprocess: PreprocessSpec) -> np.ndarray:
+    """uint8 [G, H, W, 3]: a picture of each of the first classes, and a generated one."""
+    split = pictures["test"] if len(pictures["test"]) else pictures["train"]
+    first = [np.flatnonzero(split.labels == label)[0] for label in np.unique(split.labels)]
+    chosen = split.take(np.asarray(first[:3]))
+    return np.concatenate([chosen, golden_pictures(preprocess, 1)])
+
+
+def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:
+    """What the contract says of the training, and what a resumed run must have in common."""
+    digest = hashlib.sha256(json.dumps(data.labels).encode())
+    for name, split in data.splits.items():
+        for picture, label in zip(split.names, split.labels, strict=True):
+            digest.update(f"{name}\0{os.path.basename(picture)}\0{label}\n".encode())
+    settings = dataclasses.asdict(spec)
+    weights = spec.classifier.backbone.weights
+    if os.path.isfile(weights):
+        # A contract travels: it names the file, not where it lay.
+        with open(weights, "rb") as file:
+            content = hashlib.sha256(file.read()).hexdigest()
+        named = f"{os.path.basename(weights)} (sha256 {content[:16]})"
+        settings["classifier"]["backbone"]["weights"] = named
+    facts = {
+        "data": os.path.basename(os.path.normpath(data.source)),
+        "data_digest": digest.hexdigest(),
+        "pictures": {name: len(split) for name, split in data.splits.items()},
+        "spec": settings,
+        "versions": {
+            "imagecensus": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+    }
+    return json.loads(json.dumps(facts))
+
+
+def _open_work(work: str, provenance: dict, fresh: bool) -> None:
+    """Makes the work folder, or checks that it holds the same training."""
+    path = os.path.join(work, RUN_FILE)
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    state = os.path.join(work, "state")
+    if os.path.isdir(state) and os.listdir(state) and os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            earlier = json.load(file)
+        different = sorted(_differences(earlier, provenance))
+        if different:
+            raise UserError(
+                f"{work}: holds an unfinished training that differs in {', '.join(different)};"
+                " repeat its command to resume it, or add --fresh to throw it away"
+            )
+        return
+    os.makedirs(work, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(provenance, file, indent=1)
+
+
+def _differences(one, other, path: str = ""):
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from _differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+    elif one != other:
+        yield f"{path.removeprefix('spec.')} ({one} there, {other} now)"
+
+
+def _write_history(path: str, history: list[dict]) -> None:
+    columns = ["phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _uri(name: str) -> str:
+    """As the batch job writes it: the path, or a file uri where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "file://" + urllib.parse.quote(os.fsencode(name))
+    return name
+
+
+def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers) -> None:
+    """The trainer's answer for each picture, to be compared with the batch job's rows.
+
+    Columns: split, uri, label (true), predicted, score.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"split": [], "uri": [], "label": [], "predicted": [], "score": []}
+    for name, split in pictures.items():
+        best = answers[name].argmax(1) if len(split) else []
+        columns["split"] += [name] * len(split)
+        columns["uri"] += map(_uri, split.names)
+        columns["label"] += [labels[i] for i in split.labels]
+        columns["predicted"] += [labels[i] for i in best]
+        columns["score"] += [float(answers[name][row, i]) for row, i in enumerate(best)]
+    pq.write_table(pa.table(columns), path)

@@ -1,0 +1,68 @@
+"""TensorFlow Datasets as labelled pictures. An optional extra: `pip install imagecensus[tfds]`.
+
+The stored files are handed on as they are, so that they are decoded by the one preprocessing
+function like any other picture.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from imagecensus.model_export.training.labelled_data import DataError, Split
+
+_SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+
+
+def read_tfds(name: str):
+    """Labels, and a Split for each split of a data set that has an image and a label.
+
+    Args:
+      name: of the data set, with its config and version if need be: `imagenette/160px-v2`.
+
+    Raises:
+      DataError: no such package, data set, or no image with a class label in it.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise DataError(
+            f"tfds:{name}: needs TensorFlow Datasets; pip install imagecensus[tfds]"
+        ) from None
+    try:
+        builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
+        builder.download_and_prepare()
+    except Exception as error:
+        raise DataError(
+            f"tfds:{name}: cannot be prepared: {str(error).splitlines()[0][:300]}"
+        ) from None
+    images = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+    classes = [
+        key for key, f in builder.info.features.items() if isinstance(f, tfds.features.ClassLabel)
+    ]
+    if not images or not classes:
+        raise DataError(f"tfds:{name}: has no image with a class label")
+    image, label = images[0], "label" if "label" in classes else classes[0]
+    labels = builder.info.features[label].names
+    found = {
+        _SPLITS[split]: _split(tfds, builder, split, image, label)
+        for split in builder.info.splits
+        if split in _SPLITS
+    }
+    if "train" not in found:
+        raise DataError(f"tfds:{name}: has no train split")
+    return labels, found
+
+
+def _split(tfds, builder, split: str, image: str, label: str) -> Split:
+    def examples():
+        # In order, and not decoded: the bytes are those of the files.
+        return builder.as_dataset(
+            split=split, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
+        ).as_numpy_iterator()
+
+    ids = np.asarray([example[label] for example in examples()], np.int32)
+    names = tuple(f"tfds:{builder.info.full_name}/{split}/{row}" for row in range(len(ids)))
+    return Split(
+        names, ids, lambda: (lambda content=example[image]: content for example in examples())
+    )

@@ -1,0 +1,287 @@
+"""Packed archives as inputs: one reference per picture inside, and nothing unpacked to disk.
+
+What is an archive: a file whose name ends like one (`is_archive_name`) or that was itself named
+as an input, and whose content is a tar, a zip, TFRecords or Parquet with a column of pictures; tar
+and TFRecords also within gzip. Any other file is listed as a file.
+
+What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows. A
+sidecar is not listed: a member right beside a picture that shares its name up to the first dot
+(`0007.jpg` and `0007.json`, as in WebDataset shards) and has no picture's suffix itself. Archives
+in archives are listed as one failed row each. Where an archive is damaged, the members before the
+damage are listed, and then the archive itself, as a failed row.
+
+A member's uri is `ARCHIVE#NAME`; the second member of one name is `ARCHIVE#NAME~2`. Records and
+rows are named by their number from 0. A name is a label only: no path is ever made of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+import re
+import tarfile
+import urllib.parse
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+from imagecensus.transforms.archives import (
+    parquet_archive,
+    tar_archive,
+    tfrecord_archive,
+    zip_archive,
+)
+from imagecensus.transforms.archives.members import ArchiveBroken, Member, failed
+from imagecensus.transforms.inputs.files import CHUNK, is_litter
+from imagecensus.transforms.records import REF_FIELDS
+from imagecensus.transforms.storage import byte_ranges
+
+PICTURE_SUFFIXES = {
+    "avif", "bmp", "cr2", "dng", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg",
+    "jpg", "jxl", "nef", "pbm", "pgm", "png", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff",
+    "webp",
+}  # fmt: skip
+_LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
+_ARCHIVE_NAME = re.compile(
+    r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
+)
+_TABLE_NAME = re.compile(r"\.(parquet|tfrecords?[^/]*)$", re.IGNORECASE)
+MAX_MEMBERS = 10_000_000
+_NO_COLUMNS = pa.schema([])
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file of this name is looked into. Cheap, as it is asked for every picture."""
+    return name.rpartition(".")[2][:8].lower() in _LAST_WORD and bool(_ARCHIVE_NAME.search(name))
+
+
+def has_columns(text: str) -> bool:
+    """Whether an input's name says that it is Parquet or TFRecords, whose columns go along."""
+    return bool(_TABLE_NAME.search(text))
+
+
+def is_table_of_pictures(location: str, size: int, etag: str, image_column: str) -> bool:
+    """Whether a file is Parquet with a column of pictures."""
+    try:
+        with byte_ranges.open_stream(location, size, etag) as file:
+            schema = parquet_archive.open_parquet(file).schema_arrow
+            return parquet_archive.image_column(schema, image_column) is not None
+    except (ArchiveBroken, OSError):
+        return False
+
+
+def archive_kind(location: str, size: int, etag: str, image_column: str = "") -> str | None:
+    """Which kind of archive a file is, by its content; None: it is none, or cannot be read."""
+    try:
+        with byte_ranges.open_stream(location, size, etag) as file:
+            kind = _kind(file)
+            if kind == "gzip":
+                file.seek(0)
+                inner = _kind(gzip.GzipFile(fileobj=file))
+                kind = f"{inner}.gz" if inner in ("tar", "tfrecord") else None
+            elif kind is None and is_archive_name(location) and zipfile.is_zipfile(file):
+                kind = "zip"  # self-extracting: a program comes first
+            elif kind == "parquet" and not _may_hold_pictures(file, image_column):
+                kind = None
+            return kind
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
+def _may_hold_pictures(file, image_column: str) -> bool:
+    try:
+        schema = parquet_archive.open_parquet(file).schema_arrow
+    except ArchiveBroken:
+        return True  # its listing will say how it is damaged
+    return bool(image_column or parquet_archive.image_column(schema))
+
+
+def _kind(file) -> str | None:
+    head = file.read(tarfile.BLOCKSIZE)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if tfrecord_archive.is_tfrecord(head):
+        return "tfrecord"
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.EOFHeaderError:
+        return "tar"  # nothing but the end mark
+    except tarfile.HeaderError:
+        return None
+    return "tar"
+
+
+def column_schema(location: str, size: int, etag: str, image_column: str = "") -> pa.Schema:
+    """The columns of a Parquet file or TFRecords that go along with the pictures."""
+    kind = archive_kind(location, size, etag)
+    try:
+        with byte_ranges.open_stream(location, size, etag) as file:
+            if kind == "parquet":
+                parquet = parquet_archive.open_parquet(file)
+                return parquet_archive.column_schema(parquet.schema_arrow)
+            if kind in ("tfrecord", "tfrecord.gz"):
+                stream = gzip.GzipFile(fileobj=file) if kind.endswith(".gz") else file
+                return tfrecord_archive.column_schema(stream, image_column)
+    except (ArchiveBroken, OSError):
+        pass  # its rows will say so
+    return _NO_COLUMNS
+
+
+def list_archive(
+    location: str,
+    size: int,
+    etag: str,
+    kind: str,
+    image_column: str = "",
+    columns: pa.Schema = _NO_COLUMNS,
+    max_members: int = MAX_MEMBERS,
+) -> Iterator[pa.RecordBatch]:
+    """The references of an archive's members.
+
+    Args:
+      location, size, etag: of the archive, as listed.
+      kind: from `archive_kind`.
+      image_column: the Parquet column or feature of the pictures; empty: the usual names.
+      columns: from `column_schema`; they go along with the pictures.
+      max_members: listed of it; then comes one failed row, for the archive itself.
+
+    Yields:
+      batches of `REF_SCHEMA`, then `columns`.
+    """
+    try:
+        with byte_ranges.open_stream(location, size, etag) as file:
+            if kind == "parquet":
+                parquet = parquet_archive.open_parquet(file)
+                chunks = parquet_archive.list_members(parquet, image_column, columns)
+            elif kind.startswith("tfrecord"):
+                stream, length = _stream(file, size, kind)
+                chunks = tfrecord_archive.list_members(stream, length, kind, image_column, columns)
+            else:
+                chunks = _chunks(_list_files(file, size, kind))
+            listed = 0
+            for members, values in chunks:
+                listed += len(members)
+                batch = _references(location, etag, members, values)
+                if listed > max_members:
+                    yield batch.slice(0, batch.num_rows - (listed - max_members))
+                    text = f"more than {max_members:,} members (raise it with --max-members)"
+                    raise ArchiveBroken("too_large", text)
+                yield batch
+    except (ArchiveBroken, OSError) as error:
+        yield broken_archive(location, etag, error)
+
+
+def broken_archive(location: str, etag: str, error: ArchiveBroken | OSError) -> pa.RecordBatch:
+    """The reference of the archive itself, whose row will say what is wrong with it."""
+    return _references(location, etag, [_broken(error)], None)
+
+
+def _stream(file, size: int, kind: str):
+    """The stream that a tar or TFRecord kind is listed from, and its length where it is known."""
+    return (gzip.GzipFile(fileobj=file), None) if kind.endswith(".gz") else (file, size)
+
+
+def _list_files(file, size: int, kind: str) -> Iterator[Member]:
+    """The members of a tar or zip that are listed, each under a name of its own."""
+    if kind == "zip":
+        members = zip_archive.list_members(file)
+    else:
+        members = tar_archive.list_members(*_stream(file, size, kind), kind)
+    members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
+    members = (m for m in members if not _is_hidden(m.name))
+    used: set[int] = set()
+    for member in _without_sidecars(members):
+        if is_archive_name(member.name) and member.where[0] != "failed":
+            text = "an archive in an archive is not opened; unpack the outer one"
+            member = failed(member.name, "unsupported_format", text, member.size)
+        yield member._replace(name=_unused(member.name, used))
+
+
+def _until_broken(members: Iterator[Member]) -> Iterator[Member]:
+    """The members, then the archive itself where its listing breaks off."""
+    try:
+        yield from members
+    except (ArchiveBroken, OSError) as error:
+        yield _broken(error)
+
+
+def _broken(error: ArchiveBroken | OSError) -> Member:
+    """The archive itself, as a member without a name."""
+    return failed("", getattr(error, "status", "read_error"), str(error))
+
+
+def _label(name: str) -> str:
+    """A member's name as a uri tells it; percent-encoded where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = urllib.parse.quote(name.encode("utf-8", "surrogateescape"))
+    return name.removeprefix("./")
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.encode().split(b"/")
+    return any(is_litter(part) for part in parts if part not in (b".", b".."))
+
+
+def _without_sidecars(members: Iterator[Member]) -> Iterator[Member]:
+    """Drops what lies right beside a picture under the same name up to its first dot."""
+    for _, group in itertools.groupby(members, lambda member: _stem(member.name)):
+        # A hostile archive may hold a million members of one name: groups are cut.
+        while some := list(itertools.islice(group, 64)):
+            pictures = [member for member in some if _is_picture_name(member.name)]
+            yield from pictures or some
+
+
+def _stem(name: str) -> str:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _is_picture_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
+
+
+def _unused(name: str, used: set[int]) -> str:
+    """The name, or name~2, name~3… for those that come again. Digests keep `used` small."""
+    for number in itertools.count(1):
+        candidate = name if number == 1 else f"{name}~{number}"
+        digest = hashlib.blake2b(candidate.encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "little")
+        if key not in used:
+            used.add(key)
+            return candidate
+    raise AssertionError
+
+
+def _chunks(members: Iterator[Member]):
+    while chunk := list(itertools.islice(members, CHUNK)):
+        yield chunk, None
+
+
+def _uri(location: str, name: str) -> str:
+    return f"{location}#{name}" if name else location
+
+
+def _references(
+    location: str, etag: str, members: list[Member], values: pa.RecordBatch | None
+) -> pa.RecordBatch:
+    rows = len(members)
+    arrays = [
+        pa.array([_uri(location, member.name) for member in members], pa.string()),
+        pa.array([member.size for member in members], pa.int64()),
+        pa.array([etag] * rows, pa.string()),
+        pa.array([location] * rows, pa.string()),
+        pa.array([json.dumps(member.where) for member in members], pa.string()),
+    ]
+    passed = list(values.schema) if values is not None else []
+    return pa.RecordBatch.from_arrays(
+        [*arrays, *(values.columns if passed else [])], schema=pa.schema([*REF_FIELDS, *passed])
+    )

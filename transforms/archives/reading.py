@@ -1,0 +1,163 @@
+"""The bytes of one member of a packed archive, by byte range where the kind allows it.
+
+Members of tar, zip and TFRecords are read by ranges, in any order and by any number of threads.
+Gzip and Parquet row groups can only be read front to back: `Place` remembers how far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import threading
+import zlib
+
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives import parquet_archive, tfrecord_archive, zip_archive
+from imagecensus.transforms.archives.members import ArchiveBroken
+from imagecensus.transforms.storage import byte_ranges
+
+_SEQUENTIAL = ("tar.gz", "tfrecord.gz", "parquet")
+_BLOCK = 1 << 20
+
+
+def is_sequential(member: str) -> bool:
+    """Whether a member is best read after those before it: its kind has no random access."""
+    return json.loads(member)[0] in _SEQUENTIAL
+
+
+def read_member(
+    container: str, size: int, etag: str, member: str, max_bytes: int, place: Place
+) -> bytes:
+    """The bytes of one member.
+
+    Args:
+      container, etag: the archive's location and its mtime or generation as listed.
+      size: the member's bytes as listed, or -1.
+      member: where it is, from a reference.
+      max_bytes: larger members are refused unread.
+      place: where the last sequential reading ended; not used by two threads at a time.
+
+    Raises:
+      ImageError: the member's row.
+      OSError: the archive itself cannot be read.
+    """
+    kind, *where = json.loads(member)
+    if kind == "failed":
+        raise ImageError(*where)
+    if size > max_bytes:
+        raise ImageError(
+            "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
+        )
+    if kind == "parquet":
+        group, row, column = where
+        return place.rows(container, etag, group, column, row).read(row, max_bytes)
+    if kind.endswith(".gz"):
+        read_at = place.stream(container, etag, where[0]).read_at
+    else:
+
+        def read_at(offset, length):
+            return byte_ranges.read_range(container, offset, length, etag)
+
+    if kind == "zip":
+        packed = where[2]
+        if packed > max_bytes:
+            raise ImageError("too_large", f"{packed:,} bytes packed, limit {max_bytes:,}")
+        return zip_archive.read_member(read_at, where)
+    if kind.startswith("tfrecord"):
+        return tfrecord_archive.read_member(read_at, where)
+    data = read_at(*where)
+    if len(data) < where[1]:
+        raise ImageError("truncated", "the archive ends before the member does")
+    return data
+
+
+class Turns:
+    """Lets threads go one after the other, in the order in which their tickets were drawn."""
+
+    def __init__(self):
+        self._drawn = self._served = 0
+        self._served_one = threading.Condition()
+
+    def draw(self) -> int:
+        """A ticket. Each one must be used."""
+        self._drawn += 1
+        return self._drawn - 1
+
+    @contextlib.contextmanager
+    def turn(self, ticket: int):
+        with self._served_one:
+            self._served_one.wait_for(lambda: self._served == ticket)
+        try:
+            yield
+        finally:
+            with self._served_one:
+                self._served += 1
+                self._served_one.notify_all()
+
+
+class Place:
+    """How far sequential reading has come; kept between members and units.
+
+    A member behind the place costs a new pass from the start of its archive or row group; members
+    in order cost nothing but what lies between them.
+    """
+
+    def __init__(self):
+        self._key = self._reader = self._file = None
+
+    def stream(self, container: str, etag: str, offset: int) -> GzipContent:
+        """The content of a gzip file, not yet past `offset`."""
+        return self._at((container, etag), offset, GzipContent)
+
+    def rows(
+        self, container: str, etag: str, group: int, column: str, row: int
+    ) -> parquet_archive.PictureRows:
+        """The pictures of a row group, not yet past `row`."""
+
+        def open_rows(file):
+            return parquet_archive.PictureRows(file, group, column)
+
+        return self._at((container, etag, group, column), row, open_rows)
+
+    def _at(self, key, position, open_reader):
+        if self._key != key or self._reader.at > position:
+            self.close()
+            container, etag = key[:2]
+            size = byte_ranges.size_of(container)
+            self._file = byte_ranges.open_stream(container, size, etag, block=_BLOCK)
+            try:
+                self._reader = open_reader(self._file)
+            except ArchiveBroken as error:
+                raise ImageError(error.status, str(error)) from None
+            self._key = key
+        return self._reader
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._key = self._reader = self._file = None
+
+
+class GzipContent:
+    """The content of a gzip file, read front to back."""
+
+    def __init__(self, file):
+        self._gzip = gzip.GzipFile(fileobj=file)
+        self._broken: tuple[str, str] | None = None
+
+    @property
+    def at(self) -> int:
+        return self._gzip.tell()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`, which is `at` or later. Raises ImageError."""
+        if not self._broken:  # what lies behind a damage is not looked for again
+            try:
+                self._gzip.seek(offset)
+                return self._gzip.read(length)
+            except EOFError as error:
+                self._broken = ("truncated", str(error))
+            except (OSError, zlib.error) as error:
+                self._broken = ("read_error", f"damaged: {type(error).__name__}: {error}")
+        raise ImageError(*self._broken)

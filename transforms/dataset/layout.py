@@ -1,0 +1,164 @@
+"""The output of classification as one dataset: where its pieces are, and what may be added to it.
+
+Rows of one model, one preprocessing and one set of options make one dataset; another is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+
+import pyarrow as pa
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import Contract
+from imagecensus.transforms.dataset import work_plan
+from imagecensus.transforms.decoders import inflight
+from imagecensus.transforms.storage import store
+
+DATASET_VERSION = 1
+
+
+class MixError(UserError):
+    """The output holds a dataset of other ingredients. The message names what differs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the pieces of an output are.
+
+    Shards work on one output side by side: each has a plan, a lock, journals and books of its own.
+    """
+
+    output: str
+    shard: tuple[int, int] = work_plan.WHOLE
+
+    @property
+    def parts(self) -> str:
+        return store.join(self.output, "predictions")
+
+    @property
+    def state(self) -> str:
+        return store.join(self.output, "_imagecensus")
+
+    @property
+    def dataset(self) -> str:
+        return store.join(self.state, "dataset.json")
+
+    @property
+    def lock(self) -> str:
+        return store.join(self.state, f"lock{self._suffix}")
+
+    @property
+    def inflight(self) -> str:
+        return inflight.folder_for(self.state) + self._suffix
+
+    @property
+    def listing(self) -> str:
+        """Of the launcher's journal of archives: it lists before it may touch the output."""
+        return inflight.folder_here("listing", self.state + self._suffix)
+
+    @property
+    def run_report(self) -> str:
+        return store.join(self.output, f"run_report{self._suffix}.json")
+
+    @property
+    def _suffix(self) -> str:
+        return ("-" + work_plan.shard_tag(self.shard)).rstrip("-")
+
+    def make(self) -> None:
+        """Makes the folders. Raises StorageError."""
+        for folder in (self.output, self.parts, self.state):
+            store.make_folder(folder)
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the dataset, or this shard of it, for one run.
+
+        A run over everything excludes the shards' runs, and they exclude it. Raises StorageError.
+        """
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(store.Lock(self.lock))
+            whole = dataclasses.replace(self, shard=work_plan.WHOLE).lock
+            if self.shard != work_plan.WHOLE:
+                store.Lock(whole).check()
+            else:
+                for name in store.list_names(self.state):
+                    if name.startswith("lock-"):
+                        store.Lock(store.join(self.state, name)).check()
+            yield
+
+    def remove_temporary(self) -> None:
+        """Removes what killed runs left half written. A shard leaves what may be another's."""
+        if self.shard != work_plan.WHOLE:
+            return
+        for folder in (self.output, self.parts, self.state):
+            store.remove_temporary(folder)
+
+
+def ingredients(
+    contract: Contract,
+    *,
+    top_k: int,
+    embeddings: bool,
+    precision: str,
+    max_pixels: int,
+    max_side: int,
+    max_bytes: int,
+    passthrough: pa.Schema,
+) -> dict:
+    """All that decides what the rows say. Engines do not: they agree within a tolerance."""
+    return {
+        "version": DATASET_VERSION,
+        "model": contract.digest,
+        "preprocess": contract.preprocess.to_json(),
+        "top_k": top_k,
+        "embeddings": embeddings,
+        "precision": precision,
+        "max_pixels": max_pixels,
+        "max_side": max_side,
+        "max_bytes": max_bytes,
+        "columns": {field.name: str(field.type) for field in passthrough},
+    }
+
+
+def fingerprint_of(parts: dict) -> str:
+    """sha256 of the ingredients, hex, 16 digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(layout: Layout, wanted: dict, dry_run: bool = False) -> None:
+    """Makes the output a dataset of these ingredients, or checks that it is one.
+
+    Raises:
+      MixError: it is a dataset of others, or holds parts of unknown origin.
+    """
+    try:
+        present = json.loads(store.read(layout.dataset))["ingredients"]
+    except FileNotFoundError:
+        if store.list_names(layout.parts):
+            raise MixError(
+                f"{layout.output}: holds parts but no {layout.dataset}; choose another --output"
+            ) from None
+        if not dry_run:
+            record = {"fingerprint": fingerprint_of(wanted), "ingredients": wanted}
+            store.write(layout.dataset, json.dumps(record, indent=1).encode())
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise MixError(f"{layout.dataset}: damaged ({error}); choose another --output") from None
+    differing = [key for key in wanted if present.get(key) != wanted[key]]
+    if differing:
+        told = "; ".join(
+            f"{key}: {_short(present.get(key))} there, {_short(wanted[key])} now"
+            for key in differing
+        )
+        raise MixError(
+            f"{layout.output}: holds predictions made otherwise ({told}); datasets are never mixed:"
+            " choose another --output, or run as before"
+        )
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

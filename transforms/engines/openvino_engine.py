@@ -1,0 +1,86 @@
+"""OpenVINO: reads the SavedModel itself, needs no TensorFlow. The default on CPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import numpy as np
+
+# OpenVINO's Python package reports its use to its makers: it forks this multi-threaded process to
+# do so, which crashes gRPC in a worker, and nobody asked for it. Without this module it is silent.
+sys.modules.setdefault("openvino_telemetry", None)
+
+import openvino as ov  # noqa: E402
+from imagecensus.model_export.contract import GOLDEN_TOLERANCE  # noqa: E402
+
+# Pictures per request. One compiled batch size for all: small enough to stay in a core's cache
+# (measured: `make bench`), and the reason that answers do not depend on the caller's batch.
+REQUEST_IMAGES = 2
+
+
+class OpenVinoEngine:
+    """A compiled model: one stream of single-threaded requests per core, no barrier inside one."""
+
+    tolerance = GOLDEN_TOLERANCE
+
+    def __init__(self, model: str, precision: str, threads: int):
+        threads = threads or os.cpu_count() or 1
+        core = ov.Core()
+        graph = core.read_model(model)
+        shape = graph.input(0).partial_shape
+        self._image_shape = tuple(dimension.get_length() for dimension in list(shape)[1:])
+        graph.reshape([REQUEST_IMAGES, *self._image_shape])
+        compiled = core.compile_model(
+            graph,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": precision,
+                "NUM_STREAMS": threads,
+                "INFERENCE_NUM_THREADS": threads,
+                "ENABLE_CPU_PINNING": False,  # decoding shares the cores
+            },
+        )
+        self._outputs = [
+            next(out for out in compiled.outputs if name in out.get_names())
+            for name in ("class_ids", "scores", "embedding")
+        ]
+        # Two per core: while one runs, the next one waits, and no core waits for Python's lock.
+        self._queue = ov.AsyncInferQueue(compiled, 2 * threads)
+        self._queue.set_callback(self._store)
+        self._lock = threading.Lock()  # runners give each bundle a thread; the queue is for one
+
+    def infer(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `imagecensus.transforms.classify_images`."""
+        pixels = np.ascontiguousarray(pixels)  # requests share its memory until wait_all
+        count = len(pixels)
+        answers = tuple(
+            np.empty((count, output.shape[1]), output.element_type.to_dtype())
+            for output in self._outputs
+        )
+        with self._lock:
+            self._answer(pixels, answers)
+        return answers
+
+    def _answer(self, pixels, answers):
+        count = len(pixels)
+        whole = count - count % REQUEST_IMAGES
+        for start in range(0, whole, REQUEST_IMAGES):
+            block = pixels[start : start + REQUEST_IMAGES]
+            self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, start))
+        if whole < count:
+            block = np.zeros((REQUEST_IMAGES, *self._image_shape), np.uint8)
+            block[: count - whole] = pixels[whole:]
+            self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, whole))
+        self._queue.wait_all()
+
+    def _store(self, request, job):
+        answers, start = job
+        for answer, output in zip(answers, self._outputs, strict=True):
+            rows = min(REQUEST_IMAGES, len(answer) - start)
+            answer[start : start + rows] = request.get_tensor(output).data[:rows]
+
+
+def load(model: str, precision: str, threads: int) -> OpenVinoEngine:
+    return OpenVinoEngine(model, precision, threads)

@@ -1,0 +1,87 @@
+"""The engines by name. Each lives in its own module and is imported only when asked for."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import importlib.util
+
+from imagecensus.model_export.common.errors import UserError
+
+# name: (module, the package it needs, precisions)
+ENGINES = {
+    "openvino": ("imagecensus.transforms.engines.openvino_engine", "openvino", ("f32",)),
+    "tensorflow": ("imagecensus.transforms.engines.tensorflow_engine", "tensorflow", ("f32",)),
+    "tfx-bsl": ("imagecensus.transforms.engines.tfx_bsl_engine", "tfx_bsl", ("f32",)),
+}
+
+
+class EngineError(UserError):
+    """An engine cannot be used here. The message says what to install or choose."""
+
+
+# Engines whose signature answers without embeddings.
+WITHOUT_EMBEDDINGS = ("tfx-bsl",)
+
+
+def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -> str:
+    """Resolves "auto" and checks that the engine can run here.
+
+    "auto" is TensorFlow where it sees a GPU, OpenVINO on CPUs, TensorFlow without OpenVINO.
+    """
+    if name == "auto":
+        name = "tensorflow" if _has_gpu() or not _installed("openvino") else "openvino"
+    if name not in ENGINES:
+        raise EngineError(f"--engine={name}: choose one of auto, {', '.join(ENGINES)}")
+    _, package, precisions = ENGINES[name]
+    if not _installed(package):
+        raise EngineError(
+            f"--engine={name}: {package} is not installed; pip install {package.replace('_', '-')}"
+        )
+    if embeddings and name in WITHOUT_EMBEDDINGS:
+        raise EngineError(
+            f"--engine={name}: gives no embeddings; choose another, or leave them out"
+        )
+    if precision not in precisions:
+        raise EngineError(f"--precision={precision}: {name} has {', '.join(precisions)}")
+    return name
+
+
+# Engines that a thread is loading: (name, model, precision, threads) to a future of the engine.
+_preloading: dict[tuple, concurrent.futures.Future] = {}
+
+
+def preload_engine(name: str, model: str, precision: str = "f32", threads: int = 0) -> None:
+    """Begins to load in a thread; the next `load_engine` of the same arguments takes it over."""
+    module = importlib.import_module(ENGINES[name][0])
+    pool = concurrent.futures.ThreadPoolExecutor(1, "load")
+    future = pool.submit(module.load, model, precision, threads)
+    _preloading[name, model, precision, threads] = future
+    pool.shutdown(wait=False)
+
+
+def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0):
+    """Loads a model folder into an engine.
+
+    Args:
+      name: of the engine, not "auto".
+      model: model folder.
+      precision: one that `ENGINES` lists for it.
+      threads: of inference; 0: one per core.
+    """
+    preloading = _preloading.pop((name, model, precision, threads), None)
+    if preloading:
+        return preloading.result()
+    module = importlib.import_module(ENGINES[name][0])
+    return module.load(model, precision, threads)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _has_gpu() -> bool:
+    # Asked of the driver's device files: importing TensorFlow to ask it takes ten seconds.
+    import glob
+
+    return bool(glob.glob("/dev/nvidia[0-9]*")) and _installed("tensorflow")

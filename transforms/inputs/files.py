@@ -1,0 +1,199 @@
+"""The files of one input: a folder, a file, a glob, or a prefix of a bucket.
+
+Stated rules for a folder: every regular file in it, at any depth, is listed in name order, but
+for names that start with a dot and the litter of desktop systems (`LITTER`). Links to
+files are listed under their own name; links to folders are followed, each folder once, so that
+loops end. Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself:
+its row says `permission_denied`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+import pyarrow as pa
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.records import REF_SCHEMA
+from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.gcs_listing import list_objects
+
+CHUNK = 8192
+LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
+_GLOB_CHARACTERS = re.compile(r"[*?\[]")
+File = tuple[str, int, str]  # uri, size, mtime in ns or generation
+
+
+class InputError(UserError):
+    """An input cannot be listed. The message names it and the remedy."""
+
+
+def list_files(text: str) -> Iterator[File]:
+    """The files of an input, one after the other. Raises InputError."""
+    return list_bucket(text) if store.is_bucket(text) else list_local(text)
+
+
+def is_glob(text: str) -> bool:
+    return bool(_GLOB_CHARACTERS.search(text))
+
+
+def is_litter(name: bytes) -> bool:
+    """Whether a file or folder of this name is never listed."""
+    return name.startswith(b".") or name.lower() in LITTER
+
+
+def list_local(text: str) -> Iterator[File]:
+    """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
+    path = absolute(text)
+    if os.path.lexists(path):
+        paths = [path]
+    elif is_glob(text):
+        paths = sorted(glob.iglob(path, recursive=True))
+        if not paths:
+            raise InputError(f"{text}: nothing matches; quote the pattern and check it")
+    else:
+        raise InputError(f"{text}: no such file or folder")
+    visited: set[tuple[int, int]] = set()
+    for path in paths:
+        if os.path.isdir(path):
+            yield from _walk(path, visited)
+        else:
+            reference = reference_of(path)
+            if reference:
+                yield reference
+
+
+def absolute(text: str) -> bytes:
+    """The path of a local input."""
+    return os.fsencode(os.path.abspath(text))
+
+
+def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
+    """Depth first, in name order; no recursion, as folders nest deeper than Python's stack."""
+    pending = [top]
+    while pending:
+        path = pending.pop()
+        try:
+            info = os.stat(path)
+        except OSError:
+            yield (store.uri_of_path(path), -1, "")
+            continue
+        if not stat.S_ISDIR(info.st_mode):
+            reference = reference_of(path)
+            if reference:
+                yield reference
+            continue
+        if (info.st_dev, info.st_ino) in visited:
+            continue
+        visited.add((info.st_dev, info.st_ino))
+        try:
+            with os.scandir(path) as entries:
+                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError:
+            yield (store.uri_of_path(path), -1, "")
+            continue
+        # Files at once; folders go on the stack, last first, so that they come in name order.
+        for name, is_folder in names:
+            if not is_folder and not is_litter(name):
+                reference = reference_of(os.path.join(path, name))
+                if reference:
+                    yield reference
+        pending.extend(
+            os.path.join(path, name)
+            for name, is_folder in reversed(names)
+            if is_folder and not is_litter(name)
+        )
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def reference_of(path: bytes) -> File | None:
+    """A local file's reference; None: it is a pipe or a device."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):  # a broken link or a loop of links: its row will say so
+        return (store.uri_of_path(path), -1, "")
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    return (store.uri_of_path(path), info.st_size, str(info.st_mtime_ns))
+
+
+def list_bucket(text: str) -> Iterator[File]:
+    """References of a gs:// prefix, object or glob: (uri, size, generation), one page at a time."""
+    bucket, pattern = store.split_bucket(text)
+    magic = _GLOB_CHARACTERS.search(pattern)
+    prefix = pattern[: magic.start()] if magic else pattern
+    matches = re.compile(_translate(pattern)).fullmatch if magic else None
+    found = 0
+    if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
+        prefix += "/"  # a folder; not its neighbours whose names begin alike
+    for blob in list_objects(bucket, prefix):
+        if matches:
+            if not matches(blob.name):
+                continue
+        elif not _under(blob.name, prefix):
+            continue
+        base = blob.name.rsplit("/", 1)[-1]
+        if not base or is_litter(base.encode()):
+            continue
+        found += 1
+        yield (f"gs://{bucket}/{blob.name}", blob.size, str(blob.generation))
+    if not found:
+        raise InputError(f"{text}: no objects there; check the prefix")
+
+
+def _is_object(uri: str) -> bool:
+    """Whether it is an object's name. Without the right to look, the listing will tell."""
+    try:
+        return store.exists(uri)
+    except store.StorageError:
+        return False
+
+
+def _under(name: str, prefix: str) -> bool:
+    """Whether an object is the prefix itself or lies in the folder of that name."""
+    return not prefix or prefix.endswith("/") or name == prefix or name.startswith(prefix + "/")
+
+
+def _translate(pattern: str) -> str:
+    """A glob as a regular expression: `*` and `?` stop at slashes, `**` does not."""
+    out = ""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    for part in parts:
+        if part == "**/":
+            out += "(?:.*/)?"
+        elif part == "**":
+            out += ".*"
+        elif part == "*":
+            out += "[^/]*"
+        elif part == "?":
+            out += "[^/]"
+        elif part.startswith("[") and part.endswith("]"):
+            out += "[" + part[1:-1].replace("!", "^", 1) + "]"
+        else:
+            out += re.escape(part)
+    return out
+
+
+def reference_batch(references: list[File]) -> pa.RecordBatch:
+    """Files as a batch of `REF_SCHEMA`."""
+    uris, sizes, etags = zip(*references, strict=True) if references else ((), (), ())
+    nothing = pa.nulls(len(uris), pa.string())
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(uris, pa.string()),
+            pa.array(sizes, pa.int64()),
+            pa.array(etags, pa.string()),
+            nothing,
+            nothing,
+        ],
+        schema=REF_SCHEMA,
+    )

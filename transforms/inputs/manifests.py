@@ -1,0 +1,138 @@
+"""Manifests: text files and tables that name pictures, and tell more about them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+
+import pyarrow as pa
+from imagecensus.model_export.common.redact import redact
+from imagecensus.transforms.inputs.files import (
+    CHUNK,
+    File,
+    InputError,
+    is_glob,
+    reference_batch,
+    reference_of,
+)
+from imagecensus.transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
+from imagecensus.transforms.storage import store
+
+MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_MANIFEST_READERS = {
+    ".csv": "read_csv(?, header=true, sample_size=-1)",
+    ".tsv": "read_csv(?, header=true, sample_size=-1, delim='\t')",
+    ".jsonl": "read_json_auto(?, format='newline_delimited')",
+    ".ndjson": "read_json_auto(?, format='newline_delimited')",
+    ".parquet": "read_parquet(?)",
+}
+URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
+
+
+def is_manifest(text: str) -> bool:
+    """Whether an input's name is a manifest's; a Parquet file may hold pictures nevertheless."""
+    return text.lower().endswith(MANIFEST_SUFFIXES) and not is_glob(text)
+
+
+def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
+    """References of a manifest; its other columns follow them, so that they reach the output.
+
+    txt: one location per line. CSV, TSV, JSON Lines, Parquet: a column of locations. Relative
+    locations are taken from the manifest's folder. A column that has the name of an output column
+    gets the prefix `manifest_`.
+    """
+    base = location.rsplit("/", 1)[0] if store.is_bucket(location) else os.path.dirname(location)
+    if location.lower().endswith(".txt"):
+        with store.local_copy(location) as path:
+            lines = _list_lines(path, base)
+            while chunk := list(itertools.islice(lines, CHUNK)):
+                yield reference_batch(chunk)
+        return
+    with _rows(location) as rows:
+        column = _uri_column(location, rows.schema.names, uri_column)
+        passed = passed_through(rows.schema, column)
+        for batch in rows:
+            locations = batch.column(column).cast(pa.string())
+            if locations.null_count:
+                raise InputError(f"{location}: {locations.null_count} rows have no {column!r}")
+            refs = reference_batch([_located(text, base) for text in locations.to_pylist()])
+            values = [batch.column(name) for name in batch.schema.names if name != column]
+            yield pa.RecordBatch.from_arrays(
+                [*refs.columns, *values], schema=pa.schema([*REF_SCHEMA, *passed])
+            )
+
+
+@contextlib.contextmanager
+def _rows(location: str):
+    """A stream of Arrow batches of a manifest's rows, read by DuckDB."""
+    import duckdb
+
+    reader = _MANIFEST_READERS[os.path.splitext(location.lower())[1]]
+    try:
+        with store.local_copy(location) as path, duckdb.connect() as connection:
+            relation = connection.sql(f"SELECT * FROM {reader}", params=[path])
+            yield relation.to_arrow_reader(CHUNK)
+    except duckdb.Error as error:
+        raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
+    except FileNotFoundError:
+        raise InputError(f"{location}: no such manifest") from None
+
+
+def manifest_columns(location: str, uri_column: str = "") -> list[pa.Field]:
+    """The columns that a manifest passes through to the output. Raises InputError."""
+    if location.lower().endswith(".txt"):
+        return []
+    with _rows(location) as rows:
+        column = _uri_column(location, rows.schema.names, uri_column)
+        return passed_through(rows.schema, column)
+
+
+def passed_through(schema: pa.Schema, uri_column: str = "") -> list[pa.Field]:
+    """The fields of a schema but the column of locations, under names that are free."""
+    fields = []
+    for field in schema:
+        if not uri_column or field.name != uri_column:
+            taken = field.name in OUTPUT_COLUMNS or field.name in REF_COLUMNS
+            fields.append(field.with_name("manifest_" + field.name) if taken else field)
+    return fields
+
+
+def _uri_column(location: str, names: list[str], wanted: str) -> str:
+    if wanted:
+        if wanted in names:
+            return wanted
+        raise InputError(f"{location}: has no column {wanted!r}; it has {', '.join(names)}")
+    for candidate in URI_COLUMNS:
+        for name in names:
+            if name.lower() == candidate:
+                return name
+    raise InputError(
+        f"{location}: no column of locations among {', '.join(names)}; name it with --uri-column"
+    )
+
+
+def _list_lines(path: str, base: str) -> Iterator[File]:
+    with open(path, "rb") as file:
+        for line in file:
+            line = line.rstrip(b"\r\n")
+            if line.strip():
+                yield _located(os.fsdecode(line), base)
+
+
+def _located(location: str, base: str) -> File:
+    """The reference of one manifest entry. What is not there is listed: its row will say so."""
+    if store.is_bucket(location):
+        # Names in buckets are UTF-8; what is not stays visible in the row that finds nothing.
+        return (location.encode(errors="replace").decode(), -1, "")
+    if location.startswith(store.WEB):  # its row says that it is not read; no query, no secret
+        location = location.encode(errors="replace").decode()
+        return (redact(location).removesuffix("?[redacted]"), -1, "")
+    if location.startswith("file://"):
+        path = store.path_of_uri(location)
+    elif store.is_bucket(base) and not location.startswith("/"):
+        return (store.join(base, location), -1, "")
+    else:
+        path = os.path.abspath(os.fsencode(os.path.join(base, location)))
+    return reference_of(path) or (store.uri_of_path(path), -1, "")
