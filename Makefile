@@ -33,10 +33,10 @@ chromium:  ## install a browser where apt can, for the tests that drive one (the
 	       && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
 	  || echo "notice: no chromium, and it cannot be installed here; tests of pages will skip"
 
-.PHONY: picture
-picture: env chromium  ## make docs/report.png anew: the page of the demo
+.PHONY: image
+image: env chromium  ## make docs/report.png anew: the page of the demo
 	$(BIN)/python tests/demo.py
-	$(BIN)/python docs/report_picture.py demo-archive/output docs/report.png
+	$(BIN)/python docs/report_image.py demo-archive/output docs/report.png
 
 # What tests run against, in the user's caches. Where Java, Go or a network is missing these say so
 # and the tests skip.

@@ -65,7 +65,7 @@ DEV = [
 setup(
     name="imagecensus",
     version=version["__version__"],
-    description="One label per picture for archives of millions, in a table you can query.",
+    description="One label per image for archives of millions, in a table you can query.",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=PACKAGES,

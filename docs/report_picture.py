@@ -15,8 +15,8 @@ SHOWN_WIDTH = 900
 COLORS = 192
 
 
-def main(output: str, picture: str) -> None:
-    picture = pathlib.Path(picture).resolve()
+def main(output: str, image: str) -> None:
+    image = pathlib.Path(image).resolve()
     # From within its folder, so that the page does not show where this checkout lies.
     os.chdir(pathlib.Path(output).parent)
     page_file = pathlib.Path(write_report(os.path.basename(output))).resolve()
@@ -30,7 +30,7 @@ def main(output: str, picture: str) -> None:
         shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         browser.close()
     small = shot.resize((SHOWN_WIDTH, HEIGHT * SHOWN_WIDTH // WIDTH), Image.Resampling.LANCZOS)
-    small.quantize(COLORS).save(picture, optimize=True)
+    small.quantize(COLORS).save(image, optimize=True)
 
 
 if __name__ == "__main__":

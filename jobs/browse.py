@@ -1,7 +1,7 @@
 """`imagecensus browse`: a local page over a finished table, to look, to correct and to try.
 
 It listens on this machine only, under an address that holds a secret, and serves nothing but
-pictures that the table lists, decoded and encoded anew.
+images that the table lists, decoded and encoded anew.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Options:
 
     output: str = argument("the --output folder of a classify run")
     port: int = option(8642, "to listen on; 0 takes a free one", metavar="N")
-    model: str = option(None, "for pictures dropped on the page; default: the run's", metavar="DIR")
+    model: str = option(None, "for images dropped on the page; default: the run's", metavar="DIR")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,7 +73,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Mount, Route
 
-    decoding = threading.Semaphore(os.cpu_count() or 1)  # bounds the memory of large pictures
+    decoding = threading.Semaphore(os.cpu_count() or 1)  # bounds the memory of large images
     predicting = threading.Lock()
 
     @functools.cache
@@ -119,7 +119,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         row["corrected"] = corrections.label_of(row["uri"])
         return Response(_json(row), media_type="application/json")
 
-    def picture(request):
+    def image(request):
         from imagecensus.jobs.results.thumbnails import make_thumbnail, make_view
         from imagecensus.model_export.image_formats import ImageError
 
@@ -133,7 +133,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         )
         try:
             with decoding:
-                jpeg = make(rows.pictures.read(row["uri"]), side)
+                jpeg = make(rows.images.read(row["uri"]), side)
         except ImageError as error:
             return JSONResponse({"error": f"{error.status}: {error}"}, 404)
         return Response(
@@ -168,7 +168,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
                 return JSONResponse({"error": "the file is too large"}, 413)
         from starlette.concurrency import run_in_threadpool
 
-        name = urllib.parse.unquote(request.headers.get("X-Name", "picture"))
+        name = urllib.parse.unquote(request.headers.get("X-Name", "image"))
         return JSONResponse(await run_in_threadpool(answer, name, bytes(data)))
 
     def answer(name, data):
@@ -184,7 +184,7 @@ def make_app(rows: Rows, corrections: Corrections, model: str | None, secret: st
         Route("/api/summary", summary),
         Route("/api/rows", list_rows),
         Route("/api/rows/{id:int}", show_row),
-        Route("/api/rows/{id:int}/picture", picture),
+        Route("/api/rows/{id:int}/image", image),
         Route("/api/correct", correct, methods=["POST"]),
         Route("/api/classify", classify, methods=["POST"]),
         Route("/corrections.csv", download),

@@ -58,7 +58,12 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
 def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     from imagecensus.jobs.classification import supervise
     from imagecensus.jobs.classification.pipeline import run_pipeline
-    from imagecensus.jobs.classification.run_report import Run, books, summary, write_run_report
+    from imagecensus.jobs.classification.run_report import (
+        Run,
+        count_totals,
+        summary,
+        write_run_report,
+    )
     from imagecensus.model_export.contract import check_digest, read_contract
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms import activity, fault_injection
@@ -162,13 +167,13 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         if run.template:
             print(
                 f"pipeline   {run.template}, for Dataflow to run\nWhen it has ended, run the same"
-                " command without --runner: it checks the books and writes the report."
+                " command without --runner: it checks the totals and writes the report."
             )
             return 0
         fault_injection.reached("pipeline.done")
         after = parts.take_inventory(layout.parts, units) if todo else before
         pending = sum(unit.rows for unit in after.pending)
-        counts = books(run, after.totals, sum(unit.rows for unit in units), pending)
+        counts = count_totals(run, after.totals, sum(unit.rows for unit in units), pending)
         report = write_run_report(layout, run, after.totals, counts)
         fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - started, 3)}
         activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
@@ -218,7 +223,7 @@ def _exit_code(options, run, counts) -> int:
         )
         return 130
     if not counts["balanced"]:
-        print("imagecensus: the books do not balance; run the same command again", file=sys.stderr)
+        print("imagecensus: the totals do not balance; run the same command again", file=sys.stderr)
         return 1
     if counts["failed"] > options.max_failure_rate * counts["rows"]:
         print(

@@ -1,6 +1,6 @@
 """The `imagecensus` command: finds the job and turns mistakes into sentences.
 
-Exit codes: 0 done; 1 the run ended but its books do not balance or too many images failed;
+Exit codes: 0 done; 1 the run ended but its totals do not balance or too many images failed;
 2 the request cannot be carried out as given; 130 interrupted, rerun to resume; 3 a defect.
 """
 
@@ -29,12 +29,12 @@ JOBS = {
     "doctor": ("imagecensus.jobs.doctor", "check before a run whether it can work"),
     "plan": ("imagecensus.jobs.plan", "measure here and forecast time, workers and cost of a run"),
     "evaluate": ("imagecensus.jobs.evaluate", "compare a finished table with true labels"),
-    "predict": ("imagecensus.jobs.predict", "classify a few pictures and print the answers"),
+    "predict": ("imagecensus.jobs.predict", "classify a few images and print the answers"),
     "report": (
         "imagecensus.jobs.report",
         "write a page about a finished table, for people to look at",
     ),
-    "similar": ("imagecensus.jobs.similar", "find pictures that look alike"),
+    "similar": ("imagecensus.jobs.similar", "find images that look alike"),
     "browse": (
         "imagecensus.jobs.browse",
         "show a finished table as a page, to look, correct and try",
@@ -44,7 +44,7 @@ JOBS = {
         "imagecensus.jobs.export",
         "make a model folder of a Keras classifier trained elsewhere",
     ),
-    "train": ("imagecensus.jobs.train", "train a classifier on labelled pictures and export it"),
+    "train": ("imagecensus.jobs.train", "train a classifier on labelled images and export it"),
 }
 
 
@@ -108,7 +108,7 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
 
 
 def _usage() -> str:
-    lines = ["usage: imagecensus JOB ...", "", "One label per picture, in a table you can query."]
+    lines = ["usage: imagecensus JOB ...", "", "One label per image, in a table you can query."]
     lines += ["", "jobs:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in JOBS.items()]
     lines += ["", "`imagecensus JOB --help` explains one."]

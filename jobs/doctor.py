@@ -110,7 +110,7 @@ def check_machine(options: ClassifyOptions):
     except (OSError, TypeError):
         free = None
     if free is not None:
-        # Measured: 0.7 GB for the process with MobileNet-V2; pictures being decoded on top.
+        # Measured: 0.7 GB for the process with MobileNet-V2; images being decoded on top.
         threads = options.threads or os.cpu_count() or 1
         need = (700 << 20) + threads * (200 << 20)
         level = "ok" if free >= need else "warn"
@@ -135,7 +135,7 @@ def check_credentials(options: ClassifyOptions):
 
 
 def check_inputs(options: ClassifyOptions):
-    """Whether something is listed, and the first picture can be read."""
+    """Whether something is listed, and the first image can be read."""
     from imagecensus.model_export.image_formats import ImageError
     from imagecensus.transforms.list_images import list_images
     from imagecensus.transforms.read_images import read_image
@@ -204,7 +204,7 @@ def check_output(options: ClassifyOptions, flags: dict):
 
 
 def check_model(options: ClassifyOptions, flags: dict):
-    """Whether the model loads in the engine and answers its golden pictures as recorded."""
+    """Whether the model loads in the engine and answers its golden images as recorded."""
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.classify_images import Classification, ClassifierHandler
     from imagecensus.transforms.engines.registry import choose_engine
@@ -221,7 +221,7 @@ def check_model(options: ClassifyOptions, flags: dict):
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return
-    text = f"{folder}: {len(loaded.labels)} labels; golden pictures answered alike by {engine}"
+    text = f"{folder}: {len(loaded.labels)} labels; golden images answered alike by {engine}"
     yield Finding("ok", "model", text)
     if not store.is_bucket(options.model or "") and is_remote(options, flags):
         yield Finding(

@@ -29,7 +29,7 @@ class Options:
 
     output: str = argument("the --output folder of a classify run")
     labels: str = option("", f"where the true labels are: {HELP}", metavar="SOURCE")
-    uri_column: str = option("uri", "column of the --labels file that names the picture")
+    uri_column: str = option("uri", "column of the --labels file that names the image")
     label_column: str = option("label", "column of the --labels file that holds the true label")
 
 

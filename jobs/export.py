@@ -1,7 +1,7 @@
 """`imagecensus export MODEL.keras --labels FILE --output MODEL_DIR`: bring your own classifier.
 
 Wraps a Keras classifier that was trained elsewhere as a model folder that the batch job reads:
-preprocessing, labels, signatures and golden pictures, proved in a fresh process like a model that
+preprocessing, labels, signatures and golden images, proved in a fresh process like a model that
 `imagecensus train` made.
 """
 
@@ -35,7 +35,7 @@ class ExportOptions:
     resize: str = option(
         "bilinear", "filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
     )
-    crop: str = option("none", "none: squeeze the whole picture", choices=("none", "center"))
+    crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
     name: str = option("", "of the model; default: the file's name")
 
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     if not os.path.isfile(options.model):
         raise UserError(f"{options.model}: no such file")
     import numpy as np
-    from imagecensus.model_export.default_model import golden_pictures
+    from imagecensus.model_export.default_model import make_golden_images
     from imagecensus.model_export.export import check_target, export_classifier
     from imagecensus.model_export.verify import check_model
 
@@ -61,24 +61,24 @@ def main(argv: list[str]) -> int:
             " name each output once, in the network's order"
         )
     spec = _preprocess(model, color, options)
-    pictures = golden_pictures(spec)
+    images = make_golden_images(spec)
     contract = export_classifier(
         model,
         spec,
         labels,
         options.output,
         name=options.name or os.path.splitext(os.path.basename(options.model))[0],
-        golden_images=pictures,
+        golden_images=images,
         training={"file": os.path.basename(options.model)},
     )
-    pixels = pictures.astype(np.float32) * spec.scale + spec.offset
+    pixels = images.astype(np.float32) * spec.scale + spec.offset
     sums = np.asarray(model(pixels, training=False)).sum(1)
     findings = check_model(options.output)
     for finding in findings:
         print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
     if np.abs(sums - 1).max() > 1e-3:
         print(
-            "note: the scores of a picture do not add up to 1; if the network ends without a"
+            "note: the scores of an image do not add up to 1; if the network ends without a"
             " softmax, export it with --logits"
         )
     print(f"{options.output}: {contract.name}, {len(labels)} classes")
@@ -124,28 +124,28 @@ def _wrap(model, options: ExportOptions):
         raise UserError(f"{options.model}: has several inputs or outputs; expected one of each")
     if len(shapes[0]) != 4 or shapes[0][3] not in (1, 3) or len(shapes[1]) != 2:
         raise UserError(
-            f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected pictures"
+            f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected images"
             " [N, height, width, 1 or 3] and scores [N, classes]"
         )
     size = [options.image_size or side for side in shapes[0][1:3]]
     if None in size:
-        raise UserError(f"{options.model}: takes pictures of any size; choose with --image-size")
+        raise UserError(f"{options.model}: takes images of any size; choose with --image-size")
     if any(fixed and fixed != side for fixed, side in zip(shapes[0][1:3], size, strict=True)):
         raise UserError(
-            f"{options.model}: takes {shapes[0][2]}x{shapes[0][1]} pictures, --image-size is"
+            f"{options.model}: takes {shapes[0][2]}x{shapes[0][1]} images, --image-size is"
             f" {options.image_size}; leave the flag out"
         )
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     embedding = (dense or model.layers)[-1].input
     inner = keras.Model(model.inputs, [model.outputs[0], embedding])
-    pictures = keras.Input((*size, 3))
-    scores, features = inner(pictures if shapes[0][3] == 3 else pictures[..., :1])
+    images = keras.Input((*size, 3))
+    scores, features = inner(images if shapes[0][3] == 3 else images[..., :1])
     if options.logits:
         scores = keras.layers.Softmax()(scores)
     named = keras.layers.Identity(name=EMBEDDING_LAYER)(features)
     # The embedding is read off the model by name: it has to hang in its graph.
     scores = keras.layers.Lambda(lambda both: both[0])([scores, named])
-    return keras.Model(pictures, scores), "rgb" if shapes[0][3] == 3 else "grey"
+    return keras.Model(images, scores), "rgb" if shapes[0][3] == 3 else "grey"
 
 
 def _preprocess(model, color: str, options: ExportOptions):

@@ -1,7 +1,7 @@
 """`imagecensus plan`: what a run will take, forecast from a sample measured on this machine.
 
-The real job classifies the sample into a temporary output: a few pictures to warm up, then four
-batches, whose differences give the uncertainty. What a run takes before its first picture (start,
+The real job classifies the sample into a temporary output: a few images to warm up, then four
+batches, whose differences give the uncertainty. What a run takes before its first image (start,
 model) is kept apart, so that the forecast for ten million is not that for a hundred scaled up.
 """
 
@@ -44,9 +44,9 @@ class PlanOptions:
     inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
     model: str = option(None, "model folder", "dataset", metavar="DIR")
     weights: str = option(None, "weights of the default model", "dataset", metavar="FILE")
-    sample: int = option(400, "pictures measured", "forecast")
+    sample: int = option(400, "images measured", "forecast")
     images: int = option(
-        None, "how many pictures the archive has, instead of listing it", "forecast", type=int,
+        None, "how many images the archive has, instead of listing it", "forecast", type=int,
         metavar="N",
     )  # fmt: skip
     deadline: float = option(None, "hours that the run may take", "forecast", type=float)
@@ -115,8 +115,7 @@ def measure(options: PlanOptions) -> Measured:
     images = max(options.images or count, count)
     if len(uris) < 20:
         raise UserError(
-            f"{', '.join(options.inputs)}: {len(uris)} pictures; too few for a forecast: run"
-            " classify"
+            f"{', '.join(options.inputs)}: {len(uris)} images; too few for a forecast: run classify"
         )
     batches = 4
     with tempfile.TemporaryDirectory(prefix="imagecensus-plan-") as folder:
@@ -167,7 +166,7 @@ def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
 
 
 def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
-    """Classifies some pictures by the real job: wall seconds, and CPU seconds by stage."""
+    """Classifies some images by the real job: wall seconds, and CPU seconds by stage."""
     from imagecensus.jobs.classify import main as classify
 
     manifest = os.path.join(folder, f"{name}.txt")
@@ -240,7 +239,7 @@ def cost_per_million(core_seconds: float, bytes_per_image: float, prices: dict) 
         + 1e6 / 512 / 1e4 * prices["write_requests_per_10k"]
     )
     stored = 1e6 * bytes_per_image / 2**30 * prices["gib_month_stored"]
-    return {"compute": compute, "requests": requests, "a month of the pictures' storage": stored}
+    return {"compute": compute, "requests": requests, "a month of the images' storage": stored}
 
 
 def _duration(seconds: float) -> str:

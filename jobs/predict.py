@@ -1,7 +1,7 @@
-"""`imagecensus predict`: the answers of a model for a few pictures, at once.
+"""`imagecensus predict`: the answers of a model for a few images, at once.
 
 The same decoding, the same engines and the same columns as the batch job, without Beam: what
-`predict` says of a picture is what its row of the table says.
+`predict` says of an image is what its row of the table says.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _BAR = 20
 class Options:
     """Options of `imagecensus predict`."""
 
-    pictures: tuple[str, ...] = argument(
-        "picture files, gs:// objects, or - for one picture on standard input",
+    images: tuple[str, ...] = argument(
+        "image files, gs:// objects, or - for one image on standard input",
         nargs="+",
         metavar="IMAGE",
     )
@@ -42,30 +42,30 @@ class Options:
     weights: str = option(
         None, "weights file for the ImageNet model, where there is no network", metavar="FILE"
     )
-    top_k: int = option(5, "best classes shown per picture", metavar="K")
+    top_k: int = option(5, "best classes shown per image", metavar="K")
     json: bool = option(False, "one JSON object per line, with the table's columns")
     engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
     trust_model: bool = option(False, "run a model whose graph may touch files or the network")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 1 where a picture failed."""
+    """Returns 1 where an image failed."""
     options = parse_options(
-        Options, argv, "imagecensus predict", "Classifies a few pictures and prints the answers."
+        Options, argv, "imagecensus predict", "Classifies a few images and prints the answers."
     )
     _validate(options)
     predictor = Predictor(
         _model_folder(options), options.engine, options.top_k, options.trust_model
     )
     failed = False
-    for row in predictor.predict(read_picture(picture) for picture in options.pictures):
+    for row in predictor.predict(read_one_image(image) for image in options.images):
         failed |= row["status"] != "ok"
         print(json.dumps(row) if options.json else describe(row))
     return int(failed)
 
 
 class Predictor:
-    """A model, loaded and ready to answer for a few pictures.
+    """A model, loaded and ready to answer for a few images.
 
     Attributes:
       contract: of the model.
@@ -85,16 +85,16 @@ class Predictor:
         self._engine = load_engine(choose_engine(engine), model)
         configure_pillow()
 
-    def predict(self, pictures, embeddings: bool = False) -> Iterator[dict]:
+    def predict(self, images, embeddings: bool = False) -> Iterator[dict]:
         """Rows with the columns of the table, in order.
 
         Args:
-          pictures: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
+          images: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
           embeddings: adds `embedding`, float32 [D].
         """
         batch = []
-        for picture in pictures:
-            batch.append(picture)
+        for image in images:
+            batch.append(image)
             if len(batch) == _BATCH:
                 yield from self._predict_batch(batch, embeddings)
                 batch = []
@@ -150,30 +150,30 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def read_picture(picture: str):
+def read_one_image(image: str):
     """(name, bytes or the ImageError that came instead)."""
     try:
-        if picture == STDIN:
+        if image == STDIN:
             return "-", sys.stdin.buffer.read(MAX_BYTES)
-        if store.is_bucket(picture):
-            return picture, read_image(picture)
-        uri = store.uri_of_path(os.path.abspath(os.fsencode(picture)))
+        if store.is_bucket(image):
+            return image, read_image(image)
+        uri = store.uri_of_path(os.path.abspath(os.fsencode(image)))
         return uri, read_image(uri)
     except ImageError as error:
         if error.status == "not_found":
             error = ImageError("not_found", "there is no such file")
-        return picture, error
+        return image, error
 
 
 def _validate(options: Options) -> None:
     problems = []
-    for picture in options.pictures:
-        if picture.startswith(("http://", "https://")):
-            problems.append(f"{picture}: web addresses are not read; download it first")
-        elif picture != STDIN and not store.is_bucket(picture) and os.path.isdir(picture):
-            problems.append(f"{picture}: a folder; use `imagecensus classify` for many pictures")
-    if options.pictures.count(STDIN) > 1:
-        problems.append("-: standard input holds one picture; name it once")
+    for image in options.images:
+        if image.startswith(("http://", "https://")):
+            problems.append(f"{image}: web addresses are not read; download it first")
+        elif image != STDIN and not store.is_bucket(image) and os.path.isdir(image):
+            problems.append(f"{image}: a folder; use `imagecensus classify` for many images")
+    if options.images.count(STDIN) > 1:
+        problems.append("-: standard input holds one image; name it once")
     if options.top_k < 1:
         problems.append("--top-k must be at least 1")
     if problems:

@@ -25,7 +25,7 @@ from imagecensus.jobs.results.open_table import (
     write_bytes,
 )
 from imagecensus.jobs.results.queries import (
-    check_books,
+    check_totals,
     count_labels,
     count_scores,
     count_statuses,
@@ -40,7 +40,7 @@ from imagecensus.jobs.results.queries import (
 )
 from imagecensus.jobs.results.thumbnails import (
     DRAWN_STATUSES,
-    Pictures,
+    Images,
     draw_failures,
     make_thumbnails,
 )
@@ -57,15 +57,15 @@ STATUS_MEANING = {
     "not_found": "listed, but gone when it was read",
     "permission_denied": "the file may not be read",
     "empty_file": "the file has no bytes",
-    "not_an_image": "the content is no picture",
+    "not_an_image": "the content is no image",
     "truncated": "the file ends too early",
-    "unsupported_format": "a picture format that is not read here",
+    "unsupported_format": "an image format that is not read here",
     "too_large": "more pixels or bytes than the limit",
-    "decode_error": "the picture is damaged",
+    "decode_error": "the image is damaged",
     "decode_timeout": "decoding took too long",
     "decode_crash": "decoding ended the process",
     "read_error": "storage failed after retries",
-    "inference_error": "the model failed on this picture",
+    "inference_error": "the model failed on this image",
 }
 
 
@@ -75,8 +75,8 @@ class Options:
 
     output: str = argument("the --output folder of a classify run")
     labels: int = option(8, "labels that get a contact sheet, the most frequent first")
-    examples: int = option(4, "pictures per row of a contact sheet, and examples per failure")
-    sample: int = option(16, "pictures drawn at random")
+    examples: int = option(4, "images per row of a contact sheet, and examples per failure")
+    sample: int = option(16, "images drawn at random")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,8 +93,8 @@ def write_report(output: str, labels: int = 8, examples: int = 4, sample: int = 
     Args:
       output: the folder, local or gs://, with at least one part in it.
       labels: labels that get a contact sheet.
-      examples: pictures per row of a contact sheet, and examples per failure.
-      sample: pictures drawn at random.
+      examples: images per row of a contact sheet, and examples per failure.
+      sample: images drawn at random.
 
     Raises:
       UserError: no such folder, no part in it, or a damaged part.
@@ -116,7 +116,7 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "rows": rows,
         "predicted": predicted,
         "failed": rows - predicted,
-        "books": check_books(run, rows),
+        "totals": check_totals(run, rows),
         "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "failures": pick_failures(table, examples),
@@ -131,13 +131,13 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "provenance": list_provenance(run, read_json(table.output, "_imagecensus/dataset.json")),
         **_evaluation(table.output),
     }
-    pictures = Pictures(table.output)
+    images = Images(table.output)
     tiles = [tile for sheet in facts["sheets"] for tile in sheet["most"] + sheet["least"]]
     tiles += facts["sample"] + facts["mistakes"]
-    _add_thumbnails(pictures, tiles, make_thumbnails)
+    _add_thumbnails(images, tiles, make_thumbnails)
     failures = [f for f in facts["failures"] if f["status"] in DRAWN_STATUSES]
     tiles = [example for failure in failures for example in failure["examples"]]
-    _add_thumbnails(pictures, tiles, draw_failures)
+    _add_thumbnails(images, tiles, draw_failures)
     return facts
 
 
@@ -154,8 +154,8 @@ def _evaluation(output: str) -> dict:
     }
 
 
-def _add_thumbnails(pictures: Pictures, tiles: list[dict], make) -> None:
-    thumbnails = make(pictures, [tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
+def _add_thumbnails(images: Images, tiles: list[dict], make) -> None:
+    thumbnails = make(images, [tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
     for tile in tiles:
         if tile["uri"] in thumbnails:
             tile["src"] = _data_uri(thumbnails[tile["uri"]], "jpeg")
@@ -214,8 +214,8 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
-def _data_uri(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def _data_uri(image: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 if __name__ == "__main__":

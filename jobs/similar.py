@@ -1,8 +1,8 @@
-"""`imagecensus similar`: the nearest pictures of one, or groups of near-duplicates.
+"""`imagecensus similar`: the nearest images of one, or groups of near-duplicates.
 
-Exact: every embedding is compared, by cosine, in blocks. One picture against a table streams in
+Exact: every embedding is compared, by cosine, in blocks. One image against a table streams in
 bounded memory whatever the table's length. All against all grows with the square of the rows, so
-that has a limit (`MAX_PICTURES`: half a gigabyte of embeddings and some minutes).
+that has a limit (`MAX_IMAGES`: half a gigabyte of embeddings and some minutes).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from imagecensus.jobs.command.options import argument, option, parse_options
-from imagecensus.jobs.predict import Predictor, printable, read_picture
+from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.storage import store
 
-MAX_PICTURES = 100_000
+MAX_IMAGES = 100_000
 _BLOCK = 4096
 
 
@@ -31,14 +31,14 @@ class Options:
     """Options of `imagecensus similar`."""
 
     output: str = argument("the --output folder of a classify run with --embeddings")
-    image: str = argument("a picture file, or a uri of the table", nargs="?")
-    top: int = option(10, "nearest pictures shown", metavar="N")
+    image: str = argument("an image file, or a uri of the table", nargs="?")
+    top: int = option(10, "nearest images shown", metavar="N")
     duplicates: bool = option(False, "groups of near-duplicates instead, in the whole table")
     threshold: float = option(
-        0.95, "cosine similarity from which two pictures are near-duplicates", metavar="X"
+        0.95, "cosine similarity from which two images are near-duplicates", metavar="X"
     )
-    max_pictures: int = option(
-        MAX_PICTURES, "--duplicates refuses longer tables: time grows with the square", metavar="N"
+    max_images: int = option(
+        MAX_IMAGES, "--duplicates refuses longer tables: time grows with the square", metavar="N"
     )
     model: str = option(None, "model folder, where the run's own has moved", metavar="DIR")
     json: bool = option(False, "one JSON object per line")
@@ -46,10 +46,10 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     options = parse_options(
-        Options, argv, "imagecensus similar", "Finds pictures that look alike, by embedding."
+        Options, argv, "imagecensus similar", "Finds images that look alike, by embedding."
     )
     if bool(options.image) == options.duplicates:
-        raise UserError("name one picture, or ask for --duplicates")
+        raise UserError("name one image, or ask for --duplicates")
     if options.top < 1 or not 0 < options.threshold <= 1:
         raise UserError("--top must be at least 1, --threshold within 0 and 1")
     with open_table(options.output) as table:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
                 " into another --output"
             )
         if options.duplicates:
-            rows = find_duplicates(table, options.threshold, options.max_pictures)
+            rows = find_duplicates(table, options.threshold, options.max_images)
             text = describe_groups(rows)
         else:
             query, itself = _query(table, options)
@@ -102,7 +102,7 @@ def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") ->
     for names, vectors in read_embeddings(table):
         if vectors.shape[1] != len(query):
             raise UserError(
-                f"{table.output}: has embeddings of {vectors.shape[1]} numbers, the picture one of"
+                f"{table.output}: has embeddings of {vectors.shape[1]} numbers, the image one of"
                 f" {len(query)}; name the model of that run with --model"
             )
         scores = vectors @ query
@@ -113,24 +113,24 @@ def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") ->
     return [{"similarity": score, "label": label, "uri": uri} for score, uri, label, _ in best]
 
 
-def find_duplicates(table: Table, threshold: float, max_pictures: int) -> list[dict]:
-    """Groups of pictures that hang together by similarities of at least `threshold`.
+def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dict]:
+    """Groups of images that hang together by similarities of at least `threshold`.
 
     Returns:
-      a row per picture of a group: `group` from 1, largest group first; `uri`; `label`; `pixels`;
-      `similarity` to the group's first picture, which is the one with most pixels. (Pictures of a
+      a row per image of a group: `group` from 1, largest group first; `uri`; `label`; `pixels`;
+      `similarity` to the group's first image, which is the one with most pixels. (Images of a
       group may be less alike than the threshold: each is near to some other one.)
 
     Raises:
-      UserError: the table is longer than `max_pictures`.
+      UserError: the table is longer than `max_images`.
     """
     [(count, size)] = table.query(
         "SELECT count(*), max(len(embedding)) FROM predictions WHERE status = 'ok'"
     )
-    if count > max_pictures:
+    if count > max_images:
         raise UserError(
-            f"{table.output}: {count:,} pictures are {count * (count - 1) // 2:,} comparisons, over"
-            f" the limit of --max-pictures={max_pictures:,}; raise it if you have the time"
+            f"{table.output}: {count:,} images are {count * (count - 1) // 2:,} comparisons, over"
+            f" the limit of --max-images={max_images:,}; raise it if you have the time"
         )
     if not count:
         return []
@@ -140,7 +140,7 @@ def find_duplicates(table: Table, threshold: float, max_pictures: int) -> list[d
         for block_names, block in read_embeddings(table):
             vectors[len(names) : len(names) + len(block)] = block
             names += block_names
-        # The largest picture of a group comes first, the largest group too.
+        # The largest image of a group comes first, the largest group too.
         groups = [
             sorted(group, key=lambda index: (-(names[index][2] or 0), names[index][0]))
             for group in group_alike(vectors, threshold)
@@ -193,7 +193,7 @@ def describe_groups(rows: list[dict]) -> str:
             size = f"{row['pixels'] or 0:>11,} px"
             lines.append(f"  {row['similarity']:.4f}  {size}  {printable(row['uri'])}")
     spare = len(rows) - rows[-1]["group"]
-    head = f"{rows[-1]['group']:,} groups of near-duplicates, {spare:,} pictures more than needed"
+    head = f"{rows[-1]['group']:,} groups of near-duplicates, {spare:,} images more than needed"
     return "\n".join([head, *lines])
 
 
@@ -228,7 +228,7 @@ def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
     made_by = read_json(table.output, "_imagecensus/dataset.json").get("ingredients", {})
     if made_by.get("model", predictor.contract.digest) != predictor.contract.digest:
         raise UserError(f"{model}: another model made {table.output}; name that one with --model")
-    [row] = predictor.predict([read_picture(options.image)], embeddings=True)
+    [row] = predictor.predict([read_one_image(options.image)], embeddings=True)
     if row["status"] != "ok":
         raise UserError(f"{options.image}: {row['status']}: {row['error']}")
     return row["embedding"], ""

@@ -1,4 +1,4 @@
-"""`imagecensus train DATA --output MODEL_DIR`: train a classifier on labelled pictures.
+"""`imagecensus train DATA --output MODEL_DIR`: train a classifier on labelled images.
 
 A pretrained MobileNet-V2 with a new head is the default and what photos want:
 
@@ -39,16 +39,16 @@ class TrainOptions:
     name: str = option("", "of the model, for people; default: the output folder's name")
 
     label_column: str = option("label", "manifest: column of the class", "data")
-    path_column: str = option("", "manifest: column of the picture's path", "data")
+    path_column: str = option("", "manifest: column of the image's path", "data")
     split_column: str = option("split", "manifest: column of train, val or test", "data")
     val_fraction: float = option(0.1, "share cut for validation, where DATA has none", "data")
     test_fraction: float = option(0.15, "share cut for the test, where DATA has none", "data")
-    max_broken_rate: float = option(0.05, "share of unreadable pictures left out", "data")
+    max_broken_rate: float = option(0.05, "share of unreadable images left out", "data")
     cache_memory: int = option(
-        2**31, "decoded pictures in memory", "data", type=size_in_bytes, metavar="SIZE"
+        2**31, "decoded images in memory", "data", type=size_in_bytes, metavar="SIZE"
     )
     cache_disk: int = option(
-        20 * 2**30, "decoded pictures on disk", "data", type=size_in_bytes, metavar="SIZE"
+        20 * 2**30, "decoded images on disk", "data", type=size_in_bytes, metavar="SIZE"
     )
 
     backbone: str = option(
@@ -88,12 +88,12 @@ class TrainOptions:
     balance_classes: bool = option(False, "weigh rare classes up", "schedule")
     augment: str = option(
         "",
-        "training pictures only: flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.2,contrast=0.2",
+        "training images only: flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.2,contrast=0.2",
         "schedule",
     )
     feature_passes: int = option(
         0,
-        "frozen trunk: passes over the pictures, those after the first augmented; 0: 1, or 4 with"
+        "frozen trunk: passes over the images, those after the first augmented; 0: 1, or 4 with"
         " --augment",
         "schedule",
     )
@@ -244,13 +244,13 @@ def _print_summary(trained, output: str, work: str) -> None:
     for split, figures in trained.metrics.items():
         if figures.get("examples"):
             print(
-                f"{split:<6} {figures['examples']:>6} pictures   accuracy"
+                f"{split:<6} {figures['examples']:>6} images   accuracy"
                 f" {figures['accuracy']:.4f}   loss {figures['loss']:.4f}   macro F1"
                 f" {figures['macro_f1']:.4f}"
             )
     proof = trained.metrics["export"]
     print(
-        f"exported model against the trained one, {proof['pictures']} pictures in a fresh process:"
+        f"exported model against the trained one, {proof['images']} images in a fresh process:"
         f" serving_default {proof['serving_default']:.1e}, embed {proof['embed']:.1e};"
         f" serving_bytes {proof['serving_bytes']['largest']:.1e} at most,"
         f" {proof['serving_bytes']['mean']:.1e} on average"
@@ -258,4 +258,4 @@ def _print_summary(trained, output: str, work: str) -> None:
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     print(f"{times}\nmodel: {output}\nlogs and report: {work}")
     if trained.broken:
-        print(f"{len(trained.broken)} picture(s) could not be read and were left out")
+        print(f"{len(trained.broken)} image(s) could not be read and were left out")

@@ -5,7 +5,7 @@ A model folder is a TensorFlow SavedModel with these files in `assets.extra`:
   contract.json   this contract
   labels.txt      one label per line, class id = line number from 0
   labels.json     {"0": "label", ...}, the same as a map
-  golden.npz      pictures (uint8 [G, H, W, 3]) and the answers recorded when it was exported
+  golden.npz      images (uint8 [G, H, W, 3]) and the answers recorded when it was exported
 
 Reading a contract runs nothing from the folder: JSON and plain arrays only.
 """
@@ -97,7 +97,7 @@ class Golden:
         swapped = (class_ids != self.class_ids) & (np.abs(self.scores - scores) > GOLDEN_TOLERANCE)
         if difference > tolerance or swapped.any() or not np.isfinite(scores).all():
             raise ModelError(
-                f"{who}: the golden pictures' scores differ by {difference:.2g} from the recorded"
+                f"{who}: the golden images' scores differ by {difference:.2g} from the recorded"
                 f" ones (limit {tolerance:g}); the model files or the engine have changed:"
                 " export the model again, or try --engine=tensorflow"
             )
@@ -218,5 +218,5 @@ def read_golden(directory: str) -> Golden:
         raise ModelError(f"{path}: cannot be read: {error}; export the model again") from None
     ranks = (golden.images.ndim, golden.class_ids.ndim, golden.scores.ndim)
     if golden.images.dtype != np.uint8 or ranks != (4, 2, 2):
-        raise ModelError(f"{path}: not golden pictures and answers; export the model again")
+        raise ModelError(f"{path}: not golden images and answers; export the model again")
     return golden

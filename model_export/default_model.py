@@ -69,11 +69,11 @@ def imagenet_labels() -> tuple[str, ...]:
         return tuple(line.split()[1] for line in file)
 
 
-def golden_pictures(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
-    """uint8 [count, H, W, 3]: generated pictures with coarse and fine structure, never flat."""
+def make_golden_images(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
+    """uint8 [count, H, W, 3]: generated images with coarse and fine structure, never flat."""
     rng = np.random.default_rng(20)
     rows, columns = np.mgrid[0 : spec.height, 0 : spec.width]
-    pictures = []
+    images = []
     for index in range(count):
         power = 0.25 + index / count  # from rough to smooth
         canvas = np.zeros(spec.shape)
@@ -85,9 +85,9 @@ def golden_pictures(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
         y, x, radius = rng.uniform(0.3, 0.7, 3) * (spec.height, spec.width, spec.height / 2)
         canvas[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] += rng.uniform(-1, 1, 3)
         canvas -= canvas.min()
-        pictures.append(canvas / canvas.max() * 255)
-    stacked = np.stack(pictures).astype(np.uint8)
-    if spec.color == "grey":  # as a grey network gets every picture
+        images.append(canvas / canvas.max() * 255)
+    stacked = np.stack(images).astype(np.uint8)
+    if spec.color == "grey":  # as a grey network gets every image
         stacked[...] = stacked.mean(-1, keepdims=True).astype(np.uint8)
     return stacked
 
@@ -162,7 +162,7 @@ def _export(weights: str, directory: str) -> None:
         imagenet_labels(),
         directory,
         name=NAME,
-        golden_images=golden_pictures(spec),
+        golden_images=make_golden_images(spec),
         embedding_layer=None,
         training={"data": "ImageNet (ILSVRC 2012)", "weights": os.path.basename(weights)},
     )

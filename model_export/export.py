@@ -63,7 +63,7 @@ def export_classifier(
       labels: one per class.
       directory: must not exist, or be an earlier export, which is replaced.
       name: of the model, for people.
-      golden_images: uint8 [G, H, W, 3], non-trivial pictures; their answers are recorded.
+      golden_images: uint8 [G, H, W, 3], non-trivial images; their answers are recorded.
       embedding_layer: name of the layer whose output `[N, D]` (or `[N, h, w, D]`, averaged) is
         the embedding; None takes the input of the last layer.
       top_k: classes per answer, cut to the number of labels.
@@ -177,9 +177,9 @@ def _build(model, spec, labels, embedding_layer, top_k):
 def _decode_in_graph(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
     """uint8 [H, W, 3] from encoded bytes, as near to `decode_image` as TensorFlow's ops come.
 
-    A picture already of the target size (BMP, PNG) passes through exactly; another one differs by
+    An image already of the target size (BMP, PNG) passes through exactly; another one differs by
     the rounding of the resize. What stays different: no EXIF orientation, no box reduction before
-    the resize of huge pictures, and TensorFlow reads JPEG, PNG, GIF, BMP and WebP only.
+    the resize of huge images, and TensorFlow reads JPEG, PNG, GIF, BMP and WebP only.
     """
     is_jpeg = tf.equal(tf.strings.substr(data, 0, 3), b"\xff\xd8\xff")
     is_png = tf.equal(tf.strings.substr(data, 0, 4), b"\x89PNG")

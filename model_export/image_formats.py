@@ -1,4 +1,4 @@
-"""Which bytes are pictures read here, and Pillow's many exceptions as statuses of a row."""
+"""Which bytes are images read here, and Pillow's many exceptions as statuses of a row."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import zlib
 from PIL import Image, UnidentifiedImageError
 
 # Formats that photo archives hold. A short list on purpose: each decoder is attack surface, and
-# Pillow's EPS plugin would start Ghostscript. ("JPEG" also opens MPO, first picture.)
+# Pillow's EPS plugin would start Ghostscript. ("JPEG" also opens MPO, first image.)
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 
-# Files that are pictures, in formats not read here: told apart from files that are no pictures.
+# Files that are images, in formats not read here: told apart from files that are no images.
 _OTHER_IMAGE_MAGIC = {
     b"8BPS": "PSD", b"DDS ": "DDS", b"\x00\x00\x01\x00": "ICO", b"\x01\xda": "SGI",
     b"BLP1": "BLP", b"BLP2": "BLP", b"qoif": "QOI", b"%PDF": "PDF", b"%!PS": "EPS",
@@ -32,7 +32,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 class ImageError(Exception):
-    """One picture cannot be used. `status` is a value of `imagecensus.transforms.records.Status`."""
+    """One image cannot be used. `status` is a value of `imagecensus.transforms.records.Status`."""
 
     def __init__(self, status: str, message: str, image_format: str | None = None):
         super().__init__(message)
@@ -40,8 +40,8 @@ class ImageError(Exception):
         self.image_format = image_format
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """The picture with its header read and no pixel decoded.
+def open_image(data: bytes) -> Image.Image:
+    """The image with its header read and no pixel decoded.
 
     Raises:
       ImageError: unsupported_format, decode_error (a damaged header) or not_an_image.
@@ -58,7 +58,7 @@ def open_picture(data: bytes) -> Image.Image:
             if data.startswith(magic):
                 raise ImageError("decode_error", f"the {name} header is damaged", name) from None
         raise ImageError(
-            "not_an_image", f"no known picture format; starts with {bytes(data[:16])!r}"
+            "not_an_image", f"no known image format; starts with {bytes(data[:16])!r}"
         ) from None
 
 

@@ -1,9 +1,9 @@
 """From the bytes of one file to the pixels a model sees: the one preprocessing function.
 
 Training, export, evaluation and the batch job all call `decode_image` with the `PreprocessSpec`
-stored in the model's contract, so that no two of them can disagree about a picture.
+stored in the model's contract, so that no two of them can disagree about an image.
 
-What happens to a picture, in order:
+What happens to an image, in order:
 
 1. The content decides the format, never the file's name.
 2. The header is read and the pixel limit checked before any pixel is decoded.
@@ -27,7 +27,7 @@ import warnings
 
 import cykooz_resizer
 import numpy as np
-from imagecensus.model_export.image_formats import ImageError, open_picture, typed_error
+from imagecensus.model_export.image_formats import ImageError, open_image, typed_error
 from PIL import Image, ImageFile
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
@@ -62,7 +62,7 @@ _TRANSPOSE = {
 }
 _SWAPS_SIDES = {5, 6, 7, 8}
 
-# A picture of this many pixels or more is decoded alone, so that several threads meeting
+# An image of this many pixels or more is decoded alone, so that several threads meeting
 # several huge scans at once cannot multiply the memory the job needs.
 _LARGE_PIXELS = 30_000_000
 _large_image = threading.Lock()
@@ -81,7 +81,7 @@ class PreprocessSpec:
     color: str = "rgb"  # "rgb", or "grey": luminance (ITU-R 601-2) repeated in the 3 channels
     resize: str = "bilinear"  # nearest, bilinear, bicubic or lanczos; antialiased
     resizer: str = "simd"  # or "pillow": four times slower, equal but for rounding
-    crop: str = "none"  # "none": the whole picture, squeezed; "center": centre crop of the aspect
+    crop: str = "none"  # "none": the whole image, squeezed; "center": centre crop of the aspect
     crop_fraction: float = 1.0  # with crop="center": the share of the short side that is kept
     exif_orientation: bool = True
     dct_margin: float = 2.0  # JPEG DCT scaling keeps both sides >= margin x target; 0 turns it off
@@ -147,7 +147,7 @@ def configure_pillow() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header in `_open`
     _quiet_libtiff()
-    # Pillow warns about odd metadata; what is wrong with a picture is told by its row.
+    # Pillow warns about odd metadata; what is wrong with an image is told by its row.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -169,22 +169,22 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
 ) -> ImageInfo:
-    """Decodes one picture into `out`.
+    """Decodes one image into `out`.
 
     Args:
       data: the whole file.
       spec: the model's preprocessing.
       out: `uint8 [spec.height, spec.width, 3]`, overwritten; its content is undefined on error.
-      max_pixels, max_side: larger and longer pictures are refused before decoding.
+      max_pixels, max_side: larger and longer images are refused before decoding.
 
     Raises:
-      ImageError: with the status of the picture's row; nothing else, whatever the bytes are.
+      ImageError: with the status of the image's row; nothing else, whatever the bytes are.
     """
     if not data:
         raise ImageError("empty_file", "the file has no bytes")
     image_format = None
     try:
-        with open_picture(data) as image:
+        with open_image(data) as image:
             image_format = image.format
             width, height = image.size
             if width < 1 or height < 1:
@@ -217,7 +217,7 @@ def decode_image(
 
 
 def _render(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """The opened picture as an RGB image of exactly the target size."""
+    """The opened image as an RGB image of exactly the target size."""
     orientation = _orientation(image) if spec.exif_orientation else 1
     target = (spec.width, spec.height)
     if orientation in _SWAPS_SIDES:
@@ -259,14 +259,14 @@ def _draft_size(size, target, spec):
     """The size under which DCT scaling must not go, both sides."""
     width, height = target[0] * spec.dct_margin, target[1] * spec.dct_margin
     box = _crop_box(size, target, spec)
-    if box is not None:  # only the crop becomes the target: the whole picture must be larger
+    if box is not None:  # only the crop becomes the target: the whole image must be larger
         width *= size[0] / (box[2] - box[0])
         height *= size[1] / (box[3] - box[1])
     return (int(width), int(height))
 
 
 def _orientation(image: Image.Image) -> int:
-    # A broken EXIF block is no reason to lose a good picture.
+    # A broken EXIF block is no reason to lose a good image.
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
@@ -296,12 +296,12 @@ def _to_eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _crop_box(size, target, spec):
-    """The centred box of the target's aspect, or None for the whole picture."""
+    """The centred box of the target's aspect, or None for the whole image."""
     if spec.crop == "none":
         return None
     width, height = size
     fraction = min(width / target[0], height / target[1]) * spec.crop_fraction
     crop_width, crop_height = target[0] * fraction, target[1] * fraction
-    # Rounding may put an edge a hair outside of the picture, which Pillow refuses.
+    # Rounding may put an edge a hair outside of the image, which Pillow refuses.
     left, top = max((width - crop_width) / 2, 0), max((height - crop_height) / 2, 0)
     return (left, top, min(left + crop_width, width), min(top + crop_height, height))

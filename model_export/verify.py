@@ -2,7 +2,7 @@
 
 `check_model` looks at a model folder as it lies there; `imagecensus doctor` calls it.
 `compare_in_fresh_process` is the trainer's proof: another process, which never saw the Keras
-model, loads the folder and answers for real pictures.
+model, loads the folder and answers for real images.
 """
 
 from __future__ import annotations
@@ -84,17 +84,17 @@ def check_model(directory: str) -> list[Finding]:
         Finding("frozen", not variables, f"{len(variables)} variables outside of the graph")
     )
     answers = loaded.signatures["serving_default"](images=tf.constant(golden.images))
-    findings.append(_golden_finding(golden, answers, "golden pictures"))
-    encoded = tf.constant([encode_png(picture) for picture in golden.images])
+    findings.append(_golden_finding(golden, answers, "golden images"))
+    encoded = tf.constant([encode_png(drawn) for drawn in golden.images])
     from_bytes = loaded.signatures["serving_bytes"](image_bytes=encoded)
-    findings.append(_golden_finding(golden, from_bytes, "golden pictures as PNG bytes"))
+    findings.append(_golden_finding(golden, from_bytes, "golden images as PNG bytes"))
     named = [[contract.labels[i] for i in row] for row in from_bytes["class_ids"].numpy()]
     told = [[text.decode() for text in row] for row in from_bytes["labels"].numpy()]
     findings.append(Finding("labels", named == told, "in the graph as in labels.txt"))
     embedding = loaded.signatures["embed"](images=tf.constant(golden.images))["embedding"]
     same = np.allclose(embedding, answers["embedding"], atol=1e-5)
     fits = embedding.shape[1] == contract.embedding_size
-    findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per picture"))
+    findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per image"))
     return findings
 
 
@@ -122,11 +122,11 @@ def _golden_finding(golden, answers, what: str) -> Finding:
     return Finding(what, True, f"largest difference {difference:.1e}")
 
 
-def encode_png(picture: np.ndarray) -> bytes:
+def encode_png(drawn: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(drawn).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -157,15 +157,15 @@ def compare_in_fresh_process(
 
     Args:
       directory: the model folder.
-      pixels: uint8 [N, H, W, 3], real pictures as `decode_image` gave them.
+      pixels: uint8 [N, H, W, 3], real images as `decode_image` gave them.
       encoded: their N files.
       probabilities: float32 [N, classes], the trained model's.
       embedding: float32 [N, D], the trained model's.
 
     Returns:
-      pictures; the largest difference of `serving_default` scores and of `embed`; for
+      images; the largest difference of `serving_default` scores and of `embed`; for
       `serving_bytes` the largest and mean difference of the best score to `serving_default`, and
-      the share of pictures with the same best class.
+      the share of images with the same best class.
 
     Raises:
       ModelError: a difference over its limit; the model must not be used.
@@ -226,7 +226,7 @@ def _compare(directory: str, case: str) -> dict:
     best = from_bytes["scores"].numpy()[:, 0] - scores[:, 0]
     same = from_bytes["class_ids"].numpy()[:, 0] == ids[:, 0]
     return {
-        "pictures": len(pixels),
+        "images": len(pixels),
         "serving_default": float(
             np.abs(scores - np.take_along_axis(probabilities, ids, axis=1)).max()
         ),

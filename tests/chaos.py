@@ -3,10 +3,10 @@
     python tests/chaos.py [--quick] [--part I/N] [--table FILE]
 
 Each case runs `classify` in a process of its own (forked from this one, which has imported
-everything, so that a case takes a second), holds it at a point of `imagecensus.transforms.fault_injection`, does
-harm, lets it go on, undoes what a person would undo (free the disk, put the folder back), and runs
-the same command again. Then: the same rows as an uninterrupted run, none lost, none twice; books
-balanced; nothing temporary left; and never a traceback on the way.
+everything, so that a case takes a second), holds it at a point of `transforms/fault_injection.py`,
+does harm, lets it go on, undoes what a person would undo (free the disk, put the folder back), and
+runs the same command again. Then: the same rows as an uninterrupted run, none lost, none twice;
+totals balanced; nothing temporary left; and never a traceback on the way.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file__).parent)]
 
-PICTURES = 200
+IMAGES = 200
 UNIT_IMAGES = 25
 PATIENCE = 300  # seconds until a run counts as hanging, on a machine that others use, too
 
 # point: how often a run of 8 units reaches it; a case holds it at the first and the middle time
 REPEATED = {
-    "unit.begun": 8, "read": PICTURES, "decode": PICTURES, "infer": 8,
+    "unit.begun": 8, "read": IMAGES, "decode": IMAGES, "infer": 8,
     "part.partial": 8, "part.synced": 8, "part.renamed": 8,
 }  # fmt: skip
 KEPT = ("run_report.json", "_imagecensus/dataset.json", "_imagecensus/lock")
@@ -112,16 +112,16 @@ def quick_cases() -> list[Case]:
 
 
 class Chaos:
-    """A workplace with pictures, a model and the table of an uninterrupted run."""
+    """A workplace with images, a model and the table of an uninterrupted run."""
 
     def __init__(self, folder: pathlib.Path, model: str):
         from samples import make_photos
 
         self.folder, self.model = folder, model
-        self.pictures = folder / "pictures"
-        make_photos(self.pictures, PICTURES)
-        for number, data in enumerate((b"", b"no picture", b"\xff\xd8\xff\xe0broken")):
-            (self.pictures / f"broken{number}.jpg").write_bytes(data)
+        self.images = folder / "images"
+        make_photos(self.images, IMAGES)
+        for number, data in enumerate((b"", b"no image", b"\xff\xd8\xff\xe0broken")):
+            (self.images / f"broken{number}.jpg").write_bytes(data)
         # Imported before forking: each case then starts at once.
         import apache_beam  # noqa: F401
         import imagecensus.jobs.classify  # noqa: F401
@@ -146,7 +146,7 @@ class Chaos:
         for row in table.to_pylist():
             name = os.path.basename(row["uri"])
             self.doubled += name in rows
-            row["uri"] = name  # some cases have copies of the pictures elsewhere
+            row["uri"] = name  # some cases have copies of the images elsewhere
             rows[name] = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
         return rows
 
@@ -159,11 +159,11 @@ class Chaos:
             undo.callback(shutil.rmtree, place, True)
             if case.fault == "disk full":
                 _mount(place, undo)
-            sources = self.pictures
+            sources = self.images
             if case.fault.startswith("source"):
-                sources = place / "pictures"
-                shutil.copytree(self.pictures, sources)
-                for path in self.pictures.iterdir():  # the listing's times are in the rows
+                sources = place / "images"
+                shutil.copytree(self.images, sources)
+                for path in self.images.iterdir():  # the listing's times are in the rows
                     info = path.stat()
                     os.utime(sources / path.name, ns=(info.st_mtime_ns, info.st_mtime_ns))
             output = place / "out"
@@ -244,7 +244,7 @@ class Chaos:
             code, said = second.wait(), second.said()
             _expect(code == 2 and "another run" in said, f"the second run: {code} {said}")
         elif case.fault.startswith("source"):
-            victim = sources / f"{random.Random(case.seed).randrange(PICTURES):05d}.jpg"
+            victim = sources / f"{random.Random(case.seed).randrange(IMAGES):05d}.jpg"
             if case.fault == "source deleted":
                 victim.unlink()
             elif case.fault == "source replaced":
@@ -263,8 +263,8 @@ class Chaos:
         _expect(rows.keys() == self.expected.keys(), f"rows lost: {lost}")
         differing = [name for name, row in rows.items() if row != self.expected[name]]
         _expect(len(differing) <= (1 if touched else 0), f"rows differ: {differing}")
-        books = json.loads((output / "run_report.json").read_text())["books"]
-        _expect(books["balanced"] and books["rows"] == len(rows), f"books: {books}")
+        totals = json.loads((output / "run_report.json").read_text())["totals"]
+        _expect(totals["balanced"] and totals["rows"] == len(rows), f"totals: {totals}")
         for path in output.rglob("*"):
             name = str(path.relative_to(output))
             known = path.is_dir() and path.name in ("predictions", "_imagecensus")
@@ -282,7 +282,7 @@ class _Run:
     def __init__(self, chaos: Chaos, output, sources=None, fault=None, clock_jump=0.0, clock=None):
         self.output = output
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the run
-        argv = ["classify", str(sources or chaos.pictures), "--output", str(output)]
+        argv = ["classify", str(sources or chaos.images), "--output", str(output)]
         argv += ["--model", chaos.model, "--unit-images", str(UNIT_IMAGES), "--no-report"]
         self._code = None
         environment = _clock_from(clock, fault) if clock else None

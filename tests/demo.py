@@ -1,6 +1,6 @@
 """`make demo`: a small archive from nothing, a classifier trained on it, a table of predictions.
 
-Draws pictures of five kinds in every format that archives hold, trains a small MobileNet-V2 on
+Draws images of five kinds in every format that archives hold, trains a small MobileNet-V2 on
 part of them, classifies the rest with Beam and compares the answers with the truth. Uses only
 what the package itself offers: each step is a command that a person could type.
 """
@@ -28,8 +28,8 @@ class DemoOptions:
     """What the demo may be told."""
 
     folder: str = option("demo-archive", "where everything goes; replaced", metavar="DIR")
-    train: int = option(160, "training pictures of each kind", metavar="N")
-    classify: int = option(48, "pictures of each kind to classify", metavar="N")
+    train: int = option(160, "training images of each kind", metavar="N")
+    classify: int = option(48, "images of each kind to classify", metavar="N")
     epochs: int = option(20, "of training", metavar="N")
 
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     top = pathlib.Path(options.folder)
     shutil.rmtree(top, ignore_errors=True)
     start = time.monotonic()
-    say(f"drawing {len(KINDS) * (options.train + options.classify)} pictures in {top}")
+    say(f"drawing {len(KINDS) * (options.train + options.classify)} images in {top}")
     draw_training_set(top / "train", options.train)
     truth = draw_archive(top / "archive", options.classify, first=options.train)
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     answers = dict(zip(table["uri"], table["label"], strict=True))
     right = [answers[os.path.abspath(path)] == kind for path, kind in truth.items()]
     accuracy = float(np.mean(right))
-    print(f"accuracy on the {len(right)} held-out pictures: {accuracy:.3f}")
+    print(f"accuracy on the {len(right)} held-out images: {accuracy:.3f}")
     print(f"the report to look at: {os.path.abspath(output)}/report.html")
     say(f"done in {time.monotonic() - start:.0f} s")
     return 0 if accuracy >= TARGET_ACCURACY else 1
@@ -93,7 +93,7 @@ def draw_training_set(folder: pathlib.Path, count: int) -> None:
 
 
 def draw_archive(folder: pathlib.Path, count: int, first: int) -> dict[str, str]:
-    """Pictures in nested folders, in every format, and some broken files.
+    """Images in nested folders, in every format, and some broken files.
 
     Returns path → kind of the good ones.
     """
@@ -117,7 +117,7 @@ def draw_archive(folder: pathlib.Path, count: int, first: int) -> dict[str, str]
 
 
 def draw(kind: str, seed: int) -> Image.Image:
-    """One picture, `SIZE` a side: colours, places and sizes follow from the seed."""
+    """One image, `SIZE` a side: colours, places and sizes follow from the seed."""
     rng = np.random.default_rng([KINDS.index(kind), seed])
     image = Image.new("RGB", (SIZE, SIZE), _color(rng, 20, 110))
     pen = ImageDraw.Draw(image)

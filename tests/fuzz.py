@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 20
 
 
 def check_decode(data: bytes, folder: pathlib.Path) -> None:
-    """A picture: pixels, or an ImageError with a status of the closed set."""
+    """An image: pixels, or an ImageError with a status of the closed set."""
     import numpy as np
     from imagecensus.model_export.preprocess import (
         ImageError,
@@ -70,8 +70,8 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
             uris.add(row["uri"])
             try:
                 arguments = (row["uri"], row["size"], row["etag_or_mtime"], MAX_BYTES)
-                picture = read_image(*arguments, row["container"], row["member"], place)
-                assert len(picture) <= MAX_BYTES
+                photo = read_image(*arguments, row["container"], row["member"], place)
+                assert len(photo) <= MAX_BYTES
             except ImageError as error:
                 assert Status(error.status) is not Status.OK
 
@@ -165,7 +165,7 @@ TARGETS = {
 def seeds_of(target: str) -> list[bytes]:
     """Well-formed inputs to start from."""
     if target == "decode":
-        return _pictures()
+        return _images()
     if target == "archive":
         return _archives()
     if target == "manifest":
@@ -190,7 +190,7 @@ _JSON = {
     "report": [
         {
             "run_id": "0a", "started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:00:01Z",
-            "books": {"listed": 1, "rows": 1, "images": 1, "predicted": 1, "failed": 0,
+            "totals": {"listed": 1, "rows": 1, "images": 1, "predicted": 1, "failed": 0,
                       "balanced": True, "pending": 0},
             "statuses": {"ok": 1}, "labels": {"cat": 1},
             "rates": {"images": 1, "seconds": 1.0, "images_per_second": 1.0,
@@ -202,7 +202,7 @@ _JSON = {
 }  # fmt: skip
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     import numpy as np
     from PIL import Image
 
@@ -219,12 +219,12 @@ def _pictures() -> list[bytes]:
         (rgb, "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {}), (rgb, "JPEG2000", {}),
         (rgb, "AVIF", {}),
     ]  # fmt: skip
-    pictures = []
+    photos = []
     for image, kind, options in made:
         file = io.BytesIO()
         image.save(file, kind, **options)
-        pictures.append(file.getvalue())
-    return pictures
+        photos.append(file.getvalue())
+    return photos
 
 
 def _exif(orientation: int):
@@ -239,32 +239,32 @@ def _archives() -> list[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    picture = _pictures()[3]
+    photo = _images()[3]
     plain, sparse = io.BytesIO(), io.BytesIO()
     for file, kind in ((plain, tarfile.GNU_FORMAT), (sparse, tarfile.PAX_FORMAT)):
         with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
             for name in ("a.png", "d/ü" + "x" * 120 + ".png", "a.png"):
                 info = tarfile.TarInfo(name)
-                info.size = len(picture)
-                archive.addfile(info, io.BytesIO(picture))
+                info.size = len(photo)
+                archive.addfile(info, io.BytesIO(photo))
     zips = []
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", method) as archive:
-            archive.writestr("a.png", picture)
-            archive.writestr("ü/b.png", picture)
+            archive.writestr("a.png", photo)
+            archive.writestr("ü/b.png", photo)
         zips.append(file.getvalue())
-    table = pa.table({"image": [picture, None], "label": [1, 2]})
+    table = pa.table({"image": [photo, None], "label": [1, 2]})
     parquet = io.BytesIO()
     pq.write_table(table, parquet)
-    records = _tfrecord(picture)
+    records = _tfrecord(photo)
     return [
         plain.getvalue(), sparse.getvalue(), gzip.compress(plain.getvalue(), mtime=0), *zips,
         parquet.getvalue(), records, gzip.compress(records, mtime=0),
     ]  # fmt: skip
 
 
-def _tfrecord(picture: bytes) -> bytes:
+def _tfrecord(photo: bytes) -> bytes:
     """One tf.train.Example with `image/encoded`, framed; checksums by the reader's own function."""
     from imagecensus.transforms.archives.tfrecord_archive import _masked_crc
 
@@ -273,7 +273,7 @@ def _tfrecord(picture: bytes) -> bytes:
         varint = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
         return bytes([number << 3 | 2]) + varint + data
 
-    feature = field(1, field(1, picture))
+    feature = field(1, field(1, photo))
     example = field(1, field(1, field(1, b"image/encoded") + field(2, feature)))
     head = struct.pack("<Q", len(example))
     return b"".join(
@@ -325,9 +325,9 @@ def _golden() -> bytes:
     import numpy as np
 
     file = io.BytesIO()
-    pictures = np.zeros((1, 2, 2, 3), np.uint8)
+    photos = np.zeros((1, 2, 2, 3), np.uint8)
     ids, scores = np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
-    np.savez_compressed(file, images=pictures, class_ids=ids, scores=scores)
+    np.savez_compressed(file, images=photos, class_ids=ids, scores=scores)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What tests are made of: pictures made on the spot, a tiny real model, the output read back."""
+"""What tests are made of: images made on the spot, a tiny real model, the output read back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def export_tiny(directory, seed: int = 1, labels=LABELS, size: int = 32) -> str:
             keras.layers.Conv2D(8, 5, strides=4, activation="relu"),
             keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
             keras.layers.GlobalAveragePooling2D(name="embedding"),
-            # Large weights: scores that differ from picture to picture.
+            # Large weights: scores that differ from image to image.
             keras.layers.Dense(
                 len(labels), "softmax", kernel_initializer=keras.initializers.RandomNormal(0, 8)
             ),
@@ -43,7 +43,7 @@ def export_tiny(directory, seed: int = 1, labels=LABELS, size: int = 32) -> str:
 
 
 def photo(seed: int, size=(64, 48)) -> Image.Image:
-    """A picture with structure: smooth colour waves and a disc, different for each seed."""
+    """An image with structure: smooth colour waves and a disc, different for each seed."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : size[1], 0 : size[0]]
 

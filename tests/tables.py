@@ -50,9 +50,9 @@ def write_table(
     return str(output)
 
 
-def write_books(output, images: int, model: str | None = None) -> None:
+def write_run_report(output, images: int, model: str | None = None) -> None:
     """The run's report, as far as the tests need one."""
-    report = {"books": {"images": images}, "engine": "openvino"}
+    report = {"totals": {"images": images}, "engine": "openvino"}
     if model:
         report["model"] = {"location": model}
     (pathlib.Path(output) / "run_report.json").write_text(json.dumps(report))

@@ -1,6 +1,6 @@
 """Datasets and models of released versions are resumed and read by this one.
 
-`tests/data/vX.Y/` holds what that version wrote: a model, and the output of 13 pictures under
+`tests/data/vX.Y/` holds what that version wrote: a model, and the output of 13 images under
 /imagecensus-golden (two of them failed), made with `--top-k 3 --embeddings --unit-images 8`. These
 files are never made anew: if a test here fails, the change breaks people's datasets.
 """
@@ -30,15 +30,15 @@ def output(version, tmp_path):
     return tmp_path / "output"
 
 
-def _classify(version, output, tmp_path, *more_pictures):
-    """The command that made the dataset, with more pictures in its manifest."""
+def _classify(version, output, tmp_path, *more_images):
+    """The command that made the dataset, with more images in its manifest."""
     manifest = tmp_path / "list.csv"
     with open(version / "list.csv") as old, open(manifest, "w") as new:
         rows = list(csv.reader(old))
         writer = csv.writer(new)
         writer.writerow(rows[0])
         writer.writerows([f"/imagecensus-golden/{row[0]}", *row[1:]] for row in rows[1:])
-        writer.writerows([path, "new", 2026] for path in more_pictures)
+        writer.writerows([path, "new", 2026] for path in more_images)
     return cli.main(
         ["classify", str(manifest), "--output", str(output), "--model", str(version / "model")]
         + ["--top-k", "3", "--embeddings", "--unit-images", "8", "--no-report"]
@@ -49,16 +49,16 @@ def test_a_finished_dataset_is_resumed_and_nothing_redone(version, output, tmp_p
     before = {path: path.read_bytes() for path in (output / "predictions").iterdir()}
     assert _classify(version, output, tmp_path) == 0
     assert {path: path.read_bytes() for path in (output / "predictions").iterdir()} == before
-    books = json.loads((output / "run_report.json").read_text())["books"]
-    assert books["balanced"] and books["already_listed"] == 13
+    totals = json.loads((output / "run_report.json").read_text())["totals"]
+    assert totals["balanced"] and totals["already_listed"] == 13
 
 
-def test_a_lost_part_is_redone_and_new_pictures_are_added(version, output, tmp_path):
+def test_a_lost_part_is_redone_and_new_images_are_added(version, output, tmp_path):
     lost = sorted((output / "predictions").iterdir())[0]
     rows_lost = pq.read_metadata(lost).num_rows
     lost.unlink()
     photos = make_photos(tmp_path / "photos", 2)
-    # The old pictures are gone by now, so the rows of the lost part say so.
+    # The old images are gone by now, so the rows of the lost part say so.
     assert _classify(version, output, tmp_path, *photos) in (0, 1)
     rows = read_rows(output).to_pylist()
     assert len(rows) == len({row["uri"] for row in rows}) == 15

@@ -18,7 +18,7 @@ DOC = (pathlib.Path(__file__).parents[1] / "docs" / "inputs.md").read_text("utf-
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", DOC, re.S) for line in block.splitlines()
 ]
-ROWS = {  # how many pictures each command finds below
+ROWS = {  # how many images each command finds below
     "photos": 5, "photos/2019": 6, "gs": 7, "list.txt": 3, "photos.csv": 3, "photos.jsonl": 3,
     "shard-000.tar": 4, "shards/*.tar": 12, "gs-shards": 4, "flowers.tfrecord-*": 8,
     "data/train-*.parquet": 8,

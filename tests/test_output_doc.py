@@ -37,7 +37,7 @@ def test_the_three_engines_answer_alike(output):
     assert by_duckdb["label"].tolist()[0] == "label 0" and len(by_duckdb) == 10
     for other in (by_pandas, by_polars):
         assert other["label"].tolist() == by_duckdb["label"].tolist()
-        assert other["pictures"].tolist() == by_duckdb["pictures"].tolist()
+        assert other["images"].tolist() == by_duckdb["images"].tolist()
         assert other["certainty"].tolist() == pytest.approx(by_duckdb["certainty"].tolist())
 
 

@@ -1,4 +1,4 @@
-"""What each thread is busy with, so that slow pictures, stuck runs and hangs are told.
+"""What each thread is busy with, so that slow images, stuck runs and hangs are told.
 
 One thread looks once a second. Ages are counted in its looks, not by the clock: a process that was
 stopped, or a machine that slept, has no hangs to report when it wakes up.
@@ -15,7 +15,7 @@ import time
 LOGGER = logging.getLogger("imagecensus")
 SLOW_SECONDS = 1.0
 STUCK_SECONDS = 60
-HUNG_EXIT_CODE = 75  # a decoder hangs: the journal names the picture, a rerun decodes it apart
+HUNG_EXIT_CODE = 75  # a decoder hangs: the journal names the image, a rerun decodes it apart
 _SLOW_LOGGED = 20  # per process: a slow disk must not fill another one with complaints
 _SLOW_KEPT = 1000  # waiting to be taken
 
@@ -53,7 +53,7 @@ class doing:  # noqa: N801 - reads as a verb: `with doing("decode", uri):`
 
 
 def _note_slow(stage: str, subject: str, seconds: float) -> None:
-    """Logs a slow picture, once, and keeps it for `take_slow`."""
+    """Logs a slow image, once, and keeps it for `take_slow`."""
     global _slow_count
     fields = {"uri": subject, "stage": stage, "seconds": round(seconds, 2)}
     with _slow_lock:
@@ -66,11 +66,11 @@ def _note_slow(stage: str, subject: str, seconds: float) -> None:
     if count <= _SLOW_LOGGED:
         LOGGER.warning("slow %s: %.1f s for %s", stage, seconds, subject, extra={"fields": fields})
     if count == _SLOW_LOGGED:
-        LOGGER.warning("further slow pictures are told in run_report.json only")
+        LOGGER.warning("further slow images are told in run_report.json only")
 
 
 def take_slow() -> list[dict]:
-    """The slow pictures since the last call, as `uri`, `stage`, `seconds`: once each."""
+    """The slow images since the last call, as `uri`, `stage`, `seconds`: once each."""
     global _slow
     if not _slow:  # nearly always
         return []
@@ -82,7 +82,7 @@ def take_slow() -> list[dict]:
 def watch(decode_seconds: float) -> None:
     """Starts the thread that looks, once per process.
 
-    A picture in the decoder for longer than `decode_seconds` ends the process, with its name in
+    An image in the decoder for longer than `decode_seconds` ends the process, with its name in
     the journal (a thread cannot be ended alone); anything that takes over `STUCK_SECONDS` is told
     once a minute.
     """
@@ -110,7 +110,7 @@ def _look() -> None:
             if mark[0] == "decode" and age > _deadline:
                 LOGGER.error(
                     "%s: in the decoder for over %g s; this process ends, and a rerun decodes"
-                    " the picture in a process of its own",
+                    " the image in a process of its own",
                     mark[1],
                     _deadline,
                 )

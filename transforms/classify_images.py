@@ -3,7 +3,7 @@
 An engine is anything with
   infer(pixels uint8 [N, H, W, 3]) -> (class_ids int32 [N, K], scores float32 [N, K],
                                        embeddings float32 [N, D])
-and answers each picture alike whatever the batch it comes in.
+and answers each image alike whatever the batch it comes in.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Classification:
 
 
 def infer_bisecting(engine, pixels: np.ndarray):
-    """Answers of an engine; a batch that fails is halved until the pictures at fault are alone.
+    """Answers of an engine; a batch that fails is halved until the images at fault are alone.
 
     Returns:
       (class_ids [N, K], scores [N, K], embeddings [N, D], errors: N messages or None). Rows with
-      an error hold zeros. The arrays are None where not one picture could be answered.
+      an error hold zeros. The arrays are None where not one image could be answered.
     """
     try:
         class_ids, scores, embeddings = engine.infer(pixels)
@@ -91,7 +91,7 @@ def classify_batch(
     class_ids = scores = embeddings = None
     if len(good):
         fault_injection.reached("infer")
-        what = f"{len(good)} pictures of unit {batch.unit.name}"
+        what = f"{len(good)} images of unit {batch.unit.name}"
         with doing("inference", what), counters.STAGES.measure_process("infer"):
             class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
         for row, message in zip(good, errors, strict=True):
@@ -170,7 +170,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         self._how = how
 
     def load_model(self) -> LoadedClassifier:
-        """Loads the engine and checks it on the golden pictures before any image is read."""
+        """Loads the engine and checks it on the golden images before any image is read."""
         model = store.local_folder(self._how.model)
         contract = read_contract(model)
         check_digest(contract, self._how.digest, self._how.model)

@@ -61,7 +61,7 @@ class Decoding:
     threads: int = 0  # 0: one per core
     fetch_threads: int = 32  # readers ahead of the decoders, for buckets only
     journal: str = ""  # folder of the decoders' journals; empty: none
-    seconds: float = isolate.DECODE_SECONDS  # longest that one picture may take
+    seconds: float = isolate.DECODE_SECONDS  # longest that one image may take
     memory: int = isolate.DECODE_MEMORY  # most that a suspect of an earlier crash may take
 
 

@@ -25,8 +25,8 @@ POINTS = (
     "plan.renamed",
     "planned",
     "unit.begun",
-    "read",  # once per picture
-    "decode",  # once per picture, its place in the journal taken
+    "read",  # once per image
+    "decode",  # once per image, its place in the journal taken
     "infer",  # once per batch
     "part.partial",
     "part.synced",

@@ -31,7 +31,7 @@ from imagecensus.transforms.inputs.manifests import (
 )
 from imagecensus.transforms.storage import store
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
+_IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
 
 
@@ -46,7 +46,7 @@ def list_images(
     Args:
       inputs: folders, files, globs, archives, manifests, gs:// prefixes and globs.
       uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
-      image_column: the column or feature of pictures in Parquet and TFRecords; empty: the usual.
+      image_column: the column or feature of images in Parquet and TFRecords; empty: the usual.
       max_members: of one archive; the archive itself is a failed row in place of the others.
 
     Yields:
@@ -56,7 +56,7 @@ def list_images(
       InputError: an input does not exist or a manifest cannot be read.
     """
     for text in inputs:
-        if is_manifest(text) and not _holds_pictures(text, uri_column, image_column):
+        if is_manifest(text) and not _holds_images(text, uri_column, image_column):
             yield from list_manifest(text, uri_column)
         else:
             yield from _list_with_archives(text, image_column, max_members)
@@ -95,17 +95,17 @@ def passthrough_columns(
 
 
 def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]:
-    if not is_manifest(text) or _holds_pictures(text, uri_column, image_column):
+    if not is_manifest(text) or _holds_images(text, uri_column, image_column):
         return passed_through(_table_columns(text, image_column))
     return manifest_columns(text, uri_column)
 
 
-def _holds_pictures(text: str, uri_column: str, image_column: str) -> bool:
-    """Whether a Parquet file is an archive of pictures and no manifest of locations."""
+def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
+    """Whether a Parquet file is an archive of images and no manifest of locations."""
     if not text.lower().endswith(".parquet") or (uri_column and not image_column):
         return False
     reference = next(list_files(text), ("", -1, ""))
-    return guard_listing.is_table_of_pictures(*reference, image_column)
+    return guard_listing.is_table_of_images(*reference, image_column)
 
 
 def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
@@ -116,7 +116,7 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        if uri.endswith(_PICTURES) or not (listing.is_archive_name(uri) or uri == named):
+        if uri.endswith(_IMAGES) or not (listing.is_archive_name(uri) or uri == named):
             return None
         kind = guard_listing.archive_kind(*reference, image_column)
         return kind and guard_listing.list_archive(
@@ -153,7 +153,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
     with concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
         ahead = collections.deque()
         for reference in list_files(text):
-            looked_into = not reference[0].endswith(_PICTURES)
+            looked_into = not reference[0].endswith(_IMAGES)
             ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:
                 first, found = ahead.popleft()
@@ -163,7 +163,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 
 
 def _table_columns(text: str, image_column: str) -> pa.Schema:
-    """The columns of the first table of pictures, where an input's name says it is one."""
+    """The columns of the first table of images, where an input's name says it is one."""
     for reference in list_files(text) if listing.has_columns(text) else ():
         if listing.is_archive_name(reference[0]):
             return guard_listing.column_schema(*reference, image_column)

@@ -38,7 +38,7 @@ def read_image(
             return read_member(container, size, etag, member, max_bytes, place or Place())
         if uri.startswith(store.WEB):
             raise ImageError(
-                "read_error", "web addresses are not read; copy the picture to a folder or bucket"
+                "read_error", "web addresses are not read; copy the image to a folder or bucket"
             )
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
@@ -57,7 +57,7 @@ def read_image(
 
 
 def _read_file(path: bytes, max_bytes: int) -> bytes:
-    # Not blocking: a pipe put in a picture's place must not hang the job.
+    # Not blocking: a pipe put in an image's place must not hang the job.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         info = os.fstat(handle)

@@ -33,7 +33,7 @@ class Status(str, enum.Enum):
 
 # Row i of a unit of work. `uri` is unique in a dataset; `size` is -1 where the listing does not
 # tell; `etag_or_mtime` is a bucket object's generation or a file's mtime in nanoseconds.
-# `container` is the packed archive that holds the picture, and `member` says where in it, as JSON
+# `container` is the packed archive that holds the image, and `member` says where in it, as JSON
 # (`archive_members.Member.where`); both null: the uri is a file of its own.
 REF_FIELDS = [
     pa.field("uri", pa.string(), nullable=False),
@@ -109,7 +109,7 @@ class ImageBatch:
       status: N status values; pixels exist only for the "ok" ones.
       error: N messages or None.
       width, height, format, bytes: N values or None: what the file says of itself.
-      pixels: uint8 [M, height, width, 3], the M pictures decoded, in row order.
+      pixels: uint8 [M, height, width, 3], the M images decoded, in row order.
       last: this is the unit's final batch.
     """
 

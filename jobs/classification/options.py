@@ -20,7 +20,7 @@ EPILOG = """\
 Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
 Run the same command again to resume, and to add what is new in the inputs.
 
-exit codes: 0 done; 1 books not balanced, or more failures than --max-failure-rate;
+exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-rate;
             2 refused as asked; 130 interrupted (rerun to resume)
 """
 
@@ -53,7 +53,7 @@ class ClassifyOptions:
     embeddings: bool = option(False, "add a column with each image's embedding", "dataset")
     uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
     image_column: str = option(
-        "", "the column or feature of pictures in Parquet and TFRecords", "dataset", metavar="NAME"
+        "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
     )
     limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
     shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
@@ -63,13 +63,13 @@ class ClassifyOptions:
     max_failure_rate: float = option(
         0.5, "exit with 1 if a larger share of the rows failed", "run", metavar="SHARE"
     )
-    max_pixels: int = option(178_956_970, "larger pictures are not decoded", "limits", metavar="N")
+    max_pixels: int = option(178_956_970, "larger images are not decoded", "limits", metavar="N")
     max_side: int = option(65_535, "nor are wider or higher ones", "limits", metavar="N")
     max_bytes: str = option("1G", "larger files are not read", "limits", metavar="SIZE")
     max_members: int = option(
         10_000_000, "of one archive are listed; more are one failed row", "limits", metavar="N"
     )
-    decode_seconds: int = option(60, "longest that decoding one picture may take", "limits")
+    decode_seconds: int = option(60, "longest that decoding one image may take", "limits")
     decode_memory: str = option(
         "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
     )

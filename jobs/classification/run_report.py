@@ -1,4 +1,4 @@
-"""The books of a run: `run_report.json`, and the summary that a person reads."""
+"""The totals of a run: `run_report.json`, and the summary that a person reads."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Run:
         self.steady_seconds = steady
 
 
-def books(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
+def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
     """The counts that must balance, and whether they do.
 
     listed = already_listed + duplicates + added, for this run's inputs;
@@ -101,7 +101,8 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "started": _utc(run.started),
         "finished": _utc(time.time()),
         "interrupted": run.interrupted,
-        "books": counts,
+        "totals": counts,
+        "books": counts,  # the name until 0.1
         "statuses": dict(totals.statuses.most_common()),
         "labels": dict(totals.labels.most_common()),
         "rates": {
@@ -128,7 +129,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
 
 def summary(layout: Layout, report: dict) -> str:
     """One screen for a person."""
-    counts, rates = report["books"], report["rates"]
+    counts, rates = report["totals"], report["rates"]
     lines = []
     if rates["images"]:
         lines.append(
@@ -163,7 +164,7 @@ def summary(layout: Layout, report: dict) -> str:
             f" {slowest['seconds']:,.1f} s to {slowest['stage']} {slowest['uri']}"
         )
     lines.append(f"table      {layout.parts}")
-    lines.append(f"books      {layout.run_report}")
+    lines.append(f"run report {layout.run_report}")
     return "\n".join(lines)
 
 

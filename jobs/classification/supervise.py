@@ -1,4 +1,4 @@
-"""Runs a job in a child process, and again when a picture killed it.
+"""Runs a job in a child process, and again when an image killed it.
 
 A decoder's crash ends its process, and so does that of an archive's reader. The journals name the
 suspects, and a rerun handles those apart; this module is the rerun, so that nobody has to get up
@@ -45,7 +45,7 @@ def journals_are_in(folder: str) -> None:
 def run(job) -> int:
     """Calls `job() -> exit code` in a child process; returns its exit code, in both processes.
 
-    A child that crashed while pictures were in its decoders is run again, as long as each crash
+    A child that crashed while images were in its decoders is run again, as long as each crash
     brings new suspects.
     """
     global _page
@@ -69,7 +69,7 @@ def run(job) -> int:
             break
         print(
             f"imagecensus: a decoder {'hung' if hung else 'crashed'}; resuming with"
-            f" {len(suspects - known)} suspects (pictures, archives) handled apart",
+            f" {len(suspects - known)} suspects (images, archives) handled apart",
             file=sys.stderr,
         )
         known |= suspects

@@ -14,7 +14,7 @@ def configure(debug: bool = False, as_json: bool = False) -> None:
     """Sends logs to standard error, free of secrets.
 
     A person at a terminal gets warnings of this package and errors of others; `as_json` adds this
-    package's notes (slow pictures, stages, books) and the warnings of others; `debug` everything.
+    package's notes (slow images, stages, totals) and the warnings of others; `debug` everything.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if as_json else _Line("%(levelname)s:%(name)s:%(message)s"))

@@ -1,6 +1,6 @@
 """A quick start and end for processes that run one job: what nobody uses is not imported.
 
-A third of a second counts when one picture is asked for. Beam imports every connector it finds
+A third of a second counts when one image is asked for. Beam imports every connector it finds
 (BigQuery, MongoDB, Dataflow's clients ...) and pyarrow imports pandas when first handed a list; a
 job run in this process uses neither, and together they cost more than all else it imports.
 """

@@ -44,10 +44,10 @@ class Rows:
 
     def __init__(self, table: Table, folder: str):
         """Copies the rows into `folder`, a temporary one."""
-        from imagecensus.jobs.results.thumbnails import Pictures
+        from imagecensus.jobs.results.thumbnails import Images
 
         self._connection = table.connection
-        self.pictures = Pictures(table.output)
+        self.images = Images(table.output)
         path = os.path.join(folder, "rows.duckdb")
         self._connection.execute(f"ATTACH '{path.replace(chr(39), chr(39) * 2)}' AS store")
         without = "EXCLUDE (embedding)" if "embedding" in table.columns else ""

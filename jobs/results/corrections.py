@@ -47,7 +47,7 @@ class Corrections:
         return list(self._rows)
 
     def set(self, uri: str, label: str | None, predicted: str | None, score: float | None) -> None:
-        """Notes what a picture really shows; `label` None takes a correction back."""
+        """Notes what an image really shows; `label` None takes a correction back."""
         with self._lock:
             rows = dict(self._rows)
             rows.pop(uri, None)

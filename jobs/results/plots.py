@@ -30,7 +30,7 @@ def plot_evaluation(evaluation: dict, confusion: list[dict]) -> dict[str, bytes]
 
 
 def plot_confusion(per_class: list[dict], confusion: list[dict]) -> bytes:
-    """The confusion matrix of the classes with most pictures; the others are one row, "other"."""
+    """The confusion matrix of the classes with most images; the others are one row, "other"."""
     shown = [row["label"] for row in per_class if row["support"]][:CLASSES_SHOWN]
     codes = {label: code for code, label in enumerate(shown)}
     other = len(shown)
@@ -52,7 +52,7 @@ def plot_confusion(per_class: list[dict], confusion: list[dict]) -> bytes:
 
 
 def plot_calibration(calibration: dict) -> bytes:
-    """The reliability curve above the number of pictures in each bin."""
+    """The reliability curve above the number of images in each bin."""
     bins = calibration["bins"]
     figure = Figure(figsize=(5, 5), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
@@ -63,7 +63,7 @@ def plot_calibration(calibration: dict) -> bytes:
     upper.legend(loc="upper left")
     left, width = [row["from"] for row in bins], [row["to"] - row["from"] for row in bins]
     lower.bar(left, [row["count"] for row in bins], width, align="edge", edgecolor="white")
-    lower.set(xlabel="score", ylabel="pictures")
+    lower.set(xlabel="score", ylabel="images")
     return _png(figure)
 
 

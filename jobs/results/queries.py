@@ -19,17 +19,17 @@ _PROVENANCE = ("inputs", "started", "finished", "model", "engine", "runner", "ru
 _TILE = "{uri: uri, label: label, score: score}"
 
 
-def check_books(run: dict, rows: int) -> dict | None:
+def check_totals(run: dict, rows: int) -> dict | None:
     """Whether the table holds a row for each image ever listed; None where no run has told.
 
     Args:
       run: what run_report.json holds.
       rows: of the table, as counted now.
     """
-    books = run.get("books")
-    if not isinstance(books, dict) or not isinstance(books.get("images"), int):
+    totals = run.get("totals") or run.get("books")  # the name until 0.1
+    if not isinstance(totals, dict) or not isinstance(totals.get("images"), int):
         return None
-    listed = books["images"]
+    listed = totals["images"]
     return {"listed": listed, "pending": max(listed - rows, 0), "balanced": listed == rows}
 
 

@@ -1,4 +1,4 @@
-"""Small pictures for people to look at, made from untrusted files.
+"""Small images for people to look at, made from untrusted files.
 
 A thumbnail is pixels only: the file is decoded by the job's own decoder and the pixels are
 encoded anew, so that nothing else of the file (EXIF text, profiles, trailing bytes) reaches a
@@ -33,8 +33,8 @@ FAILURE_SECONDS, ALL_FAILURES_SECONDS = 5, 15
 _ORIENTATION_TAG = 0x0112
 
 
-class Pictures:
-    """The bytes of a table's pictures; the plan says where those in archives are."""
+class Images:
+    """The bytes of a table's images; the plan says where those in archives are."""
 
     def __init__(self, output: str):
         """Args:
@@ -45,7 +45,7 @@ class Pictures:
         self._place, self._one_at_a_time = Place(), threading.Lock()
 
     def locate(self, uris: list[str]) -> None:
-        """Looks up many pictures at once, which is quicker than one by one."""
+        """Looks up many images at once, which is quicker than one by one."""
         # Only the plan can tell a member of an archive from a file with such a name.
         missing = [uri for uri in uris if "#" in uri and uri not in self._known]
         if missing:
@@ -77,7 +77,7 @@ class Pictures:
 
 
 def make_thumbnail(data: bytes, side: int) -> bytes:
-    """A JPEG of `side` x `side` pixels, the centre of the picture in `data`.
+    """A JPEG of `side` x `side` pixels, the centre of the image in `data`.
 
     Raises:
       ImageError: it cannot be decoded.
@@ -89,18 +89,18 @@ def make_thumbnail(data: bytes, side: int) -> bytes:
     return _jpeg(pixels)
 
 
-def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
-    """The thumbnails of those pictures that can be read, by uri."""
+def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, bytes]:
+    """The thumbnails of those images that can be read, by uri."""
 
     def attempt(uri):
         try:
-            return make_thumbnail(pictures.read(uri), side)
+            return make_thumbnail(images.read(uri), side)
         except ImageError:
             return None
 
     uris = list(dict.fromkeys(uris))
-    pictures.locate(uris)
-    in_order = sorted(filter(pictures.position, uris), key=pictures.position)
+    images.locate(uris)
+    in_order = sorted(filter(images.position, uris), key=images.position)
     made = {uri: attempt(uri) for uri in in_order}
     rest = [uri for uri in uris if uri not in made]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -108,8 +108,8 @@ def make_thumbnails(pictures: Pictures, uris: list[str], side: int) -> dict[str,
     return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
 
 
-def draw_failures(pictures: Pictures, uris: list[str], side: int) -> dict[str, bytes]:
-    """Thumbnails of what can be drawn of pictures that failed, by uri.
+def draw_failures(images: Images, uris: list[str], side: int) -> dict[str, bytes]:
+    """Thumbnails of what can be drawn of images that failed, by uri.
 
     A file that ends too early is drawn as far as it goes, one too large for the job at reduced
     size. Each is decoded in a process of its own with bounded time and memory, and after
@@ -117,14 +117,14 @@ def draw_failures(pictures: Pictures, uris: list[str], side: int) -> dict[str, b
     back are left out: what lies before them may be anything.
     """
     uris = list(dict.fromkeys(uris))
-    pictures.locate(uris)
+    images.locate(uris)
     deadline = time.monotonic() + ALL_FAILURES_SECONDS
 
     def attempt(uri):
-        if pictures.position(uri) is not None or time.monotonic() > deadline:
+        if images.position(uri) is not None or time.monotonic() > deadline:
             return None
         try:
-            return _draw_leniently(pictures.read(uri), side)
+            return _draw_leniently(images.read(uri), side)
         except ImageError:
             return None
 
@@ -146,7 +146,7 @@ def _draw_leniently(data: bytes, side: int) -> bytes | None:
 
 
 def make_view(data: bytes, longest: int) -> bytes:
-    """A JPEG of the whole picture, its longer side at most `longest` pixels. Raises ImageError."""
+    """A JPEG of the whole image, its longer side at most `longest` pixels. Raises ImageError."""
     configure_pillow()
     width, height = _upright_size(data)
     scale = min(longest / max(width, height), 1.0)

@@ -25,7 +25,7 @@ def join_truth(table: Table, source: str, uri_column: str, label_column: str) ->
       how rows were matched, for people: "folder name", "column NAME", "uri" or "file name".
 
     Raises:
-      UserError: no such column or file, two truths for one picture, or nothing matches.
+      UserError: no such column or file, two truths for one image, or nothing matches.
     """
     if source == "parent":
         truth, matched = f"nullif({_component(-2)}, '')", "folder name"
@@ -74,7 +74,7 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
     ours = connection.execute("SELECT min(uri) FROM predictions").fetchone()[0]
     theirs = connection.execute("SELECT min(uri) FROM truth").fetchone()[0]
     raise UserError(
-        f"{path}: none of its pictures is in the table; its column {uri_column!r} has for example"
+        f"{path}: none of its images is in the table; its column {uri_column!r} has for example"
         f" {theirs!r}, the table {ours!r}"
     )
 

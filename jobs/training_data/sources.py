@@ -1,4 +1,4 @@
-"""Training data wherever the batch job reads pictures: disks, buckets, and packed archives.
+"""Training data wherever the batch job reads images: disks, buckets, and packed archives.
 
 A manifest of a training may so be what `imagecensus browse` exported, or be made from any output
 table: its uris are those of the table.
@@ -29,7 +29,7 @@ Read = Callable[[], bytes]
 
 
 def read_training_data(source: str, fractions: SplitFractions, *columns: str) -> LabelledData:
-    """Like `read_labelled_data`, for manifests and pictures in buckets and archives too.
+    """Like `read_labelled_data`, for manifests and images in buckets and archives too.
 
     Args:
       source: a folder, a manifest (local or `gs://`), or `tfds:NAME`.
@@ -40,23 +40,23 @@ def read_training_data(source: str, fractions: SplitFractions, *columns: str) ->
       UserError: what keeps the data from being trained on.
     """
     if not store.is_bucket(source):
-        return read_labelled_data(source, fractions, *columns, locate=locate_pictures)
+        return read_labelled_data(source, fractions, *columns, locate=locate_images)
     if not source.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet")):
         raise UserError(
             f"{source}: class folders in a bucket are not read; copy them to a disk, or list the"
-            " pictures in a manifest (.csv, .jsonl, .parquet) with a column of labels"
+            " images in a manifest (.csv, .jsonl, .parquet) with a column of labels"
         )
     base = source.rpartition("/")[0]
     try:
         with store.local_copy(source) as path:
-            data = read_labelled_data(path, fractions, *columns, locate=locate_pictures, base=base)
+            data = read_labelled_data(path, fractions, *columns, locate=locate_images, base=base)
     except FileNotFoundError:
         raise UserError(f"{source}: no such manifest") from None
     return dataclasses.replace(data, source=source)
 
 
-def locate_pictures(locations: list[str], base: str) -> list[tuple[str, Read]]:
-    """The uri of each picture, as the batch job writes it, and a function that reads it.
+def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:
+    """The uri of each image, as the batch job writes it, and a function that reads it.
 
     That function raises ImageError, with the status that the batch job's row would have.
     """
@@ -96,7 +96,7 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
     """Readers of an archive's members.
 
     Kinds that can only be read front to back are read here, once, and kept in temporary files:
-    the training takes its pictures in another order.
+    the training takes its images in another order.
     """
     found: dict[str, Read] = {}
     place, folder = Place(), None
@@ -118,7 +118,7 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
 
 
 def _keep(read: Read, folder: tempfile.TemporaryDirectory, name: str) -> Read:
-    """Reads a picture into a file of a folder that lives as long as the answer's reader does."""
+    """Reads an image into a file of a folder that lives as long as the answer's reader does."""
     try:
         with open(os.path.join(folder.name, name), "wb") as file:
             file.write(read())

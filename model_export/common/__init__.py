@@ -1,0 +1,4 @@
+"""The ground that everything stands on: errors, version, redaction, downloads, caches.
+
+Imports nothing of the project.
+"""

@@ -1,0 +1,1 @@
+"""How a classifier is trained: data, backbones, fitting, evaluation, report, recipes."""

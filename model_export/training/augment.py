@@ -1,7 +1,7 @@
-"""Augmentation: random changes to training pictures that leave their label true.
+"""Augmentation: random changes to training images that leave their label true.
 
 Every change is a function of a seed alone, so that a training killed and resumed sees the same
-pictures, whatever the number of threads.
+images, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Augmentation:
 
 
 def augment(pixels, augmentation: Augmentation, seed):
-    """Changes each picture of a batch in its own way.
+    """Changes each image of a batch in its own way.
 
     Args:
       pixels: uint8 [N, H, W, 3] tensor.

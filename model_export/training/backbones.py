@@ -1,4 +1,4 @@
-"""Backbones by name: the part of a classifier that turns a picture into features.
+"""Backbones by name: the part of a classifier that turns an image into features.
 
 mobilenet_v2             MobileNet-V2 of any alpha and size that Keras has
 vgg16                    VGG16
@@ -91,7 +91,7 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
         own = expected_size(backbone.config, backbone.trust)
         if size and own and size != own:
             raise BackboneError(
-                f"{backbone.name}: the hub module takes {own}x{own} pictures, --image-size is"
+                f"{backbone.name}: the hub module takes {own}x{own} images, --image-size is"
                 f" {size}; leave the flag out"
             )
         size, scale, offset = own or size or 224, 1 / 255, 0.0
@@ -142,7 +142,7 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
         )
     if min(spec.height, spec.width) < 32:
         raise BackboneError(
-            f"--image-size {spec.height}: mobilenet_v2 takes pictures of 32 pixels or more"
+            f"--image-size {spec.height}: mobilenet_v2 takes images of 32 pixels or more"
         )
     network = keras.applications.MobileNetV2(
         input_shape=spec.shape, alpha=backbone.alpha, include_top=False, weights=None
@@ -170,9 +170,7 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
 
 def _vgg16(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
     if min(spec.height, spec.width) < 32:
-        raise BackboneError(
-            f"--image-size {spec.height}: vgg16 takes pictures of 32 pixels or more"
-        )
+        raise BackboneError(f"--image-size {spec.height}: vgg16 takes images of 32 pixels or more")
     inputs = keras.Input(spec.shape)
     # VGG16's weights want BGR with the means of ImageNet taken away.
     pixels = keras.ops.flip(inputs, axis=-1) - keras.ops.array(_VGG_MEANS_BGR, "float32")

@@ -33,7 +33,7 @@ class Classifier:
     Attributes:
       model: float32 [N, H, W, 3], normalised -> probabilities float32 [N, classes].
       head: features float32 [N, D] -> probabilities.
-      backbone: with its trunk, pictures -> features.
+      backbone: with its trunk, images -> features.
     """
 
     model: keras.Model
@@ -46,7 +46,7 @@ class FineTuning:
     """A classifier cut in two, sharing its layers.
 
     Attributes:
-      lower: pictures -> what enters the first block that is trained.
+      lower: images -> what enters the first block that is trained.
       tail: that -> features, through the trained blocks.
       upper: the same -> probabilities.
     """
@@ -106,7 +106,7 @@ def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classif
     if not spec.hidden and spec.dropout:
         x = keras.layers.Dropout(spec.dropout, name="dropout")(x)
     # From zero on given features: what random weights say about directions that few training
-    # pictures touch would stay in them, as noise. (Zero-initialised head: Dosovitskiy et al., "An
+    # images touch would stay in them, as noise. (Zero-initialised head: Dosovitskiy et al., "An
     # Image is Worth 16x16 Words", ICLR 2021, section 3.2.)
     linear = spec.backbone.pretrained and not spec.hidden
     x = keras.layers.Dense(
@@ -117,7 +117,7 @@ def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classif
     )(x)
     head = keras.Model(features, keras.layers.Softmax(dtype="float32")(x), name="head")
 
-    pictures = keras.Input(spec.preprocess.shape, name="pictures")
-    embedding = keras.layers.Identity(name=EMBEDDING_LAYER)(backbone.trunk(pictures))
-    model = keras.Model(pictures, head(embedding), name="classifier")
+    images = keras.Input(spec.preprocess.shape, name="images")
+    embedding = keras.layers.Identity(name=EMBEDDING_LAYER)(backbone.trunk(images))
+    model = keras.Model(images, head(embedding), name="classifier")
     return Classifier(model, head, backbone)

@@ -1,4 +1,4 @@
-"""Decoded training pictures: decoded once, in parallel, and kept as uint8.
+"""Decoded training images: decoded once, in parallel, and kept as uint8.
 
 Arrays live in memory up to a bound, beyond it in files of the training's work folder up to
 another; a data set that fits neither is refused before anything is decoded.
@@ -43,7 +43,7 @@ class ArrayCache:
             return np.zeros(shape, dtype)
         if self.used_disk + size > self.disk_bytes:
             raise DataError(
-                f"{name}: {size / 2**30:.1f} GiB of decoded pictures fit neither --cache-memory"
+                f"{name}: {size / 2**30:.1f} GiB of decoded images fit neither --cache-memory"
                 f" ({self.memory_bytes / 2**30:.1f} GiB, {self.used_memory / 2**30:.1f} used) nor"
                 f" --cache-disk ({self.disk_bytes / 2**30:.1f} GiB, {self.used_disk / 2**30:.1f}"
                 " used); raise one of them or lower --image-size"
@@ -56,7 +56,7 @@ class ArrayCache:
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """A picture that was left out: `status` as in the batch job's rows."""
+    """An image that was left out: `status` as in the batch job's rows."""
 
     name: str
     status: str
@@ -64,11 +64,11 @@ class Broken:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-    """The readable pictures of one split.
+class Images:
+    """The readable images of one split.
 
     Attributes:
-      pixels: uint8 [M, H, W, 3]; row `rows[i]` is picture i (rows of broken ones are unused).
+      pixels: uint8 [M, H, W, 3]; row `rows[i]` is image i (rows of broken ones are unused).
       rows: int64 [N].
       labels: int32 [N].
       names: N.
@@ -89,7 +89,7 @@ class Pictures:
         return self.pixels[self.rows[indices]]
 
 
-def decode_pictures(
+def decode_images(
     split: Split,
     spec: PreprocessSpec,
     cache: ArrayCache,
@@ -97,7 +97,7 @@ def decode_pictures(
     max_broken_rate: float = 0.05,
     threads: int | None = None,
     progress=None,
-) -> Pictures:
+) -> Images:
     """Decodes a split with the batch job's own `decode_image`.
 
     Args:
@@ -105,12 +105,12 @@ def decode_pictures(
       spec: to which pixels.
       cache: where they go.
       name: of the split, for messages and cache files.
-      max_broken_rate: share of unreadable pictures that is skipped; more refuses the training.
+      max_broken_rate: share of unreadable images that is skipped; more refuses the training.
       threads: that read and decode; None takes one per core.
-      progress: called with 1 for each picture done.
+      progress: called with 1 for each image done.
 
     Raises:
-      DataError: too many broken pictures, or no room for the pixels.
+      DataError: too many broken images, or no room for the pixels.
     """
     configure_pillow()
     pixels = cache.allocate(f"pixels-{name}", (len(split), *spec.shape), np.uint8)
@@ -141,10 +141,8 @@ def decode_pictures(
     if len(broken) > max_broken_rate * len(split):
         examples = "; ".join(f"{b.name}: {b.status} ({b.message})" for b in broken[:3])
         raise DataError(
-            f"{len(broken)} of {len(split)} {name} pictures cannot be read, more than"
+            f"{len(broken)} of {len(split)} {name} images cannot be read, more than"
             f" --max-broken-rate {max_broken_rate:g}: {examples}"
         )
     good = np.asarray([row for row, outcome in enumerate(outcomes) if outcome is None], np.int64)
-    return Pictures(
-        pixels, good, split.labels[good], tuple(split.names[row] for row in good), broken
-    )
+    return Images(pixels, good, split.labels[good], tuple(split.names[row] for row in good), broken)

@@ -1,12 +1,12 @@
 """Fitting a network: the same on one replica and on many, and after a kill.
 
-Everything random is a function of the seed and the epoch: the order of the pictures, their
+Everything random is a function of the seed and the epoch: the order of the images, their
 augmentation, the dropout. After each epoch the whole state is written in one atomic file, so that
 a training killed at any instant goes on from its last epoch and ends with the same weights.
 
 `batch_size` is the global batch: N replicas take 1/N of it each, and the gradient is its mean, so
 that the number of GPUs changes the speed and not the result. Each batch is full (the last few
-pictures of an epoch's shuffle wait for another epoch), which keeps that mean exact.
+images of an epoch's shuffle wait for another epoch), which keeps that mean exact.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FitSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a network is fitted on: pictures, or features computed before.
+    """What a network is fitted on: images, or features computed before.
 
     Attributes:
       take: int64 [B] indices -> array [B, ...].
@@ -82,14 +82,14 @@ def global_batch(requested: int, examples: int, replicas: int) -> int:
     batch = min(requested, examples) // replicas * replicas
     if batch < 1:
         raise UserError(
-            f"{examples} training pictures and --batch-size {requested} cannot be split over"
+            f"{examples} training images and --batch-size {requested} cannot be split over"
             f" {replicas} replicas; raise --batch-size or hide some devices"
         )
     return batch
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """float32 [classes]: the rarer the class the heavier, 1 on average over the pictures."""
+    """float32 [classes]: the rarer the class the heavier, 1 on average over the images."""
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
@@ -163,7 +163,7 @@ def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = N
       model: any, of one output.
       inputs: what to answer.
       batch: global.
-      seed: where given, pictures are prepared as in training.
+      seed: where given, images are prepared as in training.
 
     Returns:
       float32 [N, ...].

@@ -1,7 +1,7 @@
 """TensorFlow Hub modules as frozen trunks.
 
 A handle is a URL, a local .tar.gz, or a local SavedModel folder, of TF2 SavedModels and of the
-older hub format alike. The pictures go in as the hub's common image convention says: RGB floats
+older hub format alike. The images go in as the hub's common image convention says: RGB floats
 in [0, 1]. The module is called without training, so that its batch norm keeps its averages.
 """
 
@@ -25,21 +25,21 @@ from imagecensus.model_export.training.backbones import BackboneError
 
 
 def expected_size(handle: str, trust: bool = False) -> int | None:
-    """The side of the pictures a module takes; None where any will do and none is customary.
+    """The side of the images a module takes; None where any will do and none is customary.
 
     Args:
       handle: of the module; `#sha256=HEX` behind a URL pins its archive.
       trust: run its graph even if that may touch files or the network.
 
     Raises:
-      BackboneError: the module cannot be loaded, or takes no pictures.
+      BackboneError: the module cannot be loaded, or takes no images.
       ModelError: it is not trusted, and should be before its graph runs.
     """
     shape = _input_shape(_load(handle, trust), handle)
     if shape[1] is not None:
         if shape[1] != shape[2]:
             raise BackboneError(
-                f"hub:{handle}: takes {shape[2]}x{shape[1]} pictures; only square ones work here"
+                f"hub:{handle}: takes {shape[2]}x{shape[1]} images; only square ones work here"
             )
         return int(shape[1])
     # Modules of any size are trained at one, which their names end in: ..._130_224/...
@@ -51,7 +51,7 @@ def build_hub_trunk(handle: str, spec: PreprocessSpec, trust: bool = False) -> k
     """float32 [N, H, W, 3] in [0, 1] -> features float32 [N, D], in the current strategy's scope.
 
     Raises:
-      BackboneError: the module cannot be loaded, or does not take such pictures.
+      BackboneError: the module cannot be loaded, or does not take such images.
       ModelError: see `expected_size`.
     """
     module = _load(handle, trust)
@@ -63,7 +63,7 @@ def build_hub_trunk(handle: str, spec: PreprocessSpec, trust: bool = False) -> k
     except Exception as error:
         takes = _input_shape(module, handle)
         raise BackboneError(
-            f"hub:{handle}: takes pictures of shape {list(takes)}, not {spec.height}x{spec.width}"
+            f"hub:{handle}: takes images of shape {list(takes)}, not {spec.height}x{spec.width}"
             f" ({str(error).splitlines()[0][:200]}); set --image-size"
         ) from None
     return keras.Model(inputs, features, name="trunk")
@@ -78,16 +78,16 @@ class _HubLayer(keras.layers.Layer):
         self._held = (module, _caller(module))
         self._handle = handle
 
-    def call(self, pictures):
-        features = self._held[1](pictures)
+    def call(self, images):
+        features = self._held[1](images)
         if isinstance(features, dict):
             features = features.get("default", next(iter(features.values())))
         if features.shape.rank == 4:
             features = tf.reduce_mean(features, [1, 2])
         return features
 
-    def compute_output_spec(self, pictures):
-        batch = tf.TensorSpec([None, *pictures.shape[1:]], tf.float32)
+    def compute_output_spec(self, images):
+        batch = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
         shape = tf.function(self.call).get_concrete_function(batch).output_shapes
         if shape.rank != 2 or shape[1] is None:
             raise BackboneError(
@@ -97,19 +97,19 @@ class _HubLayer(keras.layers.Layer):
 
 
 def _caller(module):
-    """The module as a function of a batch of pictures."""
+    """The module as a function of a batch of images."""
     if callable(module):
 
-        def call(pictures):
+        def call(images):
             try:
-                return module(pictures, training=False)
+                return module(images, training=False)
             except TypeError:  # it knows no training mode
-                return module(pictures)
+                return module(images)
 
         return call
     signature = _signature(module)
     (name,) = signature.structured_input_signature[1]
-    return lambda pictures: signature(**{name: pictures})
+    return lambda images: signature(**{name: images})
 
 
 def _signature(module):
@@ -130,7 +130,7 @@ def _input_shape(module, handle: str) -> tuple:
     shapes = [spec.shape for spec in specs if getattr(spec, "shape", None) is not None]
     if not shapes or shapes[0].rank != 4 or shapes[0][3] not in (3, None):
         raise BackboneError(
-            f"hub:{handle}: takes {[str(shape) for shape in shapes]}; expected pictures"
+            f"hub:{handle}: takes {[str(shape) for shape in shapes]}; expected images"
             " [N, height, width, 3]"
         )
     return tuple(shapes[0])

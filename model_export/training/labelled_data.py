@@ -1,7 +1,7 @@
-"""Labelled pictures for training: class folders, a manifest, or a TensorFlow Datasets name.
+"""Labelled images for training: class folders, a manifest, or a TensorFlow Datasets name.
 
-Whatever the source, the answer is the same: which pictures, which label, which split. Nothing is
-decoded here. Where the source has no split of its own, one is cut from the training pictures:
+Whatever the source, the answer is the same: which images, which label, which split. Nothing is
+decoded here. Where the source has no split of its own, one is cut from the training images:
 stratified by class, and the same for the same seed on every machine.
 """
 
@@ -29,12 +29,12 @@ class DataError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Pictures of one split, not yet read.
+    """Images of one split, not yet read.
 
     Attributes:
-      names: one per picture: its path, or its key in the dataset.
+      names: one per image: its path, or its key in the dataset.
       labels: int32 [N], class ids.
-      open: starts a pass over the pictures in order; each item returns the file's bytes when
+      open: starts a pass over the images in order; each item returns the file's bytes when
         called (and raises OSError where it cannot), so that threads can do the reading.
     """
 
@@ -61,7 +61,7 @@ class LabelledData:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFractions:
-    """Shares of the pictures cut for splits that the source does not have."""
+    """Shares of the images cut for splits that the source does not have."""
 
     val: float = 0.1
     test: float = 0.15
@@ -84,14 +84,14 @@ def read_labelled_data(
     locate=None,
     base: str = "",
 ) -> LabelledData:
-    """Finds the pictures, labels and splits of any supported source.
+    """Finds the images, labels and splits of any supported source.
 
     Args:
       source: a folder of class folders (or of `train`, `val`, `test` with class folders), a
         manifest (.csv, .jsonl, .parquet), or `tfds:NAME`.
       fractions: of the splits cut where the source has none.
       label_column, path_column, split_column, locate, base: of a manifest; see
-        `manifest_data.read_manifest`. Without `locate` its pictures are local files.
+        `manifest_data.read_manifest`. Without `locate` its images are local files.
 
     Raises:
       DataError: with everything that keeps the data from being trained on.
@@ -128,7 +128,7 @@ def subset(split: Split, rows: Sequence[int]) -> Split:
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Rows cut for a split: `fraction` of each class, by a shuffle that depends on `seed` only.
 
-    A class of two or more pictures gives at least one and keeps at least one.
+    A class of two or more images gives at least one and keeps at least one.
     """
     cut = []
     for label in np.unique(labels):
@@ -142,7 +142,7 @@ def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 
 
 def split_of_files(paths: Sequence[str], labels: Sequence[int]) -> Split:
-    """A split whose pictures are local files."""
+    """A split whose images are local files."""
     paths = tuple(paths)
     return Split(
         paths,
@@ -157,7 +157,7 @@ def read_file(path: str) -> bytes:
 
 
 def _complete(found: dict[str, Split], fractions: SplitFractions) -> dict[str, Split]:
-    """Train, val and test; the missing ones are cut from the training pictures."""
+    """Train, val and test; the missing ones are cut from the training images."""
     splits = dict(found)
     train = splits["train"]
     test_share = 0.0 if "test" in splits else fractions.test
@@ -187,7 +187,7 @@ def _check(source: str, labels: Sequence[str], splits: dict[str, Split]) -> None
     trained = set(splits["train"].labels.tolist())
     for class_id, label in enumerate(labels):
         if class_id not in trained:
-            problems.append(f"class {label!r} has no training picture")
+            problems.append(f"class {label!r} has no training image")
     for name in ("val", "test"):
         if len(splits[name]) and not set(splits[name].labels.tolist()) <= trained:
             problems.append(f"the {name} split has classes that are never trained")

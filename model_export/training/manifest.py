@@ -1,4 +1,4 @@
-"""Manifests as labelled pictures: a table with a column of paths and a column of labels."""
+"""Manifests as labelled images: a table with a column of paths and a column of labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_manifest(
       path: a local .csv, .jsonl or .parquet file.
       label_column, path_column, split_column: the path column is found by name where empty, the
         split column may be missing.
-      locate: finds the pictures.
+      locate: finds the images.
       base: where relative locations start; empty: the manifest's folder.
 
     Raises:
@@ -80,33 +80,33 @@ def read_manifest(
     ids = np.asarray([class_ids[text] for text in texts], np.int32)
     splits = _splits(path, table, split_column)
     base = base or os.path.dirname(os.path.abspath(path))
-    pictures = locate([str(name) for name in names], base)
-    once = _without_repeats(path, pictures, texts, splits)
+    images = locate([str(name) for name in names], base)
+    once = _without_repeats(path, images, texts, splits)
     found = {}
     for name in SPLITS:
         rows = once[splits[once] == name]
         if len(rows) or name == "train":
-            found[name] = _split([pictures[row] for row in rows], ids[rows])
+            found[name] = _split([images[row] for row in rows], ids[rows])
     return labels, found
 
 
-def _without_repeats(path: str, pictures, labels: list[str], splits: np.ndarray) -> np.ndarray:
-    """Rows, each picture once: one that is trained on and tested with would flatter the test."""
+def _without_repeats(path: str, images, labels: list[str], splits: np.ndarray) -> np.ndarray:
+    """Rows, each image once: one that is trained on and tested with would flatter the test."""
     first: dict[str, int] = {}
-    for row, (name, _) in enumerate(pictures):
+    for row, (name, _) in enumerate(images):
         other = first.setdefault(name, row)
         if (labels[other], splits[other]) != (labels[row], splits[row]):
             raise DataError(
-                f"{path}: rows {other + 1} and {row + 1} are one picture, {name}, as"
+                f"{path}: rows {other + 1} and {row + 1} are one image, {name}, as"
                 f" {labels[other]!r} ({splits[other]}) and {labels[row]!r} ({splits[row]}):"
                 " keep one of them"
             )
     return np.asarray(list(first.values()), np.int64)
 
 
-def _split(pictures, ids: np.ndarray) -> Split:
-    reads = [read for _, read in pictures]
-    return Split(tuple(name for name, _ in pictures), ids, lambda: iter(reads))
+def _split(images, ids: np.ndarray) -> Split:
+    reads = [read for _, read in images]
+    return Split(tuple(name for name, _ in images), ids, lambda: iter(reads))
 
 
 def _splits(path: str, table, column: str) -> np.ndarray:

@@ -5,7 +5,7 @@ long it takes on 2 CPU cores (GPUs: a fraction) and what accuracy to expect. A f
 line wins over the recipe's.
 
 Published figures are those of the tutorials, on the whole data sets. Measured ones were reached
-with this trainer on the stated pictures. What is estimated or expected was not run on that data.
+with this trainer on the stated images. What is estimated or expected was not run on that data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def flowers() -> str:
 
 
 def flower_photos() -> str:
-    """A few hundred photos of five flowers: larger pictures, and the last blocks trained too.
+    """A few hundred photos of five flowers: larger images, and the last blocks trained too.
 
     imagecensus train --recipe flower-photos flower_photos --output model
 
@@ -48,13 +48,13 @@ def flower_photos() -> str:
 
 
 def bikes() -> str:
-    """Mountain or road bike: a small CNN on 64x64 pictures.
+    """Mountain or road bike: a small CNN on 64x64 images.
 
     imagecensus train --recipe bikes bikes --output model
 
-    Duration: 40 seconds, measured (100 pictures).
-    Accuracy: published 1.00 on its training pictures; measured 1.00 there, and 0.94 on 16
-    others. Being right about pictures that it has learnt by heart says little.
+    Duration: 40 seconds, measured (100 images).
+    Accuracy: published 1.00 on its training images; measured 1.00 there, and 0.94 on 16
+    others. Being right about images that it has learnt by heart says little.
     """
     return (
         "--backbone cnn:32-32-pool-32-32-pool-32-pool --image-size 64 --weights none"
@@ -63,18 +63,18 @@ def bikes() -> str:
 
 
 def bikes_transfer() -> str:
-    """Mountain or road bike: the same pictures with transfer learning.
+    """Mountain or road bike: the same images with transfer learning.
 
     imagecensus train --recipe bikes-transfer bikes --output model
 
-    Duration: half a minute, measured (100 pictures).
+    Duration: half a minute, measured (100 images).
     Accuracy: measured 0.94 on 16 others, three seeds.
     """
     return "--augment flip --feature-passes 2 --epochs 60 --patience 0 --val-fraction 0"
 
 
 def mnist() -> str:
-    """Handwritten digits: a CNN on 28x28 grey pictures.
+    """Handwritten digits: a CNN on 28x28 grey images.
 
     imagecensus train --recipe mnist mnist_png --output model
 
@@ -89,11 +89,11 @@ def mnist() -> str:
 
 
 def cifar10() -> str:
-    """Ten kinds of 32x32 colour pictures: a deeper CNN with dropout.
+    """Ten kinds of 32x32 colour images: a deeper CNN with dropout.
 
     imagecensus train --recipe cifar10 cifar10 --output model
 
-    Duration: 5 minutes, measured (2,000 pictures).
+    Duration: 5 minutes, measured (2,000 images).
     Accuracy: published baseline about 0.60 for all 50,000; measured 0.49 to 0.55 for 2,000, three
     seeds.
     """

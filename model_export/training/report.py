@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 from imagecensus.model_export.training import evaluation
-from imagecensus.model_export.training.decoded_images import Pictures
+from imagecensus.model_export.training.decoded_images import Images
 
 MISTAKES = 24
 _MISTAKES_A_ROW = 6
@@ -23,7 +23,7 @@ def write_training_report(
     contract,
     history: list[dict],
     split_name: str,
-    pictures: Pictures,
+    images: Images,
     probabilities: np.ndarray,
     broken,
     seconds: dict[str, float],
@@ -34,9 +34,9 @@ def write_training_report(
       folder: where to.
       contract: of the exported model: labels, metrics, provenance.
       history: an entry per epoch, as `fit` returns them, each with its phase.
-      split_name: of the pictures shown, "test" where there is one.
-      pictures, probabilities: of that split; float32 [N, classes].
-      broken: pictures left out.
+      split_name: of the images shown, "test" where there is one.
+      images, probabilities: of that split; float32 [N, classes].
+      broken: images left out.
       seconds: by step.
 
     Returns:
@@ -44,13 +44,13 @@ def write_training_report(
     """
     import jinja2
 
-    mistakes = worst_mistakes(contract.labels, pictures, probabilities)
+    mistakes = worst_mistakes(contract.labels, images, probabilities)
     plots = {
         "curves": _curves(history),
-        "confusion": _confusion(contract.labels, probabilities, pictures.labels),
-        "per_class": _per_class(contract.labels, probabilities, pictures.labels),
-        "calibration": _calibration(probabilities, pictures.labels),
-        "worst_mistakes": _mistakes(mistakes, pictures),
+        "confusion": _confusion(contract.labels, probabilities, images.labels),
+        "per_class": _per_class(contract.labels, probabilities, images.labels),
+        "calibration": _calibration(probabilities, images.labels),
+        "worst_mistakes": _mistakes(mistakes, images),
     }
     os.makedirs(os.path.join(folder, "plots"), exist_ok=True)
     for name, png in plots.items():
@@ -62,7 +62,7 @@ def write_training_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figures = evaluation.per_class(probabilities, pictures.labels)
+    figures = evaluation.per_class(probabilities, images.labels)
     rows = [
         {"label": label, **{name: values[i] for name, values in figures.items()}}
         for i, label in enumerate(contract.labels)
@@ -76,7 +76,7 @@ def write_training_report(
         epochs=len(history),
         plots={name: _data_uri("png", png) for name, png in plots.items()},
         mistakes=[
-            {**item, "src": _data_uri("jpeg", _thumbnail(pictures, item["index"]))}
+            {**item, "src": _data_uri("jpeg", _thumbnail(images, item["index"]))}
             for item in mistakes
         ],
         classes=sorted(rows, key=lambda row: row["f1"]),
@@ -90,20 +90,20 @@ def write_training_report(
     return path
 
 
-def worst_mistakes(labels, pictures: Pictures, probabilities: np.ndarray, limit=MISTAKES):
+def worst_mistakes(labels, images: Images, probabilities: np.ndarray, limit=MISTAKES):
     """The wrong answers that the model was surest of, surest first.
 
     Returns:
-      Dicts: index (of the picture), name, label (true), predicted, score.
+      Dicts: index (of the image), name, label (true), predicted, score.
     """
     answered = probabilities.argmax(1)
-    wrong = np.flatnonzero(answered != pictures.labels)
+    wrong = np.flatnonzero(answered != images.labels)
     worst = wrong[np.argsort(-probabilities[wrong, answered[wrong]], kind="stable")][:limit]
     return [
         {
             "index": int(i),
-            "name": pictures.names[i],
-            "label": labels[pictures.labels[i]],
+            "name": images.names[i],
+            "label": labels[images.labels[i]],
             "predicted": labels[answered[i]],
             "score": float(probabilities[i, answered[i]]),
         }
@@ -111,10 +111,10 @@ def worst_mistakes(labels, pictures: Pictures, probabilities: np.ndarray, limit=
     ]
 
 
-def _thumbnail(pictures: Pictures, index: int) -> bytes:
+def _thumbnail(images: Images, index: int) -> bytes:
     from PIL import Image
 
-    image = Image.fromarray(pictures.take(np.asarray([index]))[0])
+    image = Image.fromarray(images.take(np.asarray([index]))[0])
     filter = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
     buffer = io.BytesIO()
     image.resize((_THUMBNAIL, _THUMBNAIL), filter).save(buffer, "JPEG", quality=80)
@@ -210,17 +210,17 @@ def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
     left.set_title(f"calibration error {bins['error']:.3f}")
     count = len(bins["count"])
     right.bar((np.arange(count) + 0.5) / count, bins["count"], 0.9 / count, color=_BLUE)
-    right.set(xlim=(0, 1), xlabel="score", title="pictures by score")
+    right.set(xlim=(0, 1), xlabel="score", title="images by score")
     return _png(figure)
 
 
-def _mistakes(mistakes: list[dict], pictures: Pictures) -> bytes:
+def _mistakes(mistakes: list[dict], images: Images) -> bytes:
     rows = max(1, -(-len(mistakes) // _MISTAKES_A_ROW))
     figure, axes = _figure(1.6 * _MISTAKES_A_ROW, 2.1 * rows, _MISTAKES_A_ROW, rows)
     for axis in np.ravel(axes):
         axis.axis("off")
     for axis, item in zip(np.ravel(axes), mistakes, strict=False):
-        axis.imshow(pictures.take(np.asarray([item["index"]]))[0])
+        axis.imshow(images.take(np.asarray([item["index"]]))[0])
         said, true = _short(item["predicted"]), _short(item["label"])
         axis.set_title(f"{said} {item['score']:.2f}\nis {true}", fontsize=7)
     if not mistakes:

@@ -1,13 +1,13 @@
 """A whole training: data in, evaluated and exported model out.
 
-The order of work: find the pictures, build the network (every refusal happens by here), decode,
+The order of work: find the images, build the network (every refusal happens by here), decode,
 fit, evaluate, export. A pretrained trunk is frozen first: its features are computed once and only
 the head is fitted on them, in seconds; fine-tuning then goes on with its last blocks, for which
 the activations of the frozen blocks are computed once as well. A trunk without weights is fitted
 whole.
 
 What a training leaves beside the model folder, in `MODEL_DIR.training/`: the state that a killed
-run resumes from, TensorBoard logs, the history, the answers for each picture, and the report.
+run resumes from, TensorBoard logs, the history, the answers for each image, and the report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import tensorflow as tf
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import Contract, add_metrics
-from imagecensus.model_export.default_model import golden_pictures
+from imagecensus.model_export.default_model import make_golden_images
 from imagecensus.model_export.export import (
     EMBEDDING_LAYER,
     check_target,
@@ -48,8 +48,8 @@ from imagecensus.model_export.training.classifier import (
 from imagecensus.model_export.training.decoded_images import (
     ArrayCache,
     Broken,
-    Pictures,
-    decode_pictures,
+    Images,
+    decode_images,
 )
 from imagecensus.model_export.training.fit import (
     FitSpec,
@@ -66,20 +66,20 @@ from imagecensus.model_export.verify import compare_in_fresh_process, encode_png
 RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
 _EVALUATION_BATCH = 64
-_PROOF_PICTURES = 32
-_WINDOW = 2048  # pictures whose activations are in memory at once
+_PROOF_IMAGES = 32
+_WINDOW = 2048  # images whose activations are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSpec:
-    """Everything that the trained weights depend on, apart from the pictures."""
+    """Everything that the trained weights depend on, apart from the images."""
 
     classifier: ClassifierSpec
     head: FitSpec
     fine_tune_blocks: int = 0
     fine_tune: FitSpec = FitSpec(epochs=10, learning_rate=1e-4)
     augmentation: Augmentation = Augmentation()
-    feature_passes: int = 1  # over the training pictures; those after the first are augmented
+    feature_passes: int = 1  # over the training images; those after the first are augmented
     balance_classes: bool = False
     precision: str = "float32"  # or "mixed_float16", "mixed_bfloat16": of the arithmetic
     max_broken_rate: float = 0.05
@@ -120,7 +120,7 @@ def train(
       directory: of the exported model.
       work: folder of the training's state; where it holds an unfinished training of the same
         data and spec, that one goes on.
-      cache: bounds of the decoded pictures.
+      cache: bounds of the decoded images.
       fresh: throws an earlier state away.
       say: told each step.
       progress: show bars on a terminal, a line per epoch elsewhere.
@@ -153,30 +153,30 @@ def train(
     trained_model = classifier.model
 
     started = time.perf_counter()
-    pictures = {
+    images = {
         name: _decode(split, spec, cache, name, progress) for name, split in data.splits.items()
     }
     seconds["decode"] = time.perf_counter() - started
-    broken = tuple(b for split in pictures.values() for b in split.broken)
-    for picture in broken[:10]:
-        say(f"left out: {picture.name}: {picture.status}: {picture.message}")
+    broken = tuple(b for split in images.values() for b in split.broken)
+    for image in broken[:10]:
+        say(f"left out: {image.name}: {image.status}: {image.message}")
 
     started = time.perf_counter()
-    history = fit_all(classifier, pictures, spec, strategy, work, cache, say, progress)
+    history = fit_all(classifier, images, spec, strategy, work, cache, say, progress)
     seconds["fit"] = time.perf_counter() - started
 
     started = time.perf_counter()
     model = _plain_float32(spec.classifier, trained_model)
     answers = {
-        name: predict(model, picture_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
-        for name, split in pictures.items()
+        name: predict(model, image_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
+        for name, split in images.items()
     }
     metrics = {
-        name: evaluation.evaluate(answers[name], split.labels) for name, split in pictures.items()
+        name: evaluation.evaluate(answers[name], split.labels) for name, split in images.items()
     }
     seconds["evaluate"] = time.perf_counter() - started
     _write_history(os.path.join(work, "history.csv"), history)
-    write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, pictures, answers)
+    write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, images, answers)
 
     started = time.perf_counter()
     staged = os.path.join(work, "model")
@@ -186,39 +186,39 @@ def train(
         data.labels,
         staged,
         name=spec.name,
-        golden_images=_golden_pictures(pictures, spec.classifier.preprocess),
+        golden_images=_make_golden_images(images, spec.classifier.preprocess),
         training={**provenance, "replicas": replicas, "left_out": len(broken)},
         metrics=metrics,
     )
-    proof = _prove(model, spec.classifier.preprocess, data, pictures, answers, staged)
+    proof = _prove(model, spec.classifier.preprocess, data, images, answers, staged)
     contract = add_metrics(staged, export=proof)
     _replace(staged, directory)
     seconds["export"] = time.perf_counter() - started
-    shown = "test" if len(pictures["test"]) else "train"
+    shown = "test" if len(images["test"]) else "train"
     write_training_report(
-        work, contract, history, shown, pictures[shown], answers[shown], broken, seconds
+        work, contract, history, shown, images[shown], answers[shown], broken, seconds
     )
     for name in ("state", "cache"):
         shutil.rmtree(os.path.join(work, name), ignore_errors=True)
     return Trained(contract, contract.metrics, history, broken, seconds)
 
 
-def _prove(model, preprocess, data: LabelledData, pictures, answers, directory: str) -> dict:
-    """A fresh process's answers for real pictures, against the trained model's; see `verify`."""
-    name = "test" if len(pictures["test"]) else "train"
-    split, chosen, encoded = pictures[name], [], []
-    spread = np.linspace(0, len(split) - 1, min(len(split), 4 * _PROOF_PICTURES)).astype(int)
+def _prove(model, preprocess, data: LabelledData, images, answers, directory: str) -> dict:
+    """A fresh process's answers for real images, against the trained model's; see `verify`."""
+    name = "test" if len(images["test"]) else "train"
+    split, chosen, encoded = images[name], [], []
+    spread = np.linspace(0, len(split) - 1, min(len(split), 4 * _PROOF_IMAGES)).astype(int)
     candidates = subset(data.splits[name], split.rows[spread])
     for index, read in zip(spread, candidates.open(), strict=True):
         content = read()
         if readable_in_graph(content):
             chosen.append(index)
             encoded.append(content)
-        if len(chosen) == _PROOF_PICTURES:
+        if len(chosen) == _PROOF_IMAGES:
             break
     if not chosen:  # only turned or unusual files: their pixels will do
-        chosen = list(spread[:_PROOF_PICTURES])
-        encoded = [encode_png(picture) for picture in split.take(np.asarray(chosen))]
+        chosen = list(spread[:_PROOF_IMAGES])
+        encoded = [encode_png(image) for image in split.take(np.asarray(chosen))]
     pixels = split.take(np.asarray(chosen, int))
     embed = keras.Model(model.input, model.get_layer(EMBEDDING_LAYER).output)
     vectors = embed.predict(normalize(pixels, preprocess), verbose=0)
@@ -233,17 +233,17 @@ def _replace(source: str, target: str) -> None:
     shutil.move(source, target)
 
 
-def picture_inputs(
-    pictures: Pictures, preprocess: PreprocessSpec, augmentation: Augmentation | None = None
+def image_inputs(
+    images: Images, preprocess: PreprocessSpec, augmentation: Augmentation | None = None
 ) -> Inputs:
-    """Pictures as a network's inputs, augmented where training asks for it."""
+    """Images as a network's inputs, augmented where training asks for it."""
 
     def prepare(pixels, seed):
         if augmentation and seed is not None:
             pixels = augment(pixels, augmentation, seed)
         return normalize(pixels, preprocess)
 
-    return Inputs(pictures.take, pictures.labels, prepare, np.uint8, preprocess.shape)
+    return Inputs(images.take, images.labels, prepare, np.uint8, preprocess.shape)
 
 
 def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
@@ -257,11 +257,11 @@ def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
     )
 
 
-def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool) -> Pictures:
+def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool) -> Images:
     from tqdm import tqdm
 
     with tqdm(total=len(split), desc=f"decode {name}", disable=None if progress else True) as bar:
-        return decode_pictures(
+        return decode_images(
             split,
             spec.classifier.preprocess,
             cache,
@@ -272,10 +272,10 @@ def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: b
 
 
 def fit_all(
-    classifier: Classifier, pictures, spec: TrainingSpec, strategy, work, cache, say, progress
+    classifier: Classifier, images, spec: TrainingSpec, strategy, work, cache, say, progress
 ):
     """Fits head and trunk in the order that the spec asks for; returns the history."""
-    train, val = pictures["train"], pictures["val"]
+    train, val = images["train"], images["val"]
     preprocess = spec.classifier.preprocess
     weights = None
     if spec.balance_classes:
@@ -300,8 +300,8 @@ def fit_all(
         return fit_phase(
             "network",
             classifier.model,
-            picture_inputs(train, preprocess, spec.augmentation),
-            picture_inputs(val, preprocess),
+            image_inputs(train, preprocess, spec.augmentation),
+            image_inputs(val, preprocess),
             spec.head,
         )
     classifier.backbone.trunk.trainable = False
@@ -326,25 +326,25 @@ def fit_all(
     return history
 
 
-def compute_features(model, pictures: Pictures, spec: TrainingSpec, passes: int, name: str, cache):
-    """What a frozen network makes of the pictures, computed once: [passes * N, ...].
+def compute_features(model, images: Images, spec: TrainingSpec, passes: int, name: str, cache):
+    """What a frozen network makes of the images, computed once: [passes * N, ...].
 
-    The first pass sees the pictures as they are, the others augmented.
+    The first pass sees the images as they are, the others augmented.
     """
-    count, shape = len(pictures), model.output_shape[1:]
+    count, shape = len(images), model.output_shape[1:]
     features = cache.allocate(name, (passes * count, *shape), np.float32)
     preprocess = spec.classifier.preprocess
     for index in range(passes):
         augmentation = spec.augmentation if index else None
         for start in range(0, count, _WINDOW):
             stop = min(start + _WINDOW, count)
-            window = dataclasses.replace(pictures, rows=pictures.rows[start:stop],
-                                         labels=pictures.labels[start:stop])  # fmt: skip
+            window = dataclasses.replace(images, rows=images.rows[start:stop],
+                                         labels=images.labels[start:stop])  # fmt: skip
             seed = int(np.random.default_rng([spec.head.seed, index, start]).integers(2**31))
             features[index * count + start : index * count + stop] = predict(
-                model, picture_inputs(window, preprocess, augmentation), _EVALUATION_BATCH, seed
+                model, image_inputs(window, preprocess, augmentation), _EVALUATION_BATCH, seed
             )
-    return feature_inputs(features, np.tile(pictures.labels, passes))
+    return feature_inputs(features, np.tile(images.labels, passes))
 
 
 def features_of_activations(tail, activations: Inputs, name: str, cache: ArrayCache) -> Inputs:
@@ -371,20 +371,20 @@ def _plain_float32(spec: ClassifierSpec, trained: keras.Model) -> keras.Model:
     return model
 
 
-def _golden_pictures(pictures: dict[str, Pictures], preprocess: PreprocessSpec) -> np.ndarray:
-    """uint8 [G, H, W, 3]: a picture of each of the first classes, and a generated one."""
-    split = pictures["test"] if len(pictures["test"]) else pictures["train"]
+def _make_golden_images(images: dict[str, Images], preprocess: PreprocessSpec) -> np.ndarray:
+    """uint8 [G, H, W, 3]: an image of each of the first classes, and a generated one."""
+    split = images["test"] if len(images["test"]) else images["train"]
     first = [np.flatnonzero(split.labels == label)[0] for label in np.unique(split.labels)]
     chosen = split.take(np.asarray(first[:3]))
-    return np.concatenate([chosen, golden_pictures(preprocess, 1)])
+    return np.concatenate([chosen, make_golden_images(preprocess, 1)])
 
 
 def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:
     """What the contract says of the training, and what a resumed run must have in common."""
     digest = hashlib.sha256(json.dumps(data.labels).encode())
     for name, split in data.splits.items():
-        for picture, label in zip(split.names, split.labels, strict=True):
-            digest.update(f"{name}\0{os.path.basename(picture)}\0{label}\n".encode())
+        for image, label in zip(split.names, split.labels, strict=True):
+            digest.update(f"{name}\0{os.path.basename(image)}\0{label}\n".encode())
     settings = dataclasses.asdict(spec)
     weights = spec.classifier.backbone.weights
     if os.path.isfile(weights):
@@ -396,7 +396,7 @@ def _provenance(data: LabelledData, spec: TrainingSpec) -> dict:
     facts = {
         "data": os.path.basename(os.path.normpath(data.source)),
         "data_digest": digest.hexdigest(),
-        "pictures": {name: len(split) for name, split in data.splits.items()},
+        "images": {name: len(split) for name, split in data.splits.items()},
         "spec": settings,
         "versions": {
             "imagecensus": __version__,
@@ -453,8 +453,8 @@ def _uri(name: str) -> str:
     return name
 
 
-def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers) -> None:
-    """The trainer's answer for each picture, to be compared with the batch job's rows.
+def write_predictions(path: str, labels, images: dict[str, Images], answers) -> None:
+    """The trainer's answer for each image, to be compared with the batch job's rows.
 
     Columns: split, uri, label (true), predicted, score.
     """
@@ -462,7 +462,7 @@ def write_predictions(path: str, labels, pictures: dict[str, Pictures], answers)
     import pyarrow.parquet as pq
 
     columns = {"split": [], "uri": [], "label": [], "predicted": [], "score": []}
-    for name, split in pictures.items():
+    for name, split in images.items():
         best = answers[name].argmax(1) if len(split) else []
         columns["split"] += [name] * len(split)
         columns["uri"] += map(_uri, split.names)

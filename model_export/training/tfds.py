@@ -1,7 +1,7 @@
-"""TensorFlow Datasets as labelled pictures. An optional extra: `pip install imagecensus[tfds]`.
+"""TensorFlow Datasets as labelled images. An optional extra: `pip install imagecensus[tfds]`.
 
 The stored files are handed on as they are, so that they are decoded by the one preprocessing
-function like any other picture.
+function like any other image.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Bench:
         return self.folder / "out"
 
     def batches(self) -> dict:
-        """Each engine's best batch, on decoded pictures."""
+        """Each engine's best batch, on decoded images."""
         rows = {}
         for engine, sizes in BATCHES.items():
             for size in sizes:
@@ -142,7 +142,7 @@ class Bench:
     def alike(self) -> dict:
         """Do rows depend on the engine or on how batches are cut?"""
         row = piece("alike", self.model)
-        show("all engines on every shared picture, against openvino", {"difference": row})
+        show("all engines on every shared image, against openvino", {"difference": row})
         return row
 
     def precision(self) -> dict:
@@ -167,7 +167,7 @@ class Bench:
                 spent[name].append(steady / 1024 * 1e3)
         rows = {name: {"cpu_ms": statistics.median(values)} for name, values in spent.items()}
         rows["with"]["cost"] = rows["with"]["cpu_ms"] / rows["without"]["cpu_ms"] - 1
-        show("embeddings (CPU ms a picture, after start-up)", rows)
+        show("embeddings (CPU ms an image, after start-up)", rows)
         return rows
 
     def processes(self) -> dict:
@@ -218,11 +218,11 @@ class Bench:
         return rows
 
     def load(self) -> dict:
-        """50,000 small pictures with 2 % broken ones, against the same without; a tiny model."""
+        """50,000 small images with 2 % broken ones, against the same without; a tiny model."""
         rounds = {"whole": [], "2 % broken": []}
         for _ in range(self.rounds):
             for name, one_in in (("whole", None), ("2 % broken", load.ONE_IN)):
-                photos = load.make_pictures(self.folder / f"small-{one_in}", load.COUNT, one_in)
+                photos = load.make_images(self.folder / f"small-{one_in}", load.COUNT, one_in)
                 done = job(photos, self._fresh(), load.MODEL, "--no-report")
                 figures = {"images": done["images"], "cpu_s": done["cpu"]}
                 rounds[name].append(figures | {"peak_mb": done["peak_mb"]})

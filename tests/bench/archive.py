@@ -1,4 +1,4 @@
-"""The pictures that the bench runs on: real photos where they are, generated ones elsewhere."""
+"""The images that the bench runs on: real photos where they are, generated ones elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def real_photos() -> list[pathlib.Path]:
 
 
 def every_file() -> list[pathlib.Path]:
-    """Every file of the shared folder that could be a picture: thumbnails and broken ones too."""
+    """Every file of the shared folder that could be an image: thumbnails and broken ones too."""
     return [
         path
         for path in sorted(SHARED.rglob("*"))
@@ -55,17 +55,17 @@ def large_photos(count: int) -> list[bytes]:
     """12-megapixel JPEGs (4000x3000, quality 90): real photos enlarged."""
     photos = real_photos()
     step = max(1, len(photos) // count)
-    pictures = (
+    images = (
         [Image.open(path).convert("RGB") for path in photos[::step][:count]]
         if photos
         else [_generated(seed) for seed in range(count)]
     )
     files = []
-    for picture in pictures:
-        across, down = picture.size
+    for image in images:
+        across, down = image.size
         size = (4000, 3000) if across >= down else (3000, 4000)
         file = io.BytesIO()
-        picture.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         files.append(file.getvalue())
     return files
 
@@ -77,7 +77,7 @@ def make_model(folder: pathlib.Path) -> None:
 
         # isort: split
         import keras
-        from imagecensus.model_export.default_model import golden_pictures, imagenet_labels
+        from imagecensus.model_export.default_model import imagenet_labels, make_golden_images
         from imagecensus.model_export.export import export_classifier
         from imagecensus.model_export.preprocess import PreprocessSpec
 
@@ -89,7 +89,7 @@ def make_model(folder: pathlib.Path) -> None:
             imagenet_labels(),
             str(folder),
             name="mobilenet_v2_1.0_224",
-            golden_images=golden_pictures(spec),
+            golden_images=make_golden_images(spec),
             embedding_layer=None,
         )
 
@@ -103,9 +103,9 @@ def read_all(folder: str, count: int) -> list[bytes]:
 def _generated(seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
-    picture = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC))
-    noise = rng.integers(-12, 13, picture.shape)
-    return Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8))
+    image = np.asarray(Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC))
+    noise = rng.integers(-12, 13, image.shape)
+    return Image.fromarray((image + noise).clip(0, 255).astype(np.uint8))
 
 
 if __name__ == "__main__":

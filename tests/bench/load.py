@@ -1,4 +1,4 @@
-"""Many small pictures, some of them broken in every way: `make bench SECTIONS=load`."""
+"""Many small images, some of them broken in every way: `make bench SECTIONS=load`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNT, ONE_IN = 50_000, 50
 MODEL = pathlib.Path(__file__).parents[1] / "data" / "v0.1" / "model"  # tiny: the job is measured
 
 
-def make_pictures(folder: pathlib.Path, count: int, one_in: int | None) -> pathlib.Path:
+def make_images(folder: pathlib.Path, count: int, one_in: int | None) -> pathlib.Path:
     """`count` files, each `one_in`th broken, in six ways in turn; once."""
     if folder.exists():
         return folder
@@ -24,7 +24,7 @@ def make_pictures(folder: pathlib.Path, count: int, one_in: int | None) -> pathl
         b"",
         whole[0][: len(whole[0]) // 2],
         whole[0][:20],
-        b"no picture at all",
+        b"no image at all",
         whole[0][:200] + bytes(200) + whole[0][400:],
         _bomb(),
     ]

@@ -64,7 +64,7 @@ def piece(name: str, *arguments, env: dict | None = None) -> dict:
 
 
 def job(folder, output, model, *flags, env: dict | None = None) -> dict:
-    """`imagecensus classify` as a person runs it, with the books it leaves.
+    """`imagecensus classify` as a person runs it, with the totals it leaves.
 
     Returns: images, wall, cpu (start to exit), peak_mb, steady (seconds after the model was
     loaded), stages_cpu and stages_wall.
@@ -75,8 +75,8 @@ def job(folder, output, model, *flags, env: dict | None = None) -> dict:
     with open(os.path.join(output, "run_report.json"), encoding="utf-8") as file:
         report = json.load(file)
     rates = report["rates"]
-    if not report["books"]["balanced"]:
-        raise RuntimeError(f"{output}: the books do not balance: {report['books']}")
+    if not report["totals"]["balanced"]:
+        raise RuntimeError(f"{output}: the totals do not balance: {report['totals']}")
     return {
         "images": rates["images"],
         "wall": measured.wall,

@@ -65,7 +65,7 @@ def ray(folder: str, model: str, output: str) -> dict:
 
 
 def daft(folder: str, model: str, output: str) -> dict:
-    """`from_glob_path`, the expressions for pictures, and the SavedModel in a class of batches."""
+    """`from_glob_path`, the expressions for images, and the SavedModel in a class of batches."""
     import daft
     import numpy as np
     from daft.functions import decode_image, download, resize
@@ -80,14 +80,14 @@ def daft(folder: str, model: str, output: str) -> dict:
             self._network = _Network(model, output)
 
         @daft.method.batch(return_dtype=kind, batch_size=BATCH)
-        def classify(self, pictures):
-            class_ids, scores = self._network.classify(np.stack(pictures.to_pylist()))
+        def classify(self, photos):
+            class_ids, scores = self._network.classify(np.stack(photos.to_pylist()))
             return pa.StructArray.from_arrays([class_ids, scores], ["class_id", "score"])
 
-    answer = Network().classify(daft.col("picture"))
+    answer = Network().classify(daft.col("image"))
     (
         daft.from_glob_path(f"{folder}/*.jpg")
-        .select("path", picture=resize(decode_image(download(daft.col("path"))), SIDE, SIDE))
+        .select("path", image=resize(decode_image(download(daft.col("path"))), SIDE, SIDE))
         .select("path", answer=answer)
         .select("path", *(daft.col("answer").get(name) for name in ("class_id", "score")))
         .write_parquet(output)

@@ -33,7 +33,7 @@ def decode(folder: str, count: str, threads: str = "0") -> dict:
 
 
 def infer(folder: str, model: str, engine: str, batch: str, precision: str, count: str) -> dict:
-    """An engine alone on decoded pictures; `batch` 0 is the engine's own choice. Best of three."""
+    """An engine alone on decoded images; `batch` 0 is the engine's own choice. Best of three."""
     from imagecensus.transforms.engines import registry
 
     module = __import__(registry.ENGINES[engine][0], fromlist=["_"])
@@ -73,7 +73,7 @@ def large(model: str, count: str) -> dict:
 def precision(folder: str, model: str, name: str, count: str) -> dict:
     """A lower precision against f32 on the same pixels: speed side by side, and agreement.
 
-    int8 is nncf's, calibrated on a quarter of the pictures; the others are compared.
+    int8 is nncf's, calibrated on a quarter of the images; the others are compared.
     """
     from imagecensus.transforms.engines import openvino_engine
 

@@ -3,7 +3,7 @@
     python -m tests.bench.reach [TASK ...] [--seeds 0,1,2]
 
 Prints, for each task and seed: the trainer's accuracy, the accuracy computed from the batch job's
-Parquet, and on how many pictures the two disagree (expected: none).
+Parquet, and on how many images the two disagree (expected: none).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compare(model: str, output: str) -> tuple[float, float, int]:
     """The trainer's and the job's accuracy on the test split, and how many answers differ.
 
     Raises:
-      ValueError: the job's table does not hold exactly the trainer's test pictures.
+      ValueError: the job's table does not hold exactly the trainer's test images.
     """
     trained = pq.read_table(f"{model}.training/predictions.parquet").to_pandas()
     trained = trained[trained.split == "test"].set_index("uri")
@@ -46,7 +46,7 @@ def compare(model: str, output: str) -> tuple[float, float, int]:
     job = table.to_pandas().set_index("uri").rename(columns={"label": "answer"})
     job = job[job.status == "ok"]
     if set(job.index) != set(trained.index):
-        raise ValueError(f"{output}: not the trainer's pictures")
+        raise ValueError(f"{output}: not the trainer's images")
     both = trained.join(job)
     return (
         float((both.label == both.predicted).mean()),

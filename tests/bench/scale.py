@@ -1,4 +1,4 @@
-"""A million references without their pictures: listed, planned, resumed. `scale.py COUNT FOLDER`.
+"""A million references without their images: listed, planned, resumed. `scale.py COUNT FOLDER`.
 
 Real empty files are listed; the rows "already done" are real parts. Prints one JSON object.
 """

@@ -87,7 +87,7 @@ def _report(gcs, output) -> dict:
 def test_everything_in_a_bucket(gcs, expected):
     assert _classify(gcs, "out/all") == 0
     assert _answers(gcs.folder("out/all/predictions")) == expected
-    assert _report(gcs, "out/all")["books"]["balanced"]
+    assert _report(gcs, "out/all")["totals"]["balanced"]
     assert gcs.get("out/all/report.html").lstrip().startswith(b"<!")
     assert not [name for name in gcs.names("out/all") if name.endswith("lock")]
 
@@ -157,7 +157,7 @@ def test_passing_faults_pass(gcs, expected, fault, request):
         assert _classify(gcs, output) == 0
         assert not fault.times, "the fault was not met"
     assert _answers(gcs.folder(f"{output}/predictions")) == expected
-    assert _report(gcs, output)["books"]["balanced"]
+    assert _report(gcs, output)["totals"]["balanced"]
 
 
 def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
@@ -182,8 +182,8 @@ def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
         "00008.jpg": "read_error",
     }
     assert all("Traceback" not in row["error"] for row in failed.values())
-    books = _report(gcs, "out/lasting")["books"]
-    assert (books["predicted"], books["failed"], books["balanced"]) == (PHOTOS - 6, 6, True)
+    totals = _report(gcs, "out/lasting")["totals"]
+    assert (totals["predicted"], totals["failed"], totals["balanced"]) == (PHOTOS - 6, 6, True)
     assert _classify(gcs, "out/lasting", "--retry-failed") == 0
     assert _answers(gcs.folder("out/lasting/predictions")) == expected
 
@@ -302,7 +302,7 @@ def test_shards_make_the_table_of_one_run(gcs):
     assert _classify(gcs, "out/shards") == 0, "the closing run finds nothing to do"
     report = _report(gcs, "out/shards")
     assert report["rates"]["images"] == 0
-    assert (report["books"]["rows"], report["books"]["balanced"]) == (PHOTOS, True)
+    assert (report["totals"]["rows"], report["totals"]["balanced"]) == (PHOTOS, True)
 
 
 def test_a_shard_and_the_whole_exclude_each_other(gcs, capfd):

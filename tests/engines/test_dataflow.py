@@ -146,8 +146,8 @@ def submit(tiny_model, tmp_path, monkeypatch, capfd):
 def test_the_job_that_arrives(submit):
     """As Dataflow sees it, with the defaults of `runners` and what the user says."""
     job = submit(IMAGE, "--max_num_workers=7", "--machine_type=n2-highcpu-8")
-    assert job.code == 1, "the stand-in does nothing, and the books must say so"
-    assert "books do not balance" in job.said
+    assert job.code == 1, "the stand-in does nothing, and the totals must say so"
+    assert "totals do not balance" in job.said
     [(path, body)] = job.jobs
     assert "/projects/project/locations/region/jobs" in path
     assert body["name"] == "census"

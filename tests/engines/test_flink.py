@@ -66,7 +66,7 @@ def _processes_of(token: str) -> list[psutil.Process]:
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("archive") / "photos"
     make_photos(folder, PHOTOS)
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
     (folder / "empty.png").write_bytes(b"")
     return folder
 
@@ -103,7 +103,7 @@ def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
     assert read_rows(tmp_path).equals(expected)
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["runner"] == "FlinkRunner"
-    assert report["books"]["balanced"]
+    assert report["totals"]["balanced"]
     assert report["counters"]["images_ok"] == PHOTOS
     assert report["counters"]["images_failed"] == 2
     pools = [(cluster.state / f"pool-{n}.log").read_text() for n in (1, 2)]
@@ -166,4 +166,4 @@ def test_a_machine_dies(cluster, photos, tiny_model, expected, tmp_path):
     if code:  # the job did not survive: the rerun resumes
         classify(photos, tiny_model, tmp_path / "out", *cluster.job_flags)
     assert read_rows(tmp_path / "out").equals(expected)
-    assert json.loads((tmp_path / "out" / "run_report.json").read_text())["books"]["balanced"]
+    assert json.loads((tmp_path / "out" / "run_report.json").read_text())["totals"]["balanced"]

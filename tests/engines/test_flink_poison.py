@@ -1,4 +1,4 @@
-"""Pictures that crash, hang or eat their decoder, on a pool of workers."""
+"""Images that crash, hang or eat their decoder, on a pool of workers."""
 
 from __future__ import annotations
 

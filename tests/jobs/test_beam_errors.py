@@ -5,7 +5,7 @@ from imagecensus.transforms.storage.store import StorageError
 
 TEXT = """Traceback (most recent call last):
   File "x.py", line 3, in process
-imagecensus.transforms.storage.store.StorageError: /out/a: cannot be written: No space left [while running 'W/ParDo']
+store.StorageError: /out/a: cannot be written: No space left [while running 'W/ParDo']
 """
 
 

@@ -20,7 +20,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data
 from samples import make_photos, photo
 from starlette.testclient import TestClient
-from tables import HOSTILE, row, write_books, write_table
+from tables import HOSTILE, row, write_run_report, write_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -82,16 +82,16 @@ def test_many_filters_in_turn_stay_right(output, tmp_path):
                 assert total == len(page) == 1
 
 
-def test_pictures_are_of_the_table_only_and_made_anew(client):
+def test_images_are_of_the_table_only_and_made_anew(client):
     found = rows_of(client, status="ok")["rows"][0]
-    small = client.get(f"api/rows/{found['id']}/picture")
-    large = client.get(f"api/rows/{found['id']}/picture?view=1")
+    small = client.get(f"api/rows/{found['id']}/image")
+    large = client.get(f"api/rows/{found['id']}/image?view=1")
     for answer in (small, large):
         assert answer.headers["content-type"] == "image/jpeg"
         assert answer.content.startswith(b"\xff\xd8")
     failed = rows_of(client, status="not_found")["rows"][0]
-    assert client.get(f"api/rows/{failed['id']}/picture").status_code == 404
-    for path in ("api/rows/9999/picture", "api/rows/-1/picture", "api/rows/..%2f..%2fetc/picture",
+    assert client.get(f"api/rows/{failed['id']}/image").status_code == 404
+    for path in ("api/rows/9999/image", "api/rows/-1/image", "api/rows/..%2f..%2fetc/image",
                  "etc/passwd", "../../etc/passwd", "browse.html"):  # fmt: skip
         assert client.get(path).status_code == 404
 
@@ -148,7 +148,7 @@ def test_a_foreign_corrections_file_is_not_overwritten(output):
         Corrections(output)
 
 
-def test_a_picture_from_elsewhere(output, tmp_path, tiny_model, client):
+def test_a_image_from_elsewhere(output, tmp_path, tiny_model, client):
     assert "--model" in client.post("api/classify", content=b"x").json()["error"]
     data = io.BytesIO()
     photo(1).save(data, "PNG")
@@ -197,14 +197,14 @@ def shown_positions(page):
 
 @pytest.mark.browser
 def test_filter_correct_and_drop_in_a_browser(output, tiny_model, chromium, serve):
-    write_books(output, 63, tiny_model)
+    write_run_report(output, 63, tiny_model)
     page = chromium.new_page(viewport={"width": 1000, "height": 700})
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(serve(output))
-    page.wait_for_selector("text=63 pictures")
+    page.wait_for_selector("text=63 images")
     page.fill("#label", "dog")
-    page.wait_for_selector("text=20 pictures")
+    page.wait_for_selector("text=20 images")
     page.locator("#scroll .tile img").first.wait_for()
     page.locator(".tile").first.click()
     page.wait_for_selector("dialog[open] .view img")
@@ -215,7 +215,7 @@ def test_filter_correct_and_drop_in_a_browser(output, tiny_model, chromium, serv
     page.wait_for_selector("dialog >> text=00003.jpg")
     page.click(".close")
     page.check("#corrected")
-    page.wait_for_selector("text=1 picture")
+    page.wait_for_selector("text=1 image")
     assert page.locator(".tile .corrected").all_text_contents() == ["wolf"]
     with page.expect_download() as download:
         page.click("#download")
@@ -249,7 +249,7 @@ def test_a_long_table_scrolls_to_any_row(tmp_path, chromium, serve):
     os.replace(f"{part}.new", part)
     page = chromium.new_page(viewport={"width": 420, "height": 700})  # narrow: the tallest grid
     page.goto(serve(output))
-    page.wait_for_selector("text=300,000 pictures")
+    page.wait_for_selector("text=300,000 images")
     scroll = page.locator("#scroll")
     for share in (1, 0.5, 0.25):
         scroll.evaluate("(e, share) => { e.scrollTop = e.scrollHeight * share; }", share)
@@ -304,7 +304,7 @@ def test_hostile_text_does_nothing_in_either_page(tmp_path, chromium, serve, wid
         page.close()
 
 
-def test_pictures_inside_archives_are_shown_on_both_pages(tmp_path, tiny_model):
+def test_images_inside_archives_are_shown_on_both_pages(tmp_path, tiny_model):
     paths = make_photos(tmp_path / "loose", 6)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -325,4 +325,4 @@ def test_pictures_inside_archives_are_shown_on_both_pages(tmp_path, tiny_model):
         found = rows_of(client)["rows"]
         assert len(found) == 12 and "#" in found[0]["uri"]
         for one in found:
-            assert client.get(f"api/rows/{one['id']}/picture?view=1").status_code == 200
+            assert client.get(f"api/rows/{one['id']}/image?view=1").status_code == 200

@@ -31,7 +31,7 @@ def bucket(monkeypatch):
 
 @pytest.fixture
 def output(bucket, tmp_path):
-    """20 pictures in the bucket, each a row with an embedding, in three parts."""
+    """20 images in the bucket, each a row with an embedding, in three parts."""
     uris = []
     for path in make_photos(tmp_path / "photos", 20):
         uris.append(f"{bucket}/photos/{'cat' if len(uris) % 2 else 'dog'}/{os.path.basename(path)}")

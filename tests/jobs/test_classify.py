@@ -32,10 +32,10 @@ def report_of(output) -> dict:
     return json.loads((pathlib.Path(output) / "run_report.json").read_text())
 
 
-def books_of(output) -> dict:
-    books = report_of(output)["books"]
-    assert books["balanced"]
-    return books
+def totals_of(output) -> dict:
+    totals = report_of(output)["totals"]
+    assert totals["balanced"]
+    return totals
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def archive(tmp_path):
     folder = tmp_path / "archive"
     make_photos(folder / "2019", 6)
     make_photos(folder / "2020" / "may", 6, first=6)
-    (folder / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "broken.jpg").write_bytes(b"not an image")
     (folder / "empty.png").write_bytes(b"")
     (folder / "2019" / "cut.jpg").write_bytes((folder / "2019" / "00001.jpg").read_bytes()[:400])
     return folder
 
 
-def test_a_folder_becomes_a_table_and_balanced_books(archive, tiny_model, tmp_path, capsys):
+def test_a_folder_becomes_a_table_and_balanced_totals(archive, tiny_model, tmp_path, capsys):
     output = tmp_path / "out"
     assert classify(archive, model=tiny_model, output=output) == 0
     table = read_rows(output)
@@ -58,8 +58,8 @@ def test_a_folder_becomes_a_table_and_balanced_books(archive, tiny_model, tmp_pa
     assert table.column("uri").to_pylist() == sorted(
         str(p) for p in archive.rglob("*") if p.is_file()
     )
-    books = books_of(output)
-    assert (books["listed"], books["predicted"], books["failed"]) == (15, 12, 3)
+    totals = totals_of(output)
+    assert (totals["listed"], totals["predicted"], totals["failed"]) == (15, 12, 3)
     report = report_of(output)
     assert report["statuses"] == {
         "ok": 12, "not_an_image": 1, "truncated": 1, "empty_file": 1,
@@ -100,7 +100,7 @@ def test_pandas_polars_duckdb_and_pyarrow_read_the_same_table(archive, tiny_mode
     sums = duckdb.sql(
         f"SELECT sum(t.score) FROM (SELECT unnest(top_k) t FROM '{folder}/*.parquet')"
     ).fetchall()
-    assert sums[0][0] == pytest.approx(12, abs=1e-3)  # 12 pictures, 4 classes each: all of softmax
+    assert sums[0][0] == pytest.approx(12, abs=1e-3)  # 12 images, 4 classes each: all of softmax
 
 
 def test_a_rerun_redoes_nothing_and_picks_up_what_is_new(archive, tiny_model, tmp_path, capsys):
@@ -111,8 +111,8 @@ def test_a_rerun_redoes_nothing_and_picks_up_what_is_new(archive, tiny_model, tm
     assert "nothing new to classify" in capsys.readouterr().out
     photo(99).save(archive / "new.png")
     assert classify(archive, model=tiny_model, output=output) == 0
-    books = books_of(output)
-    assert (books["added"], books["already_listed"], books["rows"]) == (1, 15, 16)
+    totals = totals_of(output)
+    assert (totals["added"], totals["already_listed"], totals["rows"]) == (1, 15, 16)
     assert report_of(output)["rates"]["images"] == 1
     after = {p: p.stat().st_mtime_ns for p in (output / "predictions").iterdir()}
     assert before.items() < after.items() and len(after) == len(before) + 1
@@ -131,7 +131,7 @@ def test_retry_failed_redoes_only_failed_rows(archive, tiny_model, tmp_path):
     changed = {uri for uri in rows if rows[uri] != before[uri]}
     assert changed == {str(archive / "empty.png")}
     assert rows[str(archive / "empty.png")]["status"] == "ok"
-    assert books_of(output)["failed"] == 2
+    assert totals_of(output)["failed"] == 2
     assert report_of(output)["rates"]["images"] == 3
 
 
@@ -200,16 +200,16 @@ def test_overlapping_inputs_give_one_row_each(archive, tiny_model, tmp_path):
     classify(
         archive, archive / "2019", archive / "2019" / "0*.jpg", model=tiny_model, output=output
     )
-    books = books_of(output)
-    assert (books["listed"], books["duplicates"], books["rows"]) == (15 + 7 + 6, 13, 15)
+    totals = totals_of(output)
+    assert (totals["listed"], totals["duplicates"], totals["rows"]) == (15 + 7 + 6, 13, 15)
 
 
 def test_limit_then_the_rest(archive, tiny_model, tmp_path):
     output = tmp_path / "out"
     classify(archive, "--limit=5", model=tiny_model, output=output)
-    assert books_of(output)["rows"] == 5
+    assert totals_of(output)["rows"] == 5
     classify(archive, model=tiny_model, output=output)
-    assert books_of(output)["rows"] == 15
+    assert totals_of(output)["rows"] == 15
 
 
 def test_shards_into_one_output_make_the_same_table(archive, tiny_model, tmp_path):
@@ -222,11 +222,11 @@ def test_shards_into_one_output_make_the_same_table(archive, tiny_model, tmp_pat
         )
     assert read_rows(output).equals(read_rows(tmp_path / "whole"))
     reports = [json.loads(p.read_text()) for p in output.glob("run_report-s?of3.json")]
-    assert sum(report["books"]["rows"] for report in reports) == 15
-    assert all(report["books"]["balanced"] for report in reports)
+    assert sum(report["totals"]["rows"] for report in reports) == 15
+    assert all(report["totals"]["balanced"] for report in reports)
     # A run over everything takes over what the shards did.
     assert classify(archive, model=tiny_model, output=output) == 0
-    assert books_of(output)["rows"] == 15 and report_of(output)["rates"]["images"] == 0
+    assert totals_of(output)["rows"] == 15 and report_of(output)["rates"]["images"] == 0
 
 
 def test_shards_run_side_by_side_but_not_beside_a_whole_run(archive, tiny_model, tmp_path, capsys):
@@ -244,7 +244,7 @@ def test_shards_run_side_by_side_but_not_beside_a_whole_run(archive, tiny_model,
     with Layout(str(output)).locked():
         assert classify(archive, "--shard=1/2", *any_rate, model=tiny_model, output=output) == 2
     assert classify(archive, model=tiny_model, output=output) == 0
-    assert books_of(output)["rows"] == 15
+    assert totals_of(output)["rows"] == 15
 
 
 def test_dry_run_counts_and_writes_nothing(archive, tiny_model, tmp_path, capsys):
@@ -346,7 +346,7 @@ def test_too_many_failures_exit_with_1(archive, tiny_model, tmp_path, capsys):
     output = tmp_path / "out"
     assert classify(archive, "--max-failure-rate=0.1", model=tiny_model, output=output) == 1
     assert "3 of 15 images failed, more than --max-failure-rate=0.1" in capsys.readouterr().err
-    assert books_of(output)["rows"] == 15
+    assert totals_of(output)["rows"] == 15
 
 
 def command(archive, model, output, *args) -> list[str]:
@@ -368,7 +368,7 @@ def part_count(output) -> int:
 
 @pytest.fixture(scope="module")
 def large_archive(tmp_path_factory, tiny_model):
-    """800 pictures and the table of an uninterrupted run over them."""
+    """800 images and the table of an uninterrupted run over them."""
     top = tmp_path_factory.mktemp("large")
     make_photos(top / "archive", 40)
     for copy in range(1, 20):
@@ -395,7 +395,7 @@ def test_a_killed_run_resumes_to_the_same_table(large_archive, tiny_model, tmp_p
     stamps = {p: p.stat().st_mtime_ns for p in (output / "predictions").glob("part-*")}
     assert classify(archive, "--unit-images=8", model=tiny_model, output=output) == 0
     assert read_rows(output).equals(whole)
-    assert books_of(output)["rows"] == 801
+    assert totals_of(output)["rows"] == 801
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())  # none redone
     leftovers = [p for p in output.rglob("*") if ".tmp" in p.name]
     assert not leftovers
@@ -414,8 +414,8 @@ def test_ctrl_c_commits_the_unit_and_tells_how_to_resume(large_archive, tiny_mod
     assert process.returncode == 130
     assert "run the same command again to resume" in complained and "Traceback" not in complained
     report = report_of(output)
-    assert report["interrupted"] and report["books"]["balanced"]
-    assert report["books"]["rows"] + report["books"]["pending"] == 801
+    assert report["interrupted"] and report["totals"]["balanced"]
+    assert report["totals"]["rows"] + report["totals"]["pending"] == 801
     assert classify(archive, "--unit-images=8", model=tiny_model, output=output) == 0
     assert read_rows(output).equals(whole)
 
@@ -436,7 +436,7 @@ def test_two_runs_at_once_the_second_refuses(large_archive, tiny_model, tmp_path
     if codes == [0, 2]:
         assert any("another run is writing to this output" in text for text in complaints)
     assert read_rows(output).equals(whole)
-    books_of(output)
+    totals_of(output)
 
 
 @pytest.mark.real_data

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from imagecensus.jobs.results.thumbnails import Pictures, make_thumbnails
+from imagecensus.jobs.results.thumbnails import Images, make_thumbnails
 from packing import KINDS, NAMED, pack
 from samples import SHARED_DATA, make_photos, read_rows
-from test_classify import books_of, classify, part_count, wait_for
+from test_classify import classify, part_count, totals_of, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAYS = ["status", "label", "score", "top_k", "width", "height", "format", "bytes"]
@@ -28,11 +28,11 @@ def rows_by_name(output, root) -> dict:
 
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory, tiny_model):
-    """30 pictures and 2 broken ones in folders, and what a run over them says."""
+    """30 images and 2 broken ones in folders, and what a run over them says."""
     top = tmp_path_factory.mktemp("loose")
     make_photos(top / "in" / "a", 15)
     make_photos(top / "in" / "b", 15, first=15)
-    (top / "in" / "a" / "broken.jpg").write_bytes(b"not a picture")
+    (top / "in" / "a" / "broken.jpg").write_bytes(b"not an image")
     (top / "in" / "b" / "cut.jpg").write_bytes((top / "in" / "b" / "00020.jpg").read_bytes()[:300])
     classify(top / "in", model=tiny_model, output=top / "out")
     return files_of(top / "in"), rows_by_name(top / "out", f"{top}/in/")
@@ -44,25 +44,25 @@ def test_an_archive_says_what_its_files_say(loose, tiny_model, tmp_path, kind):
     path = pack(kind, files, tmp_path / f"x.{kind}")
     output = tmp_path / "out"
     assert classify(path, "--unit-images=10", model=tiny_model, output=output) == 0
-    assert books_of(output)["rows"] == 32 and part_count(output) == 4
+    assert totals_of(output)["rows"] == 32 and part_count(output) == 4
     found = rows_by_name(output, f"{path}#")
     if kind not in NAMED:
         names = [name for name, _ in files]
         found = {names[int(number)]: row for number, row in found.items()}
     assert found == expected
     # What report and browse show is found through the plan.
-    pictures = Pictures(str(output))
+    images = Images(str(output))
     uris = [row["uri"] for row in read_rows(output).to_pylist()]
-    assert [pictures.read(uri) for uri in uris] == [
+    assert [images.read(uri) for uri in uris] == [
         dict(files)[uri.removeprefix(f"{path}#")]
         if kind in NAMED
         else files[int(uri.split("#")[1])][1]
         for uri in uris
     ]
-    assert len(make_thumbnails(pictures, uris, 32)) == 30
+    assert len(make_thumbnails(images, uris, 32)) == 30
     # A rerun lists it again and knows all of it.
     assert classify(path, "--unit-images=10", model=tiny_model, output=output) == 0
-    assert books_of(output)["already_listed"] == 32
+    assert totals_of(output)["already_listed"] == 32
     assert sorted(os.listdir(tmp_path)) == ["out", f"x.{kind}"]
 
 
@@ -106,7 +106,7 @@ def test_a_run_killed_within_an_archive_resumes(tiny_model, tmp_path, kind):
     stamps = {p: p.stat().st_mtime_ns for p in (output / "predictions").glob("part-*")}
     assert classify(path, "--unit-images=8", model=tiny_model, output=output) == 0
     assert read_rows(output).equals(read_rows(tmp_path / "whole"))
-    assert books_of(output)["rows"] == 800
+    assert totals_of(output)["rows"] == 800
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
 
 

@@ -1,4 +1,4 @@
-"""The demo, made small: every step runs and the books balance."""
+"""The demo, made small: every step runs and the totals balance."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_the_demo_runs_whole(tmp_path, capsys):
     words = ["--folder", str(top), "--train", "10", "--classify", "12", "--epochs", "1"]
     code = demo.main(words)
     said = capsys.readouterr().out
-    accuracy = float(said.split("held-out pictures: ")[1].split()[0])
+    accuracy = float(said.split("held-out images: ")[1].split()[0])
     assert code == (0 if accuracy >= demo.TARGET_ACCURACY else 1)
     rows = read_rows(top / "output").to_pylist()
     assert len(rows) == 5 * 12 + 5
@@ -20,5 +20,5 @@ def test_the_demo_runs_whole(tmp_path, capsys):
     assert {row["status"] for row in rows} == {
         "ok", "empty_file", "not_an_image", "truncated", "unsupported_format", "not_found",
     }  # fmt: skip
-    assert json.loads((top / "output" / "run_report.json").read_text())["books"]["balanced"]
+    assert json.loads((top / "output" / "run_report.json").read_text())["totals"]["balanced"]
     assert (top / "output" / "report.html").is_file()

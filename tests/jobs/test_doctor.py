@@ -74,11 +74,11 @@ def copy_with_other_answers(model, folder):
 def test_a_model_folder_alone_is_looked_at(tiny_model, tmp_path, capsys):
     assert main(["doctor", str(tiny_model)]) == 0
     said = capsys.readouterr().out
-    assert f"{tiny_model}: 4 labels; golden pictures answered alike" in said
+    assert f"{tiny_model}: 4 labels; golden images answered alike" in said
     assert "input" not in said and "warn" not in said
     copy_with_other_answers(tiny_model, tmp_path / "other")
     assert main(["doctor", str(tmp_path / "other")]) == 1
-    assert "golden pictures' scores differ" in capsys.readouterr().out
+    assert "golden images' scores differ" in capsys.readouterr().out
     # Beside a model folder, a folder of photos stays what it is.
     make_photos(tmp_path / "in", 1)
     assert main(["doctor", str(tmp_path / "in"), str(tiny_model)]) == 0
@@ -215,7 +215,7 @@ def test_a_model_that_is_not_what_was_exported(tiny_model, tmp_path):
 
     assert examined(tiny_model) == ""
     copy_with_other_answers(tiny_model, tmp_path / "answers")
-    assert "golden pictures' scores differ" in examined(tmp_path / "answers")
+    assert "golden images' scores differ" in examined(tmp_path / "answers")
     shutil.copytree(tiny_model, tmp_path / "labels")
     (tmp_path / "labels" / "assets.extra" / "labels.txt").write_text("red\ngreen\n")
     assert "2 labels, the model 4 classes" in examined(tmp_path / "labels")

@@ -33,7 +33,7 @@ def test_a_line_for_people_has_no_secret(record):
     assert "s3cr3t" not in line
 
 
-def test_a_slow_picture_is_logged_once_with_its_stage(monkeypatch, caplog):
+def test_a_slow_image_is_logged_once_with_its_stage(monkeypatch, caplog):
     monkeypatch.setattr(activity, "SLOW_SECONDS", 0.01)
     caplog.set_level(logging.INFO, "imagecensus")
     with activity.doing("read", "/fast.jpg"):
@@ -49,7 +49,7 @@ def test_a_slow_picture_is_logged_once_with_its_stage(monkeypatch, caplog):
     assert activity.take_slow() == []
 
 
-def test_many_slow_pictures_are_counted_and_told_in_the_report(
+def test_many_slow_images_are_counted_and_told_in_the_report(
     monkeypatch, capfd, tmp_path, tiny_model
 ):
     monkeypatch.setattr(activity, "SLOW_SECONDS", 0)

@@ -1,4 +1,4 @@
-"""Pictures that crash or hang their decoder, through the whole job as a person runs it."""
+"""Images that crash or hang their decoder, through the whole job as a person runs it."""
 
 import os
 import pathlib
@@ -13,9 +13,9 @@ from samples import make_photos, read_rows
 POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 
 
-def _classify(pictures, model, output, *flags):
+def _classify(images, model, output, *flags):
     return subprocess.run(
-        [sys.executable, "-m", "imagecensus.jobs.cli", "classify", str(pictures)]
+        [sys.executable, "-m", "imagecensus.jobs.cli", "classify", str(images)]
         + ["--model", model, "--output", str(output)]
         + ["--decode-seconds", "2", "--unit-images", "10", *flags],
         env={**os.environ, "PYTHONPATH": POISON},
@@ -41,8 +41,8 @@ def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     assert not (output / "_imagecensus" / "inflight").exists()
 
 
-def test_a_picture_that_eats_all_memory_costs_its_own_row(tmp_path, tiny_model):
-    """Whom the kernel killed is not run again unasked; the rerun isolates the picture."""
+def test_a_image_that_eats_all_memory_costs_its_own_row(tmp_path, tiny_model):
+    """Whom the kernel killed is not run again unasked; the rerun isolates the image."""
     make_photos(tmp_path / "photos", 20)
     (tmp_path / "photos" / "00007.jpg").write_bytes(b"POISON:eat")
     run = (tmp_path / "photos", tiny_model, tmp_path / "out", "--decode-memory", "1G")

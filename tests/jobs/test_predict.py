@@ -39,7 +39,7 @@ def test_answers_equal_the_rows_of_the_batch_job(tiny_model, tmp_path, capsys):
             assert [a["label"] for a in answer["top_k"]] == [a["label"] for a in row["top_k"]]
 
 
-def test_many_pictures_keep_their_order(tiny_model, tmp_path):
+def test_many_images_keep_their_order(tiny_model, tmp_path):
     paths = make_photos(tmp_path, 70)
     datas = [(path, open(path, "rb").read()) for path in paths]  # noqa: SIM115
     rows = list(Predictor(tiny_model).predict(datas))

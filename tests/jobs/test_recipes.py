@@ -9,7 +9,7 @@ from imagecensus.jobs.cli import main
 from imagecensus.jobs.train import parse_words, training_spec
 from imagecensus.model_export.training import recipes
 from imagecensus.model_export.training.classifier import build_classifier
-from imagecensus.model_export.training.decoded_images import ArrayCache, Pictures
+from imagecensus.model_export.training.decoded_images import ArrayCache, Images
 from imagecensus.model_export.training.fit import make_strategy
 from imagecensus.model_export.training.run import fit_all
 
@@ -19,7 +19,7 @@ CLASSES = {"flowers": 102, "imagenette": 10, "imagenette-vgg16": 10, "wildlife":
            "cifar10": 10, "flower-photos": 5}  # fmt: skip
 PRETRAINED = ("flowers", "flower-photos", "bikes-transfer", "imagenette-vgg16", "wildlife",
               "cats-dogs-transfer")  # fmt: skip
-PICTURES = 6
+IMAGES = 6
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def test_it_is_built_and_takes_a_step(name, hub_module, tmp_path):
     with strategy.scope():
         classifier = build_classifier(spec.classifier, load_weights=False)
     shape = spec.classifier.preprocess.shape
-    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES, *shape)).astype(np.uint8)
-    labels = np.arange(PICTURES, dtype=np.int32) % 2
-    split = Pictures(pixels, np.arange(PICTURES), labels, tuple("abcdef"))
-    nothing = Pictures(pixels, np.arange(0), labels[:0], ())
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *shape)).astype(np.uint8)
+    labels = np.arange(IMAGES, dtype=np.int32) % 2
+    split = Images(pixels, np.arange(IMAGES), labels, tuple("abcdef"))
+    nothing = Images(pixels, np.arange(0), labels[:0], ())
     before = [np.asarray(v) for v in classifier.head.trainable_weights]
     cache = ArrayCache(str(tmp_path), 2**28, 0)
     history = fit_all(

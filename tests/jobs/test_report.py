@@ -14,7 +14,7 @@ from imagecensus.jobs.report import STATUS_MEANING, clip, pieces, write_report
 from imagecensus.jobs.results import thumbnails
 from imagecensus.jobs.results.open_table import open_table, read_bytes, read_json, write_bytes
 from imagecensus.jobs.results.queries import (
-    check_books,
+    check_totals,
     count_labels,
     count_scores,
     measure_rate,
@@ -26,7 +26,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.records import Status
 from packing import pack
 from samples import make_photos, photo
-from tables import HOSTILE, row, write_books, write_table
+from tables import HOSTILE, row, write_run_report, write_table
 
 POISON = str(Path(__file__).parents[1] / "poison")
 
@@ -42,7 +42,7 @@ def photos_table(tmp_path):
     rows.append(row("/gone.jpg", status="not_found", error="there is no such file any more"))
     rows.append(row("/cut.jpg", status="truncated", error="image file is truncated"))
     output = write_table(tmp_path / "out", rows, parts=5)
-    write_books(output, 26)
+    write_run_report(output, 26)
     return output
 
 
@@ -85,7 +85,7 @@ def test_the_page_has_thumbnails_books_and_no_script(photos_table):
     path = write_report(photos_table)
     page = Path(path).read_text("utf-8")
     assert page.count("data:image/jpeg;base64,") > 20
-    assert "The books balance: 26 listed = 24 predicted + 2 failed." in page
+    assert "The totals balance: 26 listed = 24 predicted + 2 failed." in page
     assert "<script" not in page and ' src="http' not in page
     assert "default-src 'none'" in page
     assert not [name for name in os.listdir(photos_table) if name.startswith(".tmp")]
@@ -98,7 +98,7 @@ def test_the_same_table_gives_the_same_page(photos_table):
 
 
 def test_rows_that_are_missing_are_told(photos_table):
-    write_books(photos_table, 30)
+    write_run_report(photos_table, 30)
     page = Path(write_report(photos_table)).read_text("utf-8")
     assert "30 were listed, 26 rows are here: 4 are still to be done" in page
 
@@ -108,7 +108,7 @@ def test_hostile_names_labels_and_errors_stay_text(tmp_path):
     rows += [row(f"/x{text}", status="decode_error", error=text) for text in HOSTILE]
     output = write_table(tmp_path / "<b>out</b>", rows)
     (tmp_path / "<b>out</b>" / "run_report.json").write_text(
-        json.dumps({"books": {"images": len(rows)}, "inputs": HOSTILE, "engine": HOSTILE[0]})
+        json.dumps({"totals": {"images": len(rows)}, "inputs": HOSTILE, "engine": HOSTILE[0]})
     )
     page = Path(write_report(output, labels=20, examples=20)).read_text("utf-8")
     assert "<script" not in page and "<svg" not in page and 'onerror="' not in page
@@ -180,7 +180,7 @@ def test_drawing_failures_ends_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(thumbnails, "ALL_FAILURES_SECONDS", -1)
     paths = make_photos(tmp_path / "photos", 2)
     output = write_table(tmp_path / "out", [row(path, status="truncated") for path in paths])
-    assert thumbnails.draw_failures(thumbnails.Pictures(output), paths, 32) == {}
+    assert thumbnails.draw_failures(thumbnails.Images(output), paths, 32) == {}
 
 
 @given(st.text())
@@ -212,7 +212,7 @@ def test_a_long_table_gives_a_small_page(tmp_path):
 def test_a_table_of_failures_only(tmp_path):
     output = write_table(tmp_path / "out", [row("/a", status="empty_file", error="no bytes")])
     page = Path(write_report(output)).read_text("utf-8")
-    assert "No picture was classified." in page and "empty_file" in page
+    assert "No image was classified." in page and "empty_file" in page
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,10 @@ def test_too_few_parts_have_no_rate():
     assert measure_rate([(0, 5)] * 5) is None
 
 
-def test_books_of_an_unfinished_or_unknown_run():
-    assert check_books({}, 5) is None
-    assert check_books({"books": "?"}, 5) is None
-    assert check_books({"books": {"images": 7}}, 5)["pending"] == 2
+def test_totals_of_an_unfinished_or_unknown_run():
+    assert check_totals({}, 5) is None
+    assert check_totals({"totals": "?"}, 5) is None
+    assert check_totals({"totals": {"images": 7}}, 5)["pending"] == 2
 
 
 @pytest.mark.parametrize(
@@ -288,12 +288,12 @@ def test_damaged_json_is_named(photos_table):
     assert read_bytes(photos_table, "nothing.json") is None
 
 
-def test_a_picture_changed_since_is_no_reason_to_fail(photos_table):
+def test_a_image_changed_since_is_no_reason_to_fail(photos_table):
     with open_table(photos_table) as table:
         uris = [uri for (uri,) in table.query("SELECT uri FROM predictions WHERE status = 'ok'")]
     for index, uri in enumerate(uris):
         if index % 2:
             os.remove(uri)
         else:
-            Path(uri).write_bytes(b"<html>no picture</html>")
+            Path(uri).write_bytes(b"<html>no image</html>")
     assert "not available" in Path(write_report(photos_table)).read_text("utf-8")

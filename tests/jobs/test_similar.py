@@ -1,4 +1,4 @@
-"""Similar pictures: exactness against plain numpy, and near-duplicates made from real pixels."""
+"""Similar images: exactness against plain numpy, and near-duplicates made from real pixels."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from imagecensus.jobs.similar import find_duplicates, find_nearest, group_alike
 from imagecensus.model_export.common.errors import UserError
 from PIL import Image
 from samples import SHARED_DATA, make_photos, photo, read_rows
-from tables import row, write_books, write_table
+from tables import row, write_run_report, write_table
 
 
 def table_of(folder, vectors, parts=3):
@@ -79,16 +79,16 @@ def test_groups_across_blocks(monkeypatch):
     assert sorted(map(sorted, groups)) == [list(range(i, 100, 20)) for i in range(20)]
 
 
-def test_the_largest_picture_of_a_group_is_first(tmp_path):
+def test_the_largest_image_of_a_group_is_first(tmp_path):
     vectors = np.eye(3, dtype=np.float32)[[0, 1, 0, 2, 0]]
     with open_table(table_of(tmp_path / "o", vectors)) as table:
         rows = find_duplicates(table, 0.99, 100)
         assert [r["uri"] for r in rows] == ["/0004.jpg", "/0002.jpg", "/0000.jpg"]
-        with pytest.raises(UserError, match="--max-pictures"):
+        with pytest.raises(UserError, match="--max-images"):
             find_duplicates(table, 0.99, 4)
 
 
-def test_a_run_with_embeddings_and_a_new_picture(tiny_model, tmp_path, capsys):
+def test_a_run_with_embeddings_and_a_new_image(tiny_model, tmp_path, capsys):
     folder = tmp_path / "in"
     paths = make_photos(folder, 8)
     photo(3).save(folder / "again.png")
@@ -137,15 +137,15 @@ def test_another_model_is_refused(tiny_model, other_model, tmp_path, capsys):
     ("words", "told"),
     [
         (["x.jpg"], "--embeddings"),
-        ([], "name one picture"),
-        (["x.jpg", "--duplicates"], "name one picture"),
+        ([], "name one image"),
+        (["x.jpg", "--duplicates"], "name one image"),
         (["x.jpg", "--top", "0"], "--top"),
         (["--duplicates", "--threshold", "2"], "--threshold"),
     ],
 )
 def test_requests_that_make_no_sense(tmp_path, words, told, capsys):
     output = write_table(tmp_path / "out", [row("/a")])
-    write_books(output, 1)
+    write_run_report(output, 1)
     assert main(["similar", output, *words]) == 2
     assert told in capsys.readouterr().err
 
@@ -173,11 +173,11 @@ def test_copies_of_real_photos_are_found(tmp_path, capsys, monkeypatch):
             size = (image.width * 9 // 10, image.height * 9 // 10)
             image.convert("RGB").resize(size).save(tmp_path / f"{index}-small.jpg", quality=90)
     output = str(tmp_path / "out")
-    pictures = [str(path) for path in tmp_path.iterdir() if path.suffix in (".png", ".jpg")]
-    main(["classify", *pictures, "--model", model, "--output", output, "--embeddings"])
+    images = [str(path) for path in tmp_path.iterdir() if path.suffix in (".png", ".jpg")]
+    main(["classify", *images, "--model", model, "--output", output, "--embeddings"])
     capsys.readouterr()
     groups = similar(output, "--duplicates", "--threshold", "0.9", capsys=capsys)
     for number in {r["group"] for r in groups}:
         names = [os.path.basename(r["uri"]) for r in groups if r["group"] == number]
         assert len({name.split(".")[0].split("-")[0] for name in names}) == 1
-    assert len(groups) >= 0.8 * len(pictures)
+    assert len(groups) >= 0.8 * len(images)

@@ -1,4 +1,4 @@
-"""The process that waits for a job and runs it again when a picture killed it."""
+"""The process that waits for a job and runs it again when an image killed it."""
 
 import signal
 import subprocess

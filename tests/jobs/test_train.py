@@ -1,4 +1,4 @@
-"""The whole train job on generated pictures, run as a person runs it."""
+"""The whole train job on generated images, run as a person runs it."""
 
 import glob
 import json
@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract
-
-from tests.pictures import write_class_folders
+from images import write_class_folders
 
 SMALL_CNN = ["--backbone", "cnn:8-pool-16-pool-gap", "--image-size", "32", "--epochs", "3"]
 
@@ -39,7 +38,7 @@ def test_trains_evaluates_and_exports(shapes, tmp_path, capsys):
     assert glob.glob(f"{work}/tensorboard/network/**/events.*", recursive=True)
     assert len(glob.glob(f"{work}/plots/*.png")) == 5
     with open(os.path.join(work, "run.json")) as file:
-        assert json.load(file)["pictures"] == {"train": 54, "val": 6, "test": 12}
+        assert json.load(file)["images"] == {"train": 54, "val": 6, "test": 12}
 
 
 def run(capsys, *words):
@@ -96,10 +95,10 @@ def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path, capsys):
     write_class_folders(tmp_path / "data" / "test", {"disc": 9, "square": 8}, size=64, seed=1)
     model, table = str(tmp_path / "model"), str(tmp_path / "table")
     words = ["train", str(tmp_path / "data"), "--output", model, "--quiet", *SMALL_CNN]
-    (tmp_path / "data" / "train" / "disc" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "data" / "train" / "disc" / "broken.jpg").write_bytes(b"no image")
     # Trained in 16 bits, evaluated and exported in 32.
     assert main([*words, "--mixed-precision", "bfloat16"]) == 0
-    assert "1 picture(s) could not be read and were left out" in capsys.readouterr().out
+    assert "1 image(s) could not be read and were left out" in capsys.readouterr().out
     contract = read_contract(model)
     assert contract.training["left_out"] == 1
     assert contract.training["spec"]["precision"] == "mixed_bfloat16"

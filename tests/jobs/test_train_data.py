@@ -1,4 +1,4 @@
-"""Training data in every place where the batch job reads pictures."""
+"""Training data in every place where the batch job reads images."""
 
 import csv
 import io
@@ -8,10 +8,10 @@ import pathlib
 import pytest
 from bucket_emulator import emulated_bucket
 from imagecensus.jobs.results.corrections import Corrections
-from imagecensus.jobs.training_data.sources import locate_pictures, read_training_data
+from imagecensus.jobs.training_data.sources import locate_images, read_training_data
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.preprocess import ImageError, PreprocessSpec
-from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images
 from imagecensus.model_export.training.labelled_data import DataError, SplitFractions
 from imagecensus.transforms.list_images import list_images
 from packing import KINDS, NAMED, pack
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
     pack("zip", [("a.jpg", b"x")], tmp_path / "a.zip")
     locations = ["a.zip#b.jpg", "gone.zip#b.jpg", "gone.jpg", "https://a.b/c.jpg"]
     statuses = []
-    for _, read in locate_pictures(locations, str(tmp_path)):
+    for _, read in locate_images(locations, str(tmp_path)):
         with pytest.raises(ImageError) as refused:
             read()
         statuses.append(refused.value.status)
@@ -86,22 +86,22 @@ def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
     data = read_training_data(
         manifest(tmp_path / "l.csv", [(name, i % 2) for i, name in enumerate(locations)]), NO_TEST
     )
-    with pytest.raises(DataError, match="4 of 4 train pictures cannot be read.*no such file"):
-        decode_pictures(data.splits["train"], PreprocessSpec(8, 8),
+    with pytest.raises(DataError, match="4 of 4 train images cannot be read.*no such file"):
+        decode_images(data.splits["train"], PreprocessSpec(8, 8),
                         ArrayCache(str(tmp_path), 2**20, 0), "train")  # fmt: skip
 
 
-def test_a_picture_named_twice_is_one_picture(tmp_path):
+def test_a_image_named_twice_is_one_image(tmp_path):
     rows = [("a.jpg", "cat"), ("./a.jpg", "cat"), ("b.jpg", "dog")]
     data = read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
     assert [os.path.basename(name) for name in data.splits["train"].names] == ["a.jpg", "b.jpg"]
     rows.append((f"file://{tmp_path}/a.jpg", "cow"))
-    with pytest.raises(DataError, match="rows 1 and 4 are one picture, .*'cat'.*'cow'"):
+    with pytest.raises(DataError, match="rows 1 and 4 are one image, .*'cat'.*'cow'"):
         read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
 
 
 @pytest.mark.gcs
-def test_a_manifest_in_a_bucket_names_pictures_beside_it_and_here(tmp_path):
+def test_a_manifest_in_a_bucket_names_images_beside_it_and_here(tmp_path):
     local = make_photos(tmp_path / "photos", 1)[0]
     archive = pack("tar.gz", [("a.jpg", b"a"), ("b.jpg", b"b")], tmp_path / "x.tar.gz")
     with emulated_bucket("training") as bucket:

@@ -85,10 +85,10 @@ def test_fine_tuning_cuts_the_network_without_changing_it(name, most):
     backbone = BackboneSpec(name, 0.35, "none")
     spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 3, (4,), 0)
     classifier = build_classifier(spec)
-    pictures = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
-    expected = classifier.model(pictures, training=False)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
+    expected = classifier.model(images, training=False)
     tuning = split_for_fine_tuning(classifier, 2)
-    cut = tuning.upper(tuning.lower(pictures), training=False)
+    cut = tuning.upper(tuning.lower(images), training=False)
     assert np.allclose(cut, expected, atol=1e-6)
     assert not tuning.lower.trainable_variables and tuning.upper.trainable_variables
     assert not any("gamma" in v.path for v in tuning.upper.trainable_variables)

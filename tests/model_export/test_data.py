@@ -1,4 +1,4 @@
-"""Finding labelled pictures: folders, manifests, splits, and what is refused."""
+"""Finding labelled images: folders, manifests, splits, and what is refused."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images
 from imagecensus.model_export.training.labelled_data import (
     DataError,
     SplitFractions,
@@ -15,8 +15,7 @@ from imagecensus.model_export.training.labelled_data import (
     split_of_files,
     stratified_rows,
 )
-
-from tests.pictures import draw, write_class_folders
+from images import draw, write_class_folders
 
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
 
@@ -104,7 +103,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     split = tmp_path / "split"
     write_class_folders(split / "train", {"disc": 3, "square": 3}, size=8)
     write_class_folders(split / "test", {"disc": 2, "stripes": 2}, size=8)
-    refused(split, "'stripes' has no training picture")
+    refused(split, "'stripes' has no training image")
     (tmp_path / "list.csv").write_text("path,kind\na.jpg,x\n")
     refused(tmp_path / "list.csv", "no column 'label'.*--label-column")
     (tmp_path / "bad.csv").write_text("path,label\na.jpg,\n")
@@ -128,9 +127,9 @@ def test_a_split_takes_its_share_of_every_class_and_never_all(labels, fraction, 
         assert cut < count
 
 
-def test_broken_pictures_are_left_out_up_to_a_limit(tmp_path):
+def test_broken_images_are_left_out_up_to_a_limit(tmp_path):
     write_class_folders(tmp_path, {"disc": 8}, size=16)
-    (tmp_path / "disc" / "disc-0003.jpg").write_bytes(b"no picture")
+    (tmp_path / "disc" / "disc-0003.jpg").write_bytes(b"no image")
     (tmp_path / "disc" / "disc-0005.jpg").unlink()
     paths = [str(tmp_path / "disc" / f"disc-000{i}.jpg") for i in range(8)]
     split = split_of_files(paths, range(8))
@@ -138,14 +137,14 @@ def test_broken_pictures_are_left_out_up_to_a_limit(tmp_path):
 
     def decode(limit):
         cache = ArrayCache(str(tmp_path / "cache"), 2**20, 2**20)
-        return decode_pictures(split, spec, cache, "train", limit)
+        return decode_images(split, spec, cache, "train", limit)
 
-    pictures = decode(0.5)
-    assert [b.status for b in pictures.broken] == ["not_an_image", "read_error"]
-    assert pictures.labels.tolist() == [0, 1, 2, 4, 6, 7]
-    taken = pictures.take(np.asarray([3]))[0].astype(int)
+    images = decode(0.5)
+    assert [b.status for b in images.broken] == ["not_an_image", "read_error"]
+    assert images.labels.tolist() == [0, 1, 2, 4, 6, 7]
+    taken = images.take(np.asarray([3]))[0].astype(int)
     assert np.abs(taken - np.asarray(draw("disc", 4, 16)).astype(int)).mean() < 30
-    with pytest.raises(DataError, match="2 of 8 train pictures cannot be read.*disc-0003"):
+    with pytest.raises(DataError, match="2 of 8 train images cannot be read.*disc-0003"):
         decode(0.1)
 
 

@@ -12,8 +12,7 @@ import pytest
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.training.fit import class_weights, cross_entropy, global_batch
-
-from tests.pictures import write_class_folders
+from images import write_class_folders
 
 # Several devices out of one CPU, then the job as a person runs it. One process for each number:
 # TensorFlow remembers a process's first group of CPU devices.

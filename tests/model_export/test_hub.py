@@ -16,14 +16,13 @@ from imagecensus.model_export.training.backbones import (
     default_preprocess,
 )
 from imagecensus.model_export.verify import check_model
-
-from tests.pictures import write_class_folders
+from images import write_class_folders
 
 SIZE = 32
 
 
 class FeatureVector(tf.Module):
-    """What hub's image feature vectors look like: [0, 1] pictures in, [N, D] out."""
+    """What hub's image feature vectors look like: [0, 1] images in, [N, D] out."""
 
     def __init__(self, size):
         super().__init__()
@@ -33,8 +32,8 @@ class FeatureVector(tf.Module):
         spec = [tf.TensorSpec([None, size, size, 3], tf.float32), tf.TensorSpec([], tf.bool)]
         self.__call__ = tf.function(self._features, input_signature=spec)
 
-    def _features(self, pictures, training=False):
-        features = tf.nn.relu(tf.nn.conv2d(pictures - 0.5, self.kernel, 2, "SAME"))
+    def _features(self, images, training=False):
+        features = tf.nn.relu(tf.nn.conv2d(images - 0.5, self.kernel, 2, "SAME"))
         # Training changes the answer, as dropout would: a trunk must never be called so.
         return tf.reduce_mean(features, [1, 2]) + tf.where(training, 100.0, 0.0)
 
@@ -93,12 +92,12 @@ def test_a_module_by_url_trains_and_exports(url, tmp_path):
 
 def test_folder_and_archive_are_the_same_module(module_folder, archive, monkeypatch, tmp_path):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub"))
-    pictures = np.random.default_rng(0).uniform(0, 1, (2, SIZE, SIZE, 3)).astype("float32")
+    images = np.random.default_rng(0).uniform(0, 1, (2, SIZE, SIZE, 3)).astype("float32")
     answers = []
     for handle in (module_folder, archive):
         backbone = BackboneSpec(f"hub:{handle}")
         trunk = build_backbone(backbone, default_preprocess(backbone, 0)).trunk
-        answers.append(trunk.predict(pictures, verbose=0))
+        answers.append(trunk.predict(images, verbose=0))
     assert np.array_equal(*answers) and answers[0].max() < 50
 
 
@@ -106,9 +105,9 @@ def test_a_module_that_reads_files_needs_trust(monkeypatch, tmp_path):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub"))
 
     class Reads(FeatureVector):
-        def _features(self, pictures, training=False):
+        def _features(self, images, training=False):
             length = tf.strings.length(tf.io.read_file("/etc/hostname"))
-            return super()._features(pictures, training) + tf.cast(length, tf.float32) * 0
+            return super()._features(images, training) + tf.cast(length, tf.float32) * 0
 
     folder = str(tmp_path / "module")
     tf.saved_model.save(Reads(SIZE), folder)
@@ -119,7 +118,7 @@ def test_a_module_that_reads_files_needs_trust(monkeypatch, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_training(module_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub"))
-    with pytest.raises(BackboneError, match="takes 32x32 pictures, --image-size is 64"):
+    with pytest.raises(BackboneError, match="takes 32x32 images, --image-size is 64"):
         default_preprocess(BackboneSpec(f"hub:{module_folder}"), 64)
     with pytest.raises(BackboneError, match="cannot be loaded"):
         default_preprocess(BackboneSpec(f"hub:{tmp_path}/absent"), 0)

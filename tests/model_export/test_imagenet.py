@@ -15,8 +15,8 @@ from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.default_model import (
     WEIGHTS_FILE,
     default_model,
-    golden_pictures,
     imagenet_labels,
+    make_golden_images,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
 
@@ -32,11 +32,11 @@ def test_labels_are_those_of_keras():
     assert len(set(imagenet_labels())) == 1000
 
 
-def test_golden_pictures_are_not_trivial():
-    pictures = golden_pictures(PreprocessSpec(), 4)
-    assert pictures.shape == (4, 224, 224, 3)
-    assert (pictures.std(axis=(1, 2, 3)) > 20).all()
-    assert np.array_equal(pictures, golden_pictures(PreprocessSpec(), 4))
+def test_golden_images_are_not_trivial():
+    images = make_golden_images(PreprocessSpec(), 4)
+    assert images.shape == (4, 224, 224, 3)
+    assert (images.std(axis=(1, 2, 3)) > 20).all()
+    assert np.array_equal(images, make_golden_images(PreprocessSpec(), 4))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_lossy_formats_come_close(image_format):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("crop", ["none", "center"])
 def test_exif_orientation_is_applied(orientation, crop):
-    """A file stored turned, with the tag that says so, gives the upright picture's pixels."""
+    """A file stored turned, with the tag that says so, gives the upright image's pixels."""
     spec = PreprocessSpec(height=32, width=24, crop=crop)
     upright = photo(3, (160, 120))
     inverse = {
@@ -192,13 +192,13 @@ def test_the_other_filters_are_the_same_too(resize):
 
 
 def test_pixels_do_not_depend_on_the_processor():
-    picture = photo(5).resize((301, 203))
+    drawn = photo(5).resize((301, 203))
     options = preprocess._SIMD["bilinear"]
     answers = set()
     for extension in ("none", "sse4_1", "avx2", "neon"):
         resizer, resized = cykooz_resizer.Resizer(), Image.new("RGB", (48, 64))
         resizer.cpu_extensions = cykooz_resizer.CpuExtensions[extension]
-        resizer.resize_pil(picture, resized, options)
+        resizer.resize_pil(drawn, resized, options)
         answers.add(resized.tobytes())
     assert len(answers) == 1
 
@@ -230,7 +230,7 @@ def test_the_name_never_decides():
         (b"\x89PNG\r\n\x1a\n", "decode_error"),
     ],
 )
-def test_what_is_no_picture(data, status):
+def test_what_is_no_image(data, status):
     assert status_of(data) == status
 
 
@@ -267,7 +267,7 @@ def test_any_bytes_give_pixels_or_a_typed_error(data):
     st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "JPEG2000"]),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
 )
-def test_damaged_pictures_give_pixels_or_a_typed_error(image_format, damage):
+def test_damaged_images_give_pixels_or_a_typed_error(image_format, damage):
     data = bytearray(encode(photo(11), image_format))
     for place, value in damage:
         data[int(place * (len(data) - 1))] = value
@@ -320,6 +320,6 @@ def test_real_orientation_examples_agree(shape):
     folder = SHARED_DATA / "awkward" / "exif-orientation"
     files = sorted(p for p in folder.rglob(f"{shape}_[1-8].jpg"))
     assert len(files) == 8
-    pictures = [decode(p.read_bytes(), spec)[0].astype(int) for p in files]
-    for picture in pictures[1:]:
-        assert np.abs(picture - pictures[0]).mean() < 25
+    images = [decode(p.read_bytes(), spec)[0].astype(int) for p in files]
+    for other in images[1:]:
+        assert np.abs(other - images[0]).mean() < 25

@@ -35,7 +35,7 @@ def test_secrets_are_hidden(text):
     [
         "/photos/2024/a b?.jpg: the file has no bytes",
         "gs://bucket/a/b.jpg: the object was deleted or replaced",
-        "no known picture format; starts with b'hello'",
+        "no known image format; starts with b'hello'",
         "64x48 is 3,072 pixels, limit 5 (raise it with --max-pixels)",
     ],
 )

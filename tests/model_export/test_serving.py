@@ -64,7 +64,7 @@ def test_pixels_are_answered_with_the_golden_answers(served, tiny_model, signatu
 def test_files_are_answered_with_labels(served, tiny_model, tmp_path):
     golden, labels = read_golden(tiny_model), read_contract(tiny_model).labels
     photo(1).save(tmp_path / "a.jpg")
-    files = [encode_png(picture) for picture in golden.images]
+    files = [encode_png(image) for image in golden.images]
     answers = served("serving_bytes", image_bytes=[*files, (tmp_path / "a.jpg").read_bytes()])
     count = len(files)
     golden.check(answers["class_ids"][:count], answers["scores"][:count], "PNG through a session")

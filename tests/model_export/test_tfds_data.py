@@ -9,14 +9,13 @@ import pytest
 tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is not installed")
 
 from imagecensus.model_export.preprocess import PreprocessSpec  # noqa: E402
-from imagecensus.model_export.training.decoded_images import ArrayCache, decode_pictures  # noqa: E402
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images  # noqa: E402
 from imagecensus.model_export.training.labelled_data import (  # noqa: E402
     DataError,
     SplitFractions,
     read_labelled_data,
 )
-
-from tests.pictures import CLASSES, draw  # noqa: E402
+from images import CLASSES, draw  # noqa: E402
 
 
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
@@ -48,7 +47,7 @@ class TinyShapes(tfds.core.GeneratorBasedBuilder):
                 yield f"{kind}{index}", {"image": buffer, "label": kind}
 
 
-def test_pictures_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatch):
+def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     data = read_labelled_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
     assert data.labels == CLASSES
@@ -57,11 +56,11 @@ def test_pictures_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypa
     spec = PreprocessSpec(height=24, width=24)
     for name, split in data.splits.items():
         cache = ArrayCache(os.path.join(tmp_path, "cache"), 2**20, 0)
-        pictures = decode_pictures(split, spec, cache, name)
-        assert not pictures.broken and len(set(pictures.names)) == len(split)
-        for pixels, label in zip(pictures.take(np.arange(len(split))), split.labels, strict=True):
+        images = decode_images(split, spec, cache, name)
+        assert not images.broken and len(set(images.names)) == len(split)
+        for pixels, label in zip(images.take(np.arange(len(split))), split.labels, strict=True):
             drawn = (np.asarray(draw(CLASSES[label], i, 24)) for i in range(13))
-            assert any(np.array_equal(pixels, picture) for picture in drawn)
+            assert any(np.array_equal(pixels, image) for image in drawn)
 
 
 def test_an_unknown_name_is_refused(tmp_path, monkeypatch):

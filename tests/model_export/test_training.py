@@ -12,7 +12,7 @@ from imagecensus.model_export.training.classifier import (
     build_classifier,
     split_for_fine_tuning,
 )
-from imagecensus.model_export.training.decoded_images import ArrayCache, Pictures
+from imagecensus.model_export.training.decoded_images import ArrayCache, Images
 from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
 from imagecensus.model_export.training.run import (
     TrainingSpec,
@@ -20,18 +20,17 @@ from imagecensus.model_export.training.run import (
     feature_inputs,
     features_of_activations,
 )
-
-from tests.pictures import draw
+from images import draw
 
 NARROW = BackboneSpec("mobilenet_v2", 0.35, "none")
 
 
 @pytest.fixture
-def pictures():
+def images():
     kinds = ("disc", "stripes")
     pixels = np.stack([np.asarray(draw(kinds[i % 2], i, 32)) for i in range(8)])
     labels = np.arange(8, dtype=np.int32) % 2
-    return Pictures(pixels, np.arange(8), labels, tuple(map(str, range(8))))
+    return Images(pixels, np.arange(8), labels, tuple(map(str, range(8))))
 
 
 @pytest.fixture
@@ -41,17 +40,17 @@ def spec():
 
 
 def pooled(spec):
-    """A stand-in for a trunk whose answer shows what it saw: the picture itself."""
+    """A stand-in for a trunk whose answer shows what it saw: the image itself."""
     inputs = keras.Input(spec.classifier.preprocess.shape)
     return keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
 
 
-def test_cached_features_are_augmented_after_the_first_pass_only(pictures, spec, tmp_path):
+def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, tmp_path):
     cache = ArrayCache(str(tmp_path), 2**24, 0)
     model = pooled(spec)
-    inputs = compute_features(model, pictures, spec, 3, "train", cache)
+    inputs = compute_features(model, images, spec, 3, "train", cache)
     seen = inputs.take(np.arange(24)).reshape(3, 8, 32, 32, 3)
-    clean = pictures.pixels / np.float32(127.5) - 1
+    clean = images.pixels / np.float32(127.5) - 1
     flipped = clean[:, :, ::-1]
     assert np.allclose(seen[0], clean, atol=1e-6)
     for again in seen[1:]:
@@ -59,27 +58,27 @@ def test_cached_features_are_augmented_after_the_first_pass_only(pictures, spec,
         turned = [np.allclose(a, f, atol=1e-5) for a, f in zip(again, flipped, strict=True)]
         assert np.array_equal(turned, ~same) and any(turned)
     assert not np.array_equal(seen[1], seen[2])
-    assert inputs.labels.tolist() == pictures.labels.tolist() * 3
+    assert inputs.labels.tolist() == images.labels.tolist() * 3
     # One pass is what validation gets: never augmented.
-    once = compute_features(model, pictures, spec, 1, "val", cache)
+    once = compute_features(model, images, spec, 1, "val", cache)
     assert np.allclose(once.take(np.arange(8)), clean, atol=1e-6)
-    # What is cached is counted: 4 x 8 pictures of 32 x 32 x 3 floats.
+    # What is cached is counted: 4 x 8 images of 32 x 32 x 3 floats.
     assert cache.used_memory == 4 * 8 * 32 * 32 * 3 * 4
 
 
-def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(pictures, spec, tmp_path):
+def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(images, spec, tmp_path):
     strategy = make_strategy(1)
     with strategy.scope():
         classifier = build_classifier(spec.classifier)
         tuning = split_for_fine_tuning(classifier, 2)
     before = {v.path: np.asarray(v) for v in classifier.model.weights}
-    answers = classifier.model.predict(pictures.pixels / np.float32(127.5) - 1, verbose=0)
+    answers = classifier.model.predict(images.pixels / np.float32(127.5) - 1, verbose=0)
     cache = ArrayCache(str(tmp_path), 2**24, 0)
-    inputs = compute_features(tuning.lower, pictures, spec, 1, "activations", cache)
+    inputs = compute_features(tuning.lower, images, spec, 1, "activations", cache)
     cut = tuning.upper.predict(inputs.take(np.arange(8)), verbose=0)
     assert np.allclose(cut, answers, atol=1e-5)  # the cached way is the whole network's way
     features = features_of_activations(tuning.tail, inputs, "features", cache)
-    whole = compute_features(classifier.backbone.trunk, pictures, spec, 1, "whole", cache)
+    whole = compute_features(classifier.backbone.trunk, images, spec, 1, "whole", cache)
     assert np.allclose(features.take(np.arange(8)), whole.take(np.arange(8)), atol=1e-5)
     nothing = feature_inputs(np.zeros((0, *inputs.shape), np.float32), np.zeros(0, np.int32))
     fit_spec = FitSpec(epochs=2, batch_size=4, learning_rate=1e-2, patience=0)
@@ -105,12 +104,12 @@ def test_a_linear_head_on_pretrained_features_begins_without_an_opinion(spec):
     assert logits(NARROW).any()
 
 
-def test_16_bit_training_resumes_with_the_same_result(pictures, tmp_path):
+def test_16_bit_training_resumes_with_the_same_result(images, tmp_path):
     backbone = BackboneSpec("cnn:4-bn-pool-gap", weights="none")
     spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
     strategy = make_strategy(1)
-    items = pictures.pixels / np.float32(255)
-    inputs = feature_inputs(items, pictures.labels)
+    items = images.pixels / np.float32(255)
+    inputs = feature_inputs(items, images.labels)
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
 
@@ -135,10 +134,10 @@ def test_16_bit_training_resumes_with_the_same_result(pictures, tmp_path):
     assert [e["loss"] for e in history] == pytest.approx([e["loss"] for e in history_of_parts])
 
 
-def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(pictures, tmp_path):
+def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(images, tmp_path):
     backbone = BackboneSpec("cnn:4-pool-gap", weights="none")
     spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
-    inputs = feature_inputs(pictures.pixels / np.float32(255), pictures.labels)
+    inputs = feature_inputs(images.pixels / np.float32(255), images.labels)
     strategy = make_strategy(1)
 
     def run(epochs, average):

@@ -5,7 +5,7 @@ import pytest
 from imagecensus.model_export.contract import Contract
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training import evaluation
-from imagecensus.model_export.training.decoded_images import Pictures
+from imagecensus.model_export.training.decoded_images import Images
 from imagecensus.model_export.training.report import worst_mistakes, write_training_report
 from PIL import Image
 
@@ -18,9 +18,9 @@ TRUE = np.asarray([0, 1, 1, 2], np.int32)
 
 
 @pytest.fixture
-def pictures():
+def images():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
-    return Pictures(pixels, np.arange(4), TRUE, tuple(f"/p/{i}.jpg" for i in range(4)))
+    return Images(pixels, np.arange(4), TRUE, tuple(f"/p/{i}.jpg" for i in range(4)))
 
 
 def test_figures_of_known_answers():
@@ -36,15 +36,15 @@ def test_figures_of_known_answers():
     assert evaluation.evaluate(ANSWERS[:0], TRUE[:0]) == {"examples": 0}
 
 
-def test_the_surest_mistakes_come_first(pictures):
-    found = worst_mistakes(LABELS, pictures, ANSWERS)
+def test_the_surest_mistakes_come_first(images):
+    found = worst_mistakes(LABELS, images, ANSWERS)
     assert [item["name"] for item in found] == ["/p/1.jpg", "/p/2.jpg"]
     assert [item["predicted"] for item in found] == ["cat", "$cow$"]
-    assert len(worst_mistakes(LABELS, pictures, ANSWERS, limit=1)) == 1
+    assert len(worst_mistakes(LABELS, images, ANSWERS, limit=1)) == 1
 
 
 @pytest.mark.parametrize("right", [False, True])
-def test_one_page_and_a_png_for_each_plot(tmp_path, pictures, right):
+def test_one_page_and_a_png_for_each_plot(tmp_path, images, right):
     answers = np.eye(3, dtype=np.float32)[TRUE] if right else ANSWERS
     contract = Contract(
         name="net",
@@ -59,7 +59,7 @@ def test_one_page_and_a_png_for_each_plot(tmp_path, pictures, right):
     entry = {"epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4}
     history = [{"phase": phase, **entry} for phase in ("head", "head", "fine-tune")]
     page = write_training_report(
-        str(tmp_path), contract, history, "test", pictures, answers, (), {"fit": 1.0}
+        str(tmp_path), contract, history, "test", images, answers, (), {"fit": 1.0}
     )
     with open(page, encoding="utf-8") as file:
         text = file.read()

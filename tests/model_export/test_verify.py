@@ -38,7 +38,7 @@ def test_other_answers_are_found_behind_a_right_digest(model):
     contract = model / "assets.extra" / "contract.json"
     old = read_contract(str(model), verify_digest=False).digest
     contract.write_text(contract.read_text().replace(old, model_digest(str(model))))
-    assert failed(model) == ["golden pictures", "golden pictures as PNG bytes"]
+    assert failed(model) == ["golden images", "golden images as PNG bytes"]
 
 
 def test_no_model_at_all(tmp_path):

@@ -143,7 +143,7 @@ def test_sidecars_of_webdataset_shards_are_not_listed(tmp_path):
     ]  # fmt: skip
     for kind in NAMED:
         path = pack(kind, [(name, name.encode()) for name in names], tmp_path / f"shard.{kind}")
-        # A member without a picture beside it is listed, as a folder would list it.
+        # A member without an image beside it is listed, as a folder would list it.
         assert list(contents(path)) == [
             "0001.jpg", "0002.jpg", "0002.seg.png", "0003.json", "a/0001.txt", "README.md", "noext",
         ]  # fmt: skip
@@ -360,12 +360,12 @@ def test_columns_go_along_with_tables_that_are_named(tmp_path):
     rows = listed(*inputs)
     assert [row.get("manifest_label") for row in rows] == [0, 1, 2, 0, 1, 2] + [None] * 6
     assert [row.get("image/filename") for row in rows][6:] == [name for name, _ in FILES[:6]]
-    # Within a folder they are pictures only: its columns are not known before it is walked.
+    # Within a folder they are images only: its columns are not known before it is walked.
     assert passthrough_columns((str(tmp_path),)) == pa.schema([])
     assert set(listed(tmp_path)[0]) == {"uri", "size", "etag_or_mtime", "container", "member"}
 
 
-def test_a_parquet_file_is_a_manifest_unless_it_holds_pictures(tmp_path):
+def test_a_parquet_file_is_a_manifest_unless_it_holds_images(tmp_path):
     path = str(tmp_path / "a.parquet")
     (tmp_path / "x.jpg").write_bytes(b"x")
     pq.write_table(pa.table({"uri": ["x.jpg"], "thumbnail": [b"t"]}), path)

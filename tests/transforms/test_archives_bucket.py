@@ -69,7 +69,7 @@ def test_columns_of_tables_in_a_bucket(bucket, tmp_path):
     assert listed("gs://archives/x/*.parquet")[5]["manifest_label"] == 5
 
 
-def test_many_archives_and_pictures_keep_their_order(bucket, tmp_path):
+def test_many_archives_and_images_keep_their_order(bucket, tmp_path):
     names = []
     for i in range(40):
         if i % 3:

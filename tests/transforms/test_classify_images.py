@@ -23,7 +23,7 @@ NAMES = pa.array(LABELS)
 class BrightnessEngine:
     """A real classifier of a simple kind: the class is the mean brightness in quarters.
 
-    Fails on a batch in which any picture is black, as an accelerator out of memory would.
+    Fails on a batch in which any image is black, as an accelerator out of memory would.
     """
 
     calls = 0
@@ -40,7 +40,7 @@ class BrightnessEngine:
 
 
 def batch_of(means) -> ImageBatch:
-    """A batch; a mean of None is a picture that could not be decoded."""
+    """A batch; a mean of None is an image that could not be decoded."""
     good = [m for m in means if m is not None]
     pixels = (
         np.stack([np.full((4, 4, 3), m, np.uint8) for m in good])
@@ -121,8 +121,8 @@ def row(index, mean, first=None, second=None):
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 255)), max_size=40))
-def test_every_picture_is_one_row_whatever_fails(means):
-    """A black picture fails its whole batch; bisection leaves only its own row failed."""
+def test_every_image_is_one_row_whatever_fails(means):
+    """A black image fails its whole batch; bisection leaves only its own row failed."""
     rows = classify(means).to_pylist()
     assert [r["uri"] for r in rows] == [f"/{i}" for i in range(len(means))]
     for mean, found in zip(means, rows, strict=True):
@@ -155,22 +155,22 @@ def test_scores_that_are_no_numbers_are_errors():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def photos():
     return np.stack([np.asarray(photo(i, (32, 32))) for i in range(37)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_answers_alike_in_any_batch(tiny_model, pictures, engine):
+def test_an_engine_answers_alike_in_any_batch(tiny_model, photos, engine):
     loaded = load_engine(engine, tiny_model)
-    whole = loaded.infer(pictures)
+    whole = loaded.infer(photos)
     for size in (1, 2, 5, 36):
-        parts = [loaded.infer(pictures[i : i + size]) for i in range(0, len(pictures), size)]
+        parts = [loaded.infer(photos[i : i + size]) for i in range(0, len(photos), size)]
         for together, apart in zip(whole, zip(*parts, strict=True), strict=True):
             np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-6, rtol=0)
 
 
-def test_engines_agree(tiny_model, pictures):
-    answers = {name: load_engine(name, tiny_model).infer(pictures) for name in ENGINES}
+def test_engines_agree(tiny_model, photos):
+    answers = {name: load_engine(name, tiny_model).infer(photos) for name in ENGINES}
     for class_ids, scores, embeddings in answers.values():
         np.testing.assert_array_equal(class_ids, answers["tensorflow"][0])
         np.testing.assert_allclose(scores, answers["tensorflow"][1], atol=1e-4, rtol=0)
@@ -178,7 +178,7 @@ def test_engines_agree(tiny_model, pictures):
             np.testing.assert_allclose(embeddings, answers["tensorflow"][2], atol=1e-3, rtol=0)
 
 
-def test_loading_checks_the_golden_pictures(tiny_model, tmp_path):
+def test_loading_checks_the_golden_images(tiny_model, tmp_path):
     import shutil
 
     copy = tmp_path / "copy"
@@ -194,7 +194,7 @@ def test_loading_checks_the_golden_pictures(tiny_model, tmp_path):
     )
     with pytest.raises(ModelError, match="files changed since the export"):
         ClassifierHandler(Classification(str(copy), "openvino")).load_model()
-    with pytest.raises(ModelError, match="golden pictures' scores differ"):
+    with pytest.raises(ModelError, match="golden images' scores differ"):
         class_ids, scores, _ = loaded.engine.infer(golden.images)
         read_golden(str(copy)).check(class_ids, scores, "copy")
 

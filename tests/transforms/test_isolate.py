@@ -35,9 +35,9 @@ def test_pixels_are_those_of_decode_image():
 
 def test_errors_are_those_of_decode_image():
     with pytest.raises(ImageError) as expected:
-        decode_image(b"no picture", SPEC, np.zeros(SPEC.shape, np.uint8))
+        decode_image(b"no image", SPEC, np.zeros(SPEC.shape, np.uint8))
     with pytest.raises(ImageError) as error:
-        _isolated(b"no picture")
+        _isolated(b"no image")
     assert error.value.status == expected.value.status == "not_an_image"
     assert str(error.value) == str(expected.value)
 

@@ -113,9 +113,9 @@ def test_a_missing_input_is_told_before_listing(tmp_path):
 
 
 def test_text_manifest(tmp_path):
-    paths = make_photos(tmp_path / "pictures", 2)
+    paths = make_photos(tmp_path / "images", 2)
     manifest = tmp_path / "list.txt"
-    manifest.write_text(f"pictures/00000.jpg\n\n{paths[1]}\r\ngone.jpg\ngs://bucket/x.jpg\n")
+    manifest.write_text(f"images/00000.jpg\n\n{paths[1]}\r\ngone.jpg\ngs://bucket/x.jpg\n")
     rows = listed(manifest)
     assert [row["uri"] for row in rows] == [*paths, f"{tmp_path}/gone.jpg", "gs://bucket/x.jpg"]
     assert [row["size"] > 0 for row in rows] == [True, True, False, False]
@@ -153,13 +153,13 @@ def test_table_manifests_pass_their_other_columns_through(tmp_path, suffix):
 
 
 def test_manifest_mistakes_are_named(tmp_path):
-    (tmp_path / "a.csv").write_text("picture,n\nx.jpg,1\n")
+    (tmp_path / "a.csv").write_text("photograph,n\nx.jpg,1\n")
     (tmp_path / "b.csv").write_text("uri,n\nx.jpg,one\n")
     (tmp_path / "c.jsonl").write_text('{"uri": "x.jpg"')
     (tmp_path / "d.csv").write_text("uri,n\n,1\n")
-    with pytest.raises(InputError, match=r"a\.csv: no column of locations among picture, n"):
+    with pytest.raises(InputError, match=r"a\.csv: no column of locations among photograph, n"):
         uris(tmp_path / "a.csv")
-    assert uris(tmp_path / "a.csv", uri_column="picture") == [f"{tmp_path}/x.jpg"]
+    assert uris(tmp_path / "a.csv", uri_column="photograph") == [f"{tmp_path}/x.jpg"]
     with pytest.raises(InputError, match="has no column 'url'"):
         uris(tmp_path / "a.csv", uri_column="url")
     with pytest.raises(InputError, match=r"c\.jsonl: cannot be read"):

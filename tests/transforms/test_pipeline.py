@@ -22,7 +22,7 @@ from samples import make_photos
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """23 good pictures and 4 broken ones."""
+    """23 good images and 4 broken ones."""
     folder = tmp_path_factory.mktemp("archive")
     make_photos(folder, 23)
     (folder / "00003.png").write_bytes(b"")

@@ -31,7 +31,7 @@ def refs() -> pa.RecordBatch:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     import keras
-    from imagecensus.model_export.default_model import golden_pictures, imagenet_labels
+    from imagecensus.model_export.default_model import imagenet_labels, make_golden_images
     from imagecensus.model_export.export import export_classifier
 
     folder, spec = str(tmp_path_factory.mktemp("real") / "model"), PreprocessSpec()
@@ -41,7 +41,7 @@ def model(tmp_path_factory) -> str:
         imagenet_labels(),
         folder,
         name="mobilenet_v2_1.0_224",
-        golden_images=golden_pictures(spec),
+        golden_images=make_golden_images(spec),
         embedding_layer=None,
     )
     return folder

@@ -1,0 +1,1 @@
+"""Packed archives: which members they hold, and the bytes of one member."""

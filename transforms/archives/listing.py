@@ -1,12 +1,12 @@
-"""Packed archives as inputs: one reference per picture inside, and nothing unpacked to disk.
+"""Packed archives as inputs: one reference per image inside, and nothing unpacked to disk.
 
 What is an archive: a file whose name ends like one (`is_archive_name`) or that was itself named
-as an input, and whose content is a tar, a zip, TFRecords or Parquet with a column of pictures; tar
+as an input, and whose content is a tar, a zip, TFRecords or Parquet with a column of images; tar
 and TFRecords also within gzip. Any other file is listed as a file.
 
 What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows. A
-sidecar is not listed: a member right beside a picture that shares its name up to the first dot
-(`0007.jpg` and `0007.json`, as in WebDataset shards) and has no picture's suffix itself. Archives
+sidecar is not listed: a member right beside an image that shares its name up to the first dot
+(`0007.jpg` and `0007.json`, as in WebDataset shards) and has no image's suffix itself. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
 damage are listed, and then the archive itself, as a failed row.
 
@@ -39,7 +39,7 @@ from imagecensus.transforms.inputs.files import CHUNK, is_litter
 from imagecensus.transforms.records import REF_FIELDS
 from imagecensus.transforms.storage import byte_ranges
 
-PICTURE_SUFFIXES = {
+IMAGE_SUFFIXES = {
     "avif", "bmp", "cr2", "dng", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg",
     "jpg", "jxl", "nef", "pbm", "pgm", "png", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff",
     "webp",
@@ -54,7 +54,7 @@ _NO_COLUMNS = pa.schema([])
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a file of this name is looked into. Cheap, as it is asked for every picture."""
+    """Whether a file of this name is looked into. Cheap, as it is asked for every image."""
     return name.rpartition(".")[2][:8].lower() in _LAST_WORD and bool(_ARCHIVE_NAME.search(name))
 
 
@@ -63,8 +63,8 @@ def has_columns(text: str) -> bool:
     return bool(_TABLE_NAME.search(text))
 
 
-def is_table_of_pictures(location: str, size: int, etag: str, image_column: str) -> bool:
-    """Whether a file is Parquet with a column of pictures."""
+def is_table_of_images(location: str, size: int, etag: str, image_column: str) -> bool:
+    """Whether a file is Parquet with a column of images."""
     try:
         with byte_ranges.open_stream(location, size, etag) as file:
             schema = parquet_archive.open_parquet(file).schema_arrow
@@ -84,14 +84,14 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
                 kind = f"{inner}.gz" if inner in ("tar", "tfrecord") else None
             elif kind is None and is_archive_name(location) and zipfile.is_zipfile(file):
                 kind = "zip"  # self-extracting: a program comes first
-            elif kind == "parquet" and not _may_hold_pictures(file, image_column):
+            elif kind == "parquet" and not _may_hold_images(file, image_column):
                 kind = None
             return kind
     except (OSError, EOFError, zlib.error):
         return None
 
 
-def _may_hold_pictures(file, image_column: str) -> bool:
+def _may_hold_images(file, image_column: str) -> bool:
     try:
         schema = parquet_archive.open_parquet(file).schema_arrow
     except ArchiveBroken:
@@ -119,7 +119,7 @@ def _kind(file) -> str | None:
 
 
 def column_schema(location: str, size: int, etag: str, image_column: str = "") -> pa.Schema:
-    """The columns of a Parquet file or TFRecords that go along with the pictures."""
+    """The columns of a Parquet file or TFRecords that go along with the images."""
     kind = archive_kind(location, size, etag)
     try:
         with byte_ranges.open_stream(location, size, etag) as file:
@@ -148,8 +148,8 @@ def list_archive(
     Args:
       location, size, etag: of the archive, as listed.
       kind: from `archive_kind`.
-      image_column: the Parquet column or feature of the pictures; empty: the usual names.
-      columns: from `column_schema`; they go along with the pictures.
+      image_column: the Parquet column or feature of the images; empty: the usual names.
+      columns: from `column_schema`; they go along with the images.
       max_members: listed of it; then comes one failed row, for the archive itself.
 
     Yields:
@@ -232,12 +232,12 @@ def _is_hidden(name: str) -> bool:
 
 
 def _without_sidecars(members: Iterator[Member]) -> Iterator[Member]:
-    """Drops what lies right beside a picture under the same name up to its first dot."""
+    """Drops what lies right beside an image under the same name up to its first dot."""
     for _, group in itertools.groupby(members, lambda member: _stem(member.name)):
         # A hostile archive may hold a million members of one name: groups are cut.
         while some := list(itertools.islice(group, 64)):
-            pictures = [member for member in some if _is_picture_name(member.name)]
-            yield from pictures or some
+            images = [member for member in some if _is_image_name(member.name)]
+            yield from images or some
 
 
 def _stem(name: str) -> str:
@@ -245,8 +245,8 @@ def _stem(name: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def _is_picture_name(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
+def _is_image_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _unused(name: str, used: set[int]) -> str:

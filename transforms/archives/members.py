@@ -8,7 +8,7 @@ MAX_HEADER = 256 << 20  # the longest header or directory that is read into memo
 
 
 class Member(NamedTuple):
-    """One picture in an archive, as listed.
+    """One image in an archive, as listed.
 
     `where` says how its bytes are found: the archive's kind, then what that kind needs; or
     ("failed", status, message) for a member whose row is known before anything is read.

@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures: plain binary, or Hugging Face's struct<bytes, path>."""
+"""Parquet files with a column of images: plain binary, or Hugging Face's struct<bytes, path>."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _first_line(error: Exception) -> str:
 
 
 def image_column(schema: pa.Schema, wanted: str = "") -> str | None:
-    """The column that holds pictures; None: there is none, or not the wanted one."""
+    """The column that holds images; None: there is none, or not the wanted one."""
     by_name = {field.name.lower(): field.name for field in reversed(schema)}
     names = [wanted] if wanted in schema.names else []
     if not wanted:
@@ -63,15 +63,15 @@ def list_members(
 ) -> Iterator[tuple[list[Member], pa.RecordBatch]]:
     """All rows, named by their number, with the columns that are to go along with them.
 
-    `Member.where` is ("parquet", row group, row in it, column). The pictures are not read.
+    `Member.where` is ("parquet", row group, row in it, column). The images are not read.
 
     Raises:
-      ArchiveBroken: no column of pictures, or damaged; after the rows that could be found.
+      ArchiveBroken: no column of images, or damaged; after the rows that could be found.
     """
     column = image_column(parquet.schema_arrow, wanted)
     if column is None:
         names = ", ".join(parquet.schema_arrow.names)
-        text = f"no column of pictures among {names}; name it with --image-column"
+        text = f"no column of images among {names}; name it with --image-column"
         raise ArchiveBroken("read_error", text)
     names = [name for name in columns.names if name in parquet.schema_arrow.names]
     number = 0
@@ -109,8 +109,8 @@ def _values(parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[_
         raise ArchiveBroken("read_error", _first_line(error)) from None
 
 
-class PictureRows:
-    """The pictures of one row group, read front to back in bounded memory."""
+class ImageRows:
+    """The images of one row group, read front to back in bounded memory."""
 
     def __init__(self, file, group: int, column: str):
         parquet = open_parquet(file)
@@ -128,7 +128,7 @@ class PictureRows:
         return self._first
 
     def read(self, row: int, max_bytes: int) -> bytes:
-        """The picture in a row of the group, `at` or later.
+        """The image in a row of the group, `at` or later.
 
         Raises:
           ImageError: `not_found`, `too_large`, `read_error` or `truncated`.

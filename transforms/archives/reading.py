@@ -112,11 +112,11 @@ class Place:
 
     def rows(
         self, container: str, etag: str, group: int, column: str, row: int
-    ) -> parquet_archive.PictureRows:
-        """The pictures of a row group, not yet past `row`."""
+    ) -> parquet_archive.ImageRows:
+        """The images of a row group, not yet past `row`."""
 
         def open_rows(file):
-            return parquet_archive.PictureRows(file, group, column)
+            return parquet_archive.ImageRows(file, group, column)
 
         return self._at((container, etag, group, column), row, open_rows)
 

@@ -44,7 +44,7 @@ def list_members(
       file: a seekable stream of the (decompressed) file.
       size: its length, None where that is not known.
       kind: "tfrecord" or "tfrecord.gz", first in `Member.where`; then offset, length, feature.
-      image_feature: the feature of the pictures; empty: the first of `IMAGE_FEATURES` there is.
+      image_feature: the feature of the images; empty: the first of `IMAGE_FEATURES` there is.
       columns: the features to pass through, from `column_schema`.
 
     Raises:
@@ -100,7 +100,7 @@ def column_schema(file, image_feature: str) -> pa.Schema:
 
 
 def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
-    """The picture in one record.
+    """The image in one record.
 
     Args:
       read_at: (offset, length) → bytes of the (decompressed) file.
@@ -173,7 +173,7 @@ def _find_feature(record: bytes | pa.RecordBatch, wanted: str) -> str:
             return name
     raise ArchiveBroken(
         "read_error",
-        f"no feature of pictures among {', '.join(names) or 'none'}; name it with --image-column",
+        f"no feature of images among {', '.join(names) or 'none'}; name it with --image-column",
     )
 
 

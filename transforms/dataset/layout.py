@@ -28,7 +28,8 @@ class MixError(UserError):
 class Layout:
     """Where the pieces of an output are.
 
-    Shards work on one output side by side: each has a plan, a lock, journals and books of its own.
+    Shards work on one output side by side: each has a plan, a lock, journals and a run report of
+    its own.
     """
 
     output: str

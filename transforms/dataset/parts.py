@@ -43,7 +43,7 @@ def write_part(
     """Writes a unit's rows as its part; returns the location.
 
     The footer carries `provenance` as JSON under the key `imagecensus`. Pages carry checksums, so
-    that damage is found by whoever reads them, and the whole file a seal.
+    that damage is found by whoever reads them, and the whole file a checksum.
     """
     metadata = {
         PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode(),
@@ -62,7 +62,7 @@ def write_part(
         writer.write_table(rows.cast(schema).combine_chunks())
         writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
     location = part_location(folder, unit)
-    store.write(location, checksum.seal(sink.getvalue()))
+    store.write(location, checksum.add_checksum(sink.getvalue()))
     return location
 
 
@@ -109,7 +109,7 @@ def merge_retried(old: pa.Table, new: pa.Table) -> pa.Table:
 
 @dataclasses.dataclass
 class Totals:
-    """The books of a dataset, from its rows."""
+    """The totals of a dataset, from its rows."""
 
     rows: int = 0
     statuses: collections.Counter = dataclasses.field(default_factory=collections.Counter)

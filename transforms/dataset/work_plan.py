@@ -266,7 +266,7 @@ class _PlanWriter:
                 for _, rows in self._file:
                     writer.write_batch(rows.cast(schema), row_group_size=self._unit_rows)
                 writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
-            store.write(location, checksum.seal(buffer.getvalue()))
+            store.write(location, checksum.add_checksum(buffer.getvalue()))
         for row_group, (name, rows) in enumerate(names):
             self._units.append(Unit(name, location, row_group, rows))
         self._file = []

@@ -1,0 +1,1 @@
+"""What keeps an image or an archive that kills its reader from costing more than its own row."""

@@ -1,6 +1,6 @@
 """Decoding and the reading of archives with a journal: what kills its process does so only once.
 
-A picture that crashed or hung its decoder is decoded in a child process, and the members of an
+An image that crashed or hung its decoder is decoded in a child process, and the members of an
 archive that was being read when a process died are read in one.
 """
 
@@ -24,7 +24,7 @@ class Guard:
         """Args:
         folder: of the journals, from `inflight.folder_for`; empty: no journal is kept.
         threads: how many will call `decode` and `read`.
-        seconds, memory: bounds of one picture.
+        seconds, memory: bounds of one image.
         """
         self._folder, self._seconds, self._memory = folder, seconds, memory
         self._slots = itertools.count()

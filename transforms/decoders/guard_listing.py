@@ -66,15 +66,13 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
             return _DIED
 
 
-def is_table_of_pictures(location: str, size: int, etag: str, image_column: str) -> bool:
-    """See `archives.is_table_of_pictures`."""
+def is_table_of_images(location: str, size: int, etag: str, image_column: str) -> bool:
+    """See `archives.is_table_of_images`."""
     with _looking_into(location) as apart:
         if not apart:
-            return listing.is_table_of_pictures(location, size, etag, image_column)
+            return listing.is_table_of_images(location, size, etag, image_column)
         try:
-            return json.loads(
-                *apart.ask("is_table_of_pictures", location, size, etag, image_column)
-            )
+            return json.loads(*apart.ask("is_table_of_images", location, size, etag, image_column))
         except isolate_reading.ReaderDied:
             return True  # its listing will say so
 

@@ -1,6 +1,6 @@
 """What is being decoded and read right now, on disk, so that a crash leaves suspects.
 
-Each process keeps one small file, a slot per thread; a thread writes the digest of the picture it
+Each process keeps one small file, a slot per thread; a thread writes the digest of the image it
 is about to decode, or of the archive it is about to read from, and wipes it afterwards: two writes
 to mapped memory, about a microsecond, which survive the process whatever ends it. A file whose
 process is gone (nobody holds its lock any more) names suspects; they are handled in a process of
@@ -30,7 +30,7 @@ def folder_for(state: str) -> str:
     """Where the journals of an output are, given its state folder.
 
     Beside the output on disk; for a bucket in this machine's temporary folder: a journal is of use
-    where the crash happened, and cannot be written to a bucket picture by picture.
+    where the crash happened, and cannot be written to a bucket image by image.
     """
     if state.startswith("gs://"):
         return folder_here("inflight", state)
@@ -44,7 +44,7 @@ def folder_here(purpose: str, state: str) -> str:
 
 
 def digest_of(uri: str) -> bytes:
-    """How a journal names a picture."""
+    """How a journal names an image."""
     return hashlib.blake2b(uri.encode(), digest_size=_SLOT_BYTES).digest()
 
 

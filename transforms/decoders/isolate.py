@@ -1,6 +1,6 @@
-"""Decodes one picture in a process of its own, bounded in memory and time.
+"""Decodes one image in a process of its own, bounded in memory and time.
 
-For pictures that were in a decoder when its process died, and to draw what there is of those that
+For images that were in a decoder when its process died, and to draw what there is of those that
 failed. Whatever they do to the child, the parent gets pixels or a typed reason. The pixels are
 those of `decode_image`: the child calls it.
 """

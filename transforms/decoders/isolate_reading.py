@@ -38,7 +38,7 @@ class Reader:
 
     def __init__(self, seconds: float = DECODE_SECONDS, memory: int = DECODE_MEMORY):
         """Args:
-        seconds: of wall clock, for one picture.
+        seconds: of wall clock, for one image.
         memory: bytes of address space the child may have.
         """
         self._seconds, self._memory = seconds, memory

@@ -15,7 +15,7 @@ sys.modules.setdefault("openvino_telemetry", None)
 import openvino as ov  # noqa: E402
 from imagecensus.model_export.contract import GOLDEN_TOLERANCE  # noqa: E402
 
-# Pictures per request. One compiled batch size for all: small enough to stay in a core's cache
+# Images per request. One compiled batch size for all: small enough to stay in a core's cache
 # (measured: `make bench`), and the reason that answers do not depend on the caller's batch.
 REQUEST_IMAGES = 2
 

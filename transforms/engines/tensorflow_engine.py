@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from imagecensus.model_export.contract import GOLDEN_TOLERANCE
 
-# Pictures per call. One traced batch size for all, so that answers do not depend on the caller's
+# Images per call. One traced batch size for all, so that answers do not depend on the caller's
 # batch; on CPUs larger float batches fall out of the cache.
 CALL_IMAGES_CPU = 4
 CALL_IMAGES_GPU = 64

@@ -1,8 +1,8 @@
 """tfx-bsl: its `CreateModelHandler` over the signature `serving_bytes`, for those who live in TFX.
 
-It takes encoded pictures. So that its rows are those of the other engines, it gets our own decoded
-pixels, packed without loss, and not the files. The slowest engine: each picture is packed, parsed
-again and answered with a protocol buffer that holds the picture once more.
+It takes encoded images. So that its rows are those of the other engines, it gets our own decoded
+pixels, packed without loss, and not the files. The slowest engine: each image is packed, parsed
+again and answered with a protocol buffer that holds the image once more.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class TfxBslEngine:
         """See `imagecensus.transforms.classify_images`."""
         class_ids, scores = [], []
         for start in range(0, len(pixels), CALL_IMAGES):
-            block = [_packed(picture) for picture in pixels[start : start + CALL_IMAGES]]
+            block = [_packed(image) for image in pixels[start : start + CALL_IMAGES]]
             rows = len(block)
             block += block[:1] * (CALL_IMAGES - rows)  # one batch size: answers never depend on it
-            # Each log repeats its request, the picture. Only the answers leave this loop.
+            # Each log repeats its request, the image. Only the answers leave this loop.
             for log in self._handler.run_inference(block, self._session)[:rows]:
                 answer = log.predict_log.response.outputs
                 class_ids.append(tf.make_ndarray(answer["class_ids"])[0])
@@ -57,10 +57,10 @@ class TfxBslEngine:
         return np.stack(class_ids), np.stack(scores), embeddings
 
 
-def _packed(picture: np.ndarray) -> bytes:
+def _packed(image: np.ndarray) -> bytes:
     """A BMP file of uint8 [H, W, 3]."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "BMP")
+    Image.fromarray(image).save(file, "BMP")
     return file.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""What inputs are: files and folders, globs, and lists of images."""

@@ -1,4 +1,4 @@
-"""Manifests: text files and tables that name pictures, and tell more about them."""
+"""Manifests: text files and tables that name images, and tell more about them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_p
 
 
 def is_manifest(text: str) -> bool:
-    """Whether an input's name is a manifest's; a Parquet file may hold pictures nevertheless."""
+    """Whether an input's name is a manifest's; a Parquet file may hold images nevertheless."""
     return text.lower().endswith(MANIFEST_SUFFIXES) and not is_glob(text)
 
 

@@ -17,10 +17,10 @@ def _file(rows=3):
     return buffer.getvalue()
 
 
-SEALED = checksum.seal(_file())
+SEALED = checksum.add_checksum(_file())
 
 
-def test_a_sealed_file_is_parquet_like_any_other():
+def test_a_file_with_a_checksum_is_parquet_like_any_other():
     assert checksum.check(SEALED) == SEALED
     assert pq.read_table(io.BytesIO(SEALED)).column("x").to_pylist() == [0, 1, 2]
 
@@ -41,6 +41,6 @@ def test_any_cut_is_found(length):
         checksum.check(SEALED[:length])
 
 
-def test_a_file_without_a_seal_is_not_trusted():
+def test_a_file_without_a_checksum_is_not_trusted():
     with pytest.raises(checksum.DamagedError):
         checksum.check(_file())

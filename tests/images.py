@@ -1,4 +1,4 @@
-"""Generated pictures for tests: a few visually distinct classes, a little different each time."""
+"""Generated images for tests: a few visually distinct classes, a little different each time."""
 
 from __future__ import annotations
 
