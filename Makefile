@@ -14,7 +14,7 @@ env: $(VENV)/.installed  ## make .venv from the lock
 
 $(VENV)/.installed: constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r constraints.txt
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -76,7 +76,7 @@ lint: env  ## check style
 lock:  ## resolve the dependencies of setup.py anew into constraints.txt
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile --quiet --extra dev --python-version 3.11 --generate-hashes \
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --extra dev --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate setup.py -o constraints.txt
 	rm -rf $(VENV)-lock
 

@@ -38,25 +38,45 @@ EXTRAS = {
         "tf-keras==2.21.*",
         "tensorflow-hub==0.16.1",
         "setuptools<81",  # tensorflow-hub imports pkg_resources, which later ones lack
-        "tfx-bsl==1.21.0; python_version >= '3.11'",  # on 3.10 its protobuf is too old for Beam's
+        "tfx-bsl==1.21.0",
         "tensorboard",
         "h5py",
     ],
     "report": ["scikit-learn", "matplotlib", "pandas"],
     "tfds": ["tensorflow-datasets"],
     "browse": ["starlette", "uvicorn"],
+    # Image formats that Pillow does not read, or reads wrongly: HEIC, JPEG XL, camera raw,
+    # scientific TIFF, DICOM.
+    "formats": ["pi-heif", "rawpy", "tifffile", "imagecodecs", "pydicom"],
+    "quantize": ["nncf"],
+    "delta": ["deltalake"],
+    "huggingface": ["huggingface-hub"],
 }
 DEV = [
     "pytest",
     "pytest-timeout",
+    "pytest-xdist",
     "hypothesis",
     "ruff",
+    "mypy",
+    "pandas-stubs",
+    "types-protobuf",
+    "types-psutil",
+    "types-pyyaml",
+    "types-tqdm",
     "polars",
     "psutil",
     "playwright",
     "httpx",  # starlette's test client
     "gcp-storage-emulator",
+    "moto[server]",  # answers as S3 does
+    "onnx",  # writes the models that tests read
     "kubernetes-validate",  # Kubernetes' own schemas
+    "pyyaml",
+    "packaging",
+    "mkdocs-material",
+    "mkdocstrings[python]",
+    "build",
     "setuptools",
     "wheel",
     "pip",
@@ -67,7 +87,7 @@ setup(
     version=version["__version__"],
     description="One label per image for archives of millions, in a table you can query.",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,
     package_data={
@@ -79,6 +99,7 @@ setup(
     install_requires=[
         "apache-beam[gcp]==2.77.0",
         "google-cloud-storage",
+        "obstore",
         "numpy",
         "pillow",
         "cykooz-resizer",
@@ -87,6 +108,9 @@ setup(
         "duckdb",
         "jinja2",
         "tqdm",
+        "humanize",
+        "xxhash",
+        "zstandard",  # Python has its own from 3.14 on
     ],
     extras_require={**EXTRAS, "all": sum(EXTRAS.values(), []), "dev": sum(EXTRAS.values(), DEV)},
     entry_points={"console_scripts": ["imagecensus = imagecensus.jobs.cli:command"]},
