@@ -93,7 +93,7 @@ audit: env  ## look the locked packages up among known vulnerabilities (needs th
 .PHONY: chaos
 chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
 	$(BIN)/python tests/chaos.py
-	CHAOS=1 $(BIN)/python -m pytest tests/engines/test_flink_poison.py
+	CHAOS=1 $(BIN)/python -m pytest tests/runners/test_flink_poison.py
 
 .PHONY: fuzz
 fuzz: env  ## fuzz the readers of files for SECONDS each (needs the network once, for atheris)

@@ -6,9 +6,10 @@ import pathlib
 import shutil
 import sys
 
-from imagecensus.jobs.report import write_report
 from PIL import Image
 from playwright.sync_api import sync_playwright
+
+from imagecensus.jobs.report import write_report
 
 WIDTH, HEIGHT = 1200, 1500
 SHOWN_WIDTH = 900

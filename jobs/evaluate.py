@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
 from imagecensus.jobs.results.open_table import Table, open_table, write_bytes

@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
     if not os.path.isfile(options.model):
         raise UserError(f"{options.model}: no such file")
     import numpy as np
+
     from imagecensus.model_export.default_model import make_golden_images
     from imagecensus.model_export.export import check_target, export_classifier
     from imagecensus.model_export.verify import check_model
@@ -117,6 +118,7 @@ def _load(path: str):
 def _wrap(model, options: ExportOptions):
     """The model on three channels, with its embedding named; and the colour it wants."""
     import keras
+
     from imagecensus.model_export.export import EMBEDDING_LAYER
 
     shapes = model.input_shape, model.output_shape

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract

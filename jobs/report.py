@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 import jinja2
+
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.results.open_table import (
     Table,

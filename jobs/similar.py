@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json

@@ -18,6 +18,7 @@ import json
 import os
 
 import numpy as np
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.preprocess import PreprocessSpec
 

@@ -14,6 +14,7 @@ import os
 import sys
 
 import numpy as np
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import FetchError, fetch
 from imagecensus.model_export.common.version import __version__

@@ -21,6 +21,8 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
 from imagecensus.model_export.batch_norm import fold_batch_norms
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import (
@@ -31,7 +33,6 @@ from imagecensus.model_export.contract import (
     write_contract,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 EMBEDDING_LAYER = "embedding"
 EXPORTED_TOP_K = 10

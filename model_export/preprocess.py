@@ -27,8 +27,9 @@ import warnings
 
 import cykooz_resizer
 import numpy as np
-from imagecensus.model_export.image_formats import ImageError, open_image, typed_error
 from PIL import Image, ImageFile
+
+from imagecensus.model_export.image_formats import ImageError, open_image, typed_error
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
 MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something

@@ -12,6 +12,7 @@ import os
 import re
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
 from imagecensus.model_export.contract import ModelError
 
 # Operations that read or write files, open connections, call Python or print to a file. Compute,

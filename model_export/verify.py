@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 import numpy as np
+
 from imagecensus.model_export.contract import ModelError, read_contract, read_golden
 
 # Limits of the trainer's proof. Between the two signatures lies another JPEG decoder's rounding.

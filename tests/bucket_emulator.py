@@ -4,6 +4,7 @@ import contextlib
 import logging
 
 import pytest
+
 from imagecensus.transforms.storage import store
 
 

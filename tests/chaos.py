@@ -124,12 +124,13 @@ class Chaos:
             (self.images / f"broken{number}.jpg").write_bytes(data)
         # Imported before forking: each case then starts at once.
         import apache_beam  # noqa: F401
+        import openvino  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
+
         import imagecensus.jobs.classify  # noqa: F401
         import imagecensus.transforms.classify_images  # noqa: F401
         import imagecensus.transforms.engines.openvino_engine  # noqa: F401
         import imagecensus.transforms.write_parts  # noqa: F401
-        import openvino  # noqa: F401
-        import pyarrow.parquet  # noqa: F401
 
         self.lost = self.doubled = 0  # rows, in all cases so far
         self._number = 0

@@ -15,8 +15,9 @@ import sys
 import time
 
 import numpy as np
-from imagecensus.jobs.command.options import option, parse_options
 from PIL import Image, ImageDraw, ImageFilter
+
+from imagecensus.jobs.command.options import option, parse_options
 
 KINDS = ("bricks", "bubbles", "hills", "stars", "stripes")
 SIZE = 160

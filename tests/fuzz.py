@@ -31,6 +31,7 @@ MAX_BYTES = 1 << 20
 def check_decode(data: bytes, folder: pathlib.Path) -> None:
     """An image: pixels, or an ImageError with a status of the closed set."""
     import numpy as np
+
     from imagecensus.model_export.preprocess import (
         ImageError,
         PreprocessSpec,
@@ -299,6 +300,7 @@ def _manifests() -> list[bytes]:
 
 def _plan() -> bytes:
     import pyarrow as pa
+
     from imagecensus.transforms.dataset import work_plan
     from imagecensus.transforms.inputs import files
 
@@ -312,6 +314,7 @@ def _plan() -> bytes:
 def _part() -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     from imagecensus.transforms.records import prediction_schema
 
     row = {"uri": "/nowhere.jpg", "status": "ok", "label": "cat", "class_id": 0, "score": 0.5}

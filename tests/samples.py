@@ -14,6 +14,7 @@ LABELS = ["red", "green", "blue", "mixed"]
 def export_tiny(directory, seed: int = 1, labels=LABELS, size: int = 32) -> str:
     """A small convolutional classifier with seeded random weights, exported for real."""
     import keras
+
     from imagecensus.model_export.export import export_classifier
     from imagecensus.model_export.preprocess import PreprocessSpec
 

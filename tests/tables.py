@@ -6,6 +6,7 @@ import json
 import pathlib
 
 import pyarrow as pa
+
 from imagecensus.transforms.dataset.parts import write_part
 from imagecensus.transforms.records import Unit, prediction_schema
 

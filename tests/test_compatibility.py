@@ -13,12 +13,13 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from samples import make_photos, read_rows
+
 from imagecensus.jobs import cli
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.engines.registry import load_engine
 from imagecensus.transforms.records import OUTPUT_COLUMNS, prediction_schema
-from samples import make_photos, read_rows
 
 VERSIONS = sorted((pathlib.Path(__file__).parent / "data").glob("v*"))
 pytestmark = pytest.mark.parametrize("version", VERSIONS, ids=lambda path: path.name)

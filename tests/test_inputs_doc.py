@@ -7,12 +7,13 @@ import shlex
 
 import pytest
 from bucket_emulator import emulated_bucket
+from packing import pack
+from samples import make_photos, photo, read_rows
+
 from imagecensus.jobs.cli import main
 from imagecensus.transforms.archives import listing, parquet_archive, tfrecord_archive
 from imagecensus.transforms.inputs import manifests
 from imagecensus.transforms.inputs.files import LITTER
-from packing import pack
-from samples import make_photos, photo, read_rows
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "inputs.md").read_text("utf-8")
 COMMANDS = [

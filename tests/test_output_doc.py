@@ -7,8 +7,9 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from imagecensus.transforms.records import OUTPUT_COLUMNS, Status
 from tables import row, write_table
+
+from imagecensus.transforms.records import OUTPUT_COLUMNS, Status
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "output.md").read_text("utf-8")
 

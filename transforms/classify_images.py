@@ -16,6 +16,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.contract import check_digest, read_contract, read_golden
 from imagecensus.transforms import counters, fault_injection

@@ -19,6 +19,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
+
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.preprocess import (
     MAX_PIXELS,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+
 from imagecensus.transforms.archives import listing
 from imagecensus.transforms.decoders import guard_listing
 from imagecensus.transforms.inputs.files import (

@@ -6,6 +6,7 @@ import dataclasses
 
 import apache_beam as beam
 import pyarrow as pa
+
 from imagecensus.transforms import counters
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.dataset import parts

@@ -10,6 +10,7 @@ import os
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as BEAM
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import digest_like, fetch
 

@@ -16,6 +16,7 @@ from imagecensus.jobs.command.options import size_in_bytes
 def build_pipeline(pipeline, units, decoding, classification, layout, provenance, compression):
     """The job, as a list of its stages."""
     import apache_beam as beam
+
     from imagecensus.transforms.classify_images import ClassifyImages
     from imagecensus.transforms.decode_images import DecodeImages
     from imagecensus.transforms.write_parts import WriteParts
@@ -41,6 +42,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         preload_engine(run.engine, run.model, options.precision, options.threads)
         process.import_beam()
     import apache_beam as beam
+
     from imagecensus.jobs.classification.run_report import versions
     from imagecensus.jobs.classification.runners import beam_runner, template_location
     from imagecensus.jobs.classification.stall_log import Waiting

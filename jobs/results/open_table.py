@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import list_parts

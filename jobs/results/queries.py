@@ -9,6 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
+
 from imagecensus.jobs.results.open_table import Table
 
 LABELS_SHOWN = 40

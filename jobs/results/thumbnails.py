@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from PIL import Image
+
 from imagecensus.model_export.image_formats import FORMATS, ImageError
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
 from imagecensus.transforms.archives.reading import Place, is_sequential
@@ -21,7 +23,6 @@ from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.work_plan import find_references
 from imagecensus.transforms.decoders import isolate
 from imagecensus.transforms.read_images import read_image
-from PIL import Image
 
 MAX_FILE_BYTES = 64 * 2**20
 THREADS = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import duckdb
+
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
 

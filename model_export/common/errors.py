@@ -5,3 +5,7 @@ class UserError(Exception):
     """Something the user can mend. The message says what, which file, and what to do."""
 
     exit_code = 2
+
+
+class BackboneError(UserError):
+    """A backbone cannot be built as asked. The message names the flag or file to change."""

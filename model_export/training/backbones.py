@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable
 
 import keras
-from imagecensus.model_export.common.errors import UserError
+
+from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.preprocess import PreprocessSpec
 
 # Parameters of Keras' MobileNet-V2 without its head, by alpha: they tell which alpha a file has.
@@ -32,10 +33,6 @@ _VGG_MEANS_BGR = (103.939, 116.779, 123.68)
 # Keras' batch norm keeps 99.9 % of its running averages at each step, which takes thousands of
 # steps to settle; a network trained from nothing on a small set never gets there.
 SHORT_TRAINING_MOMENTUM = 0.9
-
-
-class BackboneError(UserError):
-    """A backbone cannot be built as asked. The message names the flag or file to change."""
 
 
 @dataclasses.dataclass(frozen=True)

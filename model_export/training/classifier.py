@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import keras
+
 from imagecensus.model_export.export import EMBEDDING_LAYER
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training.backbones import (

@@ -12,13 +12,14 @@ import dataclasses
 import os
 
 import numpy as np
+
 from imagecensus.model_export.preprocess import (
     ImageError,
     PreprocessSpec,
     configure_pillow,
     decode_image,
 )
-from imagecensus.model_export.training.labelled_data import DataError, Split
+from imagecensus.model_export.training.splits import DataError, Split
 
 
 @dataclasses.dataclass

@@ -21,6 +21,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+
 from imagecensus.model_export.common.errors import UserError
 
 

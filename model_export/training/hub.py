@@ -16,12 +16,13 @@ import tempfile
 
 import keras
 import tensorflow as tf
+
+from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.common.fetch import fetch
 from imagecensus.model_export.contract import ModelError
 from imagecensus.model_export.default_model import cache_folder
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.safety import check_graph
-from imagecensus.model_export.training.backbones import BackboneError
 
 
 def expected_size(handle: str, trust: bool = False) -> int | None:

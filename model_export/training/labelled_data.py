@@ -10,40 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from imagecensus.model_export.common.errors import UserError
 
-SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
-
-class DataError(UserError):
-    """The training data cannot be used. The message names the folder, file or class."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images of one split, not yet read.
-
-    Attributes:
-      names: one per image: its path, or its key in the dataset.
-      labels: int32 [N], class ids.
-      open: starts a pass over the images in order; each item returns the file's bytes when
-        called (and raises OSError where it cannot), so that threads can do the reading.
-    """
-
-    names: tuple[str, ...]
-    labels: np.ndarray
-    open: Callable[[], Iterable[Callable[[], bytes]]]
-
-    def __len__(self) -> int:
-        return len(self.names)
+from imagecensus.model_export.training.splits import (
+    SPLIT_NAMES,
+    SPLITS,
+    DataError,
+    Split,
+    read_file,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +68,7 @@ def read_labelled_data(
         manifest (.csv, .jsonl, .parquet), or `tfds:NAME`.
       fractions: of the splits cut where the source has none.
       label_column, path_column, split_column, locate, base: of a manifest; see
-        `manifest_data.read_manifest`. Without `locate` its images are local files.
+        `manifest.read_manifest`. Without `locate` its images are local files.
 
     Raises:
       DataError: with everything that keeps the data from being trained on.
@@ -149,11 +126,6 @@ def split_of_files(paths: Sequence[str], labels: Sequence[int]) -> Split:
         np.asarray(labels, np.int32),
         lambda: (functools.partial(read_file, path) for path in paths),
     )
-
-
-def read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _complete(found: dict[str, Split], fractions: SplitFractions) -> dict[str, Split]:

@@ -7,7 +7,8 @@ import urllib.parse
 from collections.abc import Callable
 
 import numpy as np
-from imagecensus.model_export.training.labelled_data import (
+
+from imagecensus.model_export.training.splits import (
     SPLIT_NAMES,
     SPLITS,
     DataError,

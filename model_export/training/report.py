@@ -8,6 +8,7 @@ import json
 import os
 
 import numpy as np
+
 from imagecensus.model_export.training import evaluation
 from imagecensus.model_export.training.decoded_images import Images
 

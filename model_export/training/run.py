@@ -25,6 +25,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import Contract, add_metrics

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from imagecensus.model_export.training.labelled_data import DataError, Split
+
+from imagecensus.model_export.training.splits import DataError, Split
 
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 

@@ -77,6 +77,7 @@ def make_model(folder: pathlib.Path) -> None:
 
         # isort: split
         import keras
+
         from imagecensus.model_export.default_model import imagenet_labels, make_golden_images
         from imagecensus.model_export.export import export_classifier
         from imagecensus.model_export.preprocess import PreprocessSpec

@@ -15,13 +15,14 @@ import time
 
 import numpy as np
 from archive import every_file, large_photos, read_all
+from measure import machine_seconds
+
 from imagecensus.model_export.preprocess import (
     ImageError,
     PreprocessSpec,
     configure_pillow,
     decode_image,
 )
-from measure import machine_seconds
 
 PASSES = 3
 

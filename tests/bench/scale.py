@@ -14,6 +14,7 @@ import sys
 import time
 
 import pyarrow as pa
+
 from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import STATUS_TYPE, prediction_schema

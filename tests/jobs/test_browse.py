@@ -11,6 +11,10 @@ import sys
 import tarfile
 
 import pytest
+from samples import make_photos, photo
+from starlette.testclient import TestClient
+from tables import HOSTILE, row, write_run_report, write_table
+
 from imagecensus.jobs.browse import make_app
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.results.browse_rows import PAGE, Filter, Rows
@@ -18,9 +22,6 @@ from imagecensus.jobs.results.corrections import COLUMNS, Corrections
 from imagecensus.jobs.results.open_table import open_table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data
-from samples import make_photos, photo
-from starlette.testclient import TestClient
-from tables import HOSTILE, row, write_run_report, write_table
 
 ROOT = pathlib.Path(__file__).parents[2]
 

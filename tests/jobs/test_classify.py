@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from imagecensus.jobs.cli import main
 from samples import SHARED_DATA, make_photos, photo, read_rows
+
+from imagecensus.jobs.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from imagecensus.jobs.results.thumbnails import Images, make_thumbnails
 from packing import KINDS, NAMED, pack
 from samples import SHARED_DATA, make_photos, read_rows
 from test_classify import classify, part_count, totals_of, wait_for
+
+from imagecensus.jobs.results.thumbnails import Images, make_thumbnails
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAYS = ["status", "label", "score", "top_k", "width", "height", "format", "bytes"]

@@ -9,12 +9,13 @@ import shutil
 import threading
 
 import pytest
+from samples import make_photos
+
 from imagecensus.jobs import doctor
 from imagecensus.jobs.classification import runner_checks
 from imagecensus.jobs.classification.runner_checks import Finding
 from imagecensus.jobs.cli import main
 from imagecensus.model_export import safety
-from samples import make_photos
 
 
 def findings(beam_args=(), **options) -> list[Finding]:

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagecensus.jobs.cli import main
-from imagecensus.jobs.evaluate import evaluate
-from imagecensus.jobs.results.metrics import measure, measure_calibration, measure_coverage, wilson
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
 from tables import HOSTILE, row, write_table
+
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.evaluate import evaluate
+from imagecensus.jobs.results.metrics import measure, measure_calibration, measure_coverage, wilson
 
 
 @pytest.fixture

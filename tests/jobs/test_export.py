@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract, read_golden
 

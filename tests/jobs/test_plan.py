@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from samples import make_photos
+
 from imagecensus.jobs import plan
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.common.errors import UserError
-from samples import make_photos
 
 MEASURED = plan.Measured(
     images=1_000_000,

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from samples import make_photos, photo, read_rows
+
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.predict import Predictor, describe, printable
 from imagecensus.model_export.common.errors import UserError
-from samples import make_photos, photo, read_rows
 
 
 def predict(*args, model):

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packing import pack
+from samples import make_photos, photo
+from tables import HOSTILE, row, write_run_report, write_table
+
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.report import STATUS_MEANING, clip, pieces, write_report
 from imagecensus.jobs.results import thumbnails
@@ -24,9 +28,6 @@ from imagecensus.jobs.results.queries import (
 )
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.records import Status
-from packing import pack
-from samples import make_photos, photo
-from tables import HOSTILE, row, write_run_report, write_table
 
 POISON = str(Path(__file__).parents[1] / "poison")
 

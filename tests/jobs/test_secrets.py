@@ -3,8 +3,9 @@
 import json
 import pathlib
 
-from imagecensus.jobs import cli
 from samples import make_photos
+
+from imagecensus.jobs import cli
 
 SECRET = "s3cr3tV4lu3XYZ"
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from samples import SHARED_DATA, make_photos, photo, read_rows
+from tables import row, write_run_report, write_table
+
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.results.open_table import open_table
 from imagecensus.jobs.similar import find_duplicates, find_nearest, group_alike
 from imagecensus.model_export.common.errors import UserError
-from PIL import Image
-from samples import SHARED_DATA, make_photos, photo, read_rows
-from tables import row, write_run_report, write_table
 
 
 def table_of(folder, vectors, parts=3):

@@ -7,9 +7,10 @@ import os
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from images import write_class_folders
+
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract
-from images import write_class_folders
 
 SMALL_CNN = ["--backbone", "cnn:8-pool-16-pool-gap", "--image-size", "32", "--epochs", "3"]
 

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from imagecensus.model_export.batch_norm import fold_batch_norms
 from keras import layers
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from imagecensus.model_export.batch_norm import fold_batch_norms
 
 
 def frozen(*stack: layers.Layer, together=None):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, features
+from samples import SHARED_DATA, photo
+
 from imagecensus.model_export import preprocess
 from imagecensus.model_export.preprocess import (
     ImageError,
@@ -16,8 +19,6 @@ from imagecensus.model_export.preprocess import (
     configure_pillow,
     decode_image,
 )
-from PIL import Image, features
-from samples import SHARED_DATA, photo
 
 configure_pillow()
 SPEC = PreprocessSpec(height=48, width=64)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from imagecensus.model_export.contract import ModelError
 from imagecensus.model_export.safety import check_graph
 

@@ -6,9 +6,10 @@ messages are, against what the server answers them from.
 
 import pytest
 import tensorflow as tf
+from samples import photo
+
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.verify import encode_png
-from samples import photo
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from imagecensus.model_export.contract import ModelError, model_digest, read_contract, read_golden
 from imagecensus.model_export.verify import check_model, compare_in_fresh_process, readable_in_graph
 

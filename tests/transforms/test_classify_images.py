@@ -5,6 +5,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import LABELS, photo
+
 from imagecensus.model_export.contract import ModelError, read_golden
 from imagecensus.transforms.classify_images import (
     Classification,
@@ -14,7 +16,6 @@ from imagecensus.transforms.classify_images import (
 )
 from imagecensus.transforms.engines.registry import ENGINES, EngineError, choose_engine, load_engine
 from imagecensus.transforms.records import ImageBatch, Unit, prediction_schema
-from samples import LABELS, photo
 
 UNIT = Unit("u", "plan", 0, 8)
 NAMES = pa.array(LABELS)

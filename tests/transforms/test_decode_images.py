@@ -4,11 +4,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import make_photos
+
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
 from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import Unit
-from samples import make_photos
 
 
 @pytest.fixture(scope="module")

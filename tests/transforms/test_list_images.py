@@ -8,6 +8,8 @@ import tempfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samples import make_photos
+
 from imagecensus.transforms.list_images import (
     InputError,
     check_inputs,
@@ -16,7 +18,6 @@ from imagecensus.transforms.list_images import (
 )
 from imagecensus.transforms.records import REF_COLUMNS
 from imagecensus.transforms.storage.store import path_of_uri, uri_of_path
-from samples import make_photos
 
 
 def listed(*inputs, uri_column="") -> list[dict]:

@@ -6,6 +6,8 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import make_photos
+
 from imagecensus.jobs.classification.pipeline import build_pipeline
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms import counters
@@ -17,7 +19,6 @@ from imagecensus.transforms.decode_images import Decoding
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import PredictionBatch, Unit
 from imagecensus.transforms.write_parts import WriteParts
-from samples import make_photos
 
 
 @pytest.fixture(scope="module")

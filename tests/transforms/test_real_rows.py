@@ -3,11 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from samples import SHARED_DATA
+
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
 from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
 from imagecensus.transforms.engines.registry import ENGINES, load_engine
 from imagecensus.transforms.records import REF_SCHEMA, Unit
-from samples import SHARED_DATA
 
 pytestmark = pytest.mark.real_data
 WEIGHTS = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"
@@ -31,6 +32,7 @@ def refs() -> pa.RecordBatch:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     import keras
+
     from imagecensus.model_export.default_model import imagenet_labels, make_golden_images
     from imagecensus.model_export.export import export_classifier
 

@@ -28,6 +28,7 @@ import zlib
 from collections.abc import Iterator
 
 import pyarrow as pa
+
 from imagecensus.transforms.archives import (
     parquet_archive,
     tar_archive,

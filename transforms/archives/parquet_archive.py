@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import ArchiveBroken, Member
 

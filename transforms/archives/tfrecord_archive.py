@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import MAX_HEADER, ArchiveBroken, Member, failed

@@ -11,6 +11,7 @@ import hashlib
 import json
 
 import pyarrow as pa
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from imagecensus.transforms.dataset import checksum
 from imagecensus.transforms.records import TOP_K_TYPE, Status, Unit
 from imagecensus.transforms.storage import store

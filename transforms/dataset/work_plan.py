@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.redact import redact_column
 from imagecensus.transforms import fault_injection

@@ -10,6 +10,7 @@ import itertools
 import threading
 
 import numpy as np
+
 from imagecensus.model_export.preprocess import MAX_SIDE, ImageInfo, PreprocessSpec, decode_image
 from imagecensus.transforms import activity, fault_injection
 from imagecensus.transforms.archives.reading import Place

@@ -14,6 +14,7 @@ import queue
 from collections.abc import Iterator
 
 import pyarrow as pa
+
 from imagecensus.transforms import activity
 from imagecensus.transforms.archives import listing
 from imagecensus.transforms.archives.members import ArchiveBroken

@@ -16,6 +16,7 @@ import sys
 from typing import BinaryIO
 
 import numpy as np
+
 from imagecensus.model_export.preprocess import MAX_SIDE, ImageError, ImageInfo, PreprocessSpec
 
 DECODE_SECONDS = 60
@@ -106,8 +107,9 @@ def ending(code: int) -> str:
 
 def _child() -> None:
     """Reads a request from standard input, answers on standard output."""
-    from imagecensus.model_export.preprocess import configure_pillow, decode_image
     from PIL import ImageFile
+
+    from imagecensus.model_export.preprocess import configure_pillow, decode_image
 
     request = json.loads(sys.stdin.buffer.readline())
     answer = begin_child(request["memory"])

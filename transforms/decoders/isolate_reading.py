@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
+
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.decoders.isolate import (
     DECODE_MEMORY,

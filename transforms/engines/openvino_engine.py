@@ -13,6 +13,7 @@ import numpy as np
 sys.modules.setdefault("openvino_telemetry", None)
 
 import openvino as ov  # noqa: E402
+
 from imagecensus.model_export.contract import GOLDEN_TOLERANCE  # noqa: E402
 
 # Images per request. One compiled batch size for all: small enough to stay in a core's cache

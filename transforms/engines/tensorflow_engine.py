@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+
 from imagecensus.model_export.contract import GOLDEN_TOLERANCE
 
 # Images per call. One traced batch size for all, so that answers do not depend on the caller's

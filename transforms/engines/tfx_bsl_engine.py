@@ -15,10 +15,11 @@ import io
 
 import numpy as np
 import tensorflow as tf
-from imagecensus.model_export.contract import GOLDEN_TOLERANCE
 from PIL import Image
 from tfx_bsl.public.beam.run_inference import CreateModelHandler
 from tfx_bsl.public.proto import model_spec_pb2
+
+from imagecensus.model_export.contract import GOLDEN_TOLERANCE
 
 CALL_IMAGES = 8
 

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 
 import pyarrow as pa
+
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pyarrow as pa
+
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.inputs.files import (
     CHUNK,

@@ -1,0 +1,45 @@
+"""Splits of labelled images: their names, and which images each has, not yet read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from imagecensus.model_export.common.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class DataError(UserError):
+    """The training data cannot be used. The message names the folder, file or class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images of one split, not yet read.
+
+    Attributes:
+      names: one per image: its path, or its key in the dataset.
+      labels: int32 [N], class ids.
+      open: starts a pass over the images in order; each item returns the file's bytes when
+        called (and raises OSError where it cannot), so that threads can do the reading.
+    """
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    open: Callable[[], Iterable[Callable[[], bytes]]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,63 @@
+"""What the job says to runners of its own accord, and that the user's word stands."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from imagecensus.jobs.classification import runners
+from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.model_export.common.errors import UserError
+
+IMAGE = "--sdk_container_image=workers:1"
+
+
+def defaults(*given) -> dict[str, str]:
+    flags = runners.dataflow_defaults(list(given))
+    return dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+
+
+def test_defaults_of_dataflow_give_way():
+    everything = defaults(IMAGE)
+    assert everything["experiments"] == "no_use_multiple_sdk_containers"
+    assert everything["number_of_worker_harness_threads"] == "1"
+    given = ["--worker_machine_type=e2-highcpu-8", "--resource_hints=accelerator=type:t4;count:1"]
+    given += ["--autoscaling_algorithm=NONE", "--experiments=use_multiple_sdk_containers"]
+    assert defaults(IMAGE, *given) == {"number_of_worker_harness_threads": "1"}
+
+
+@pytest.mark.parametrize(
+    "flag", [IMAGE, "--setup_file=./setup.py", "--extra_package=a.tar.gz", "--requirements_file=r"]
+)
+def test_a_checkout_is_staged_unless_something_else_brings_the_package(flag):
+    assert defaults()["setup_file"].endswith("/setup.py")
+    assert "setup_file" not in defaults(flag)
+
+
+def test_an_installed_package_cannot_be_staged(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        runners, "__file__", str(tmp_path / "jobs" / "classification" / "runners.py")
+    )
+    with pytest.raises(UserError, match="--sdk_container_image"):
+        runners.dataflow_defaults([])
+
+
+@pytest.mark.parametrize(
+    "runner, master, remote",
+    [
+        ("in-process", None, False),
+        ("PrismRunner", None, False),
+        ("DataflowRunner", None, True),
+        ("FlinkRunner", None, False),
+        ("FlinkRunner", "[local]", False),
+        ("FlinkRunner", "localhost:8081", False),
+        ("FlinkRunner", "http://127.0.0.1:8081", False),
+        ("FlinkRunner", "[::1]:8081", False),
+        ("FlinkRunner", "flink-jobmanager:8081", True),
+        ("FlinkRunner", "https://flink.example", True),
+    ],
+)
+def test_which_workers_are_elsewhere(runner, master, remote):
+    options = dataclasses.replace(ClassifyOptions(), inputs=(), runner=runner)
+    assert runners.is_remote(options, {"flink_master": master}) == remote

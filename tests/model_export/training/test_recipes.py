@@ -1,0 +1,88 @@
+"""Recipes: each one is understood, described, built, and takes a training step."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from imagecensus.jobs.cli import main
+from imagecensus.jobs.train import parse_words, training_spec
+from imagecensus.model_export.training import recipes
+from imagecensus.model_export.training.classifier import build_classifier
+from imagecensus.model_export.training.decoded_images import ArrayCache, Images
+from imagecensus.model_export.training.fit import make_strategy
+from imagecensus.model_export.training.run import fit_all
+from tests.model_export.training.test_hub import FeatureVector
+
+CLASSES = {"flowers": 102, "imagenette": 10, "imagenette-vgg16": 10, "wildlife": 20, "mnist": 10,
+           "cifar10": 10, "flower-photos": 5}  # fmt: skip
+PRETRAINED = ("flowers", "flower-photos", "bikes-transfer", "imagenette-vgg16", "wildlife",
+              "cats-dogs-transfer")  # fmt: skip
+IMAGES = 6
+
+
+@pytest.fixture
+def hub_module(tmp_path):
+    """A module in hub format in the place of the one that a recipe names by its address."""
+    import tensorflow as tf
+
+    folder = str(tmp_path / "module_32")
+    tf.saved_model.save(FeatureVector(32), folder)
+    return folder
+
+
+def test_they_are_listed_with_command_duration_and_accuracy(capsys):
+    assert main(["train", "--list-recipes"]) == 0
+    text = capsys.readouterr().out
+    for name in recipes.NAMES:
+        assert f"imagecensus train --recipe {name} " in text
+        described = inspect.getdoc(recipes.RECIPES[name])
+        assert "Duration:" in described and "Accuracy:" in described, name
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_it_is_built_and_takes_a_step(name, hub_module, tmp_path):
+    words = [*recipes.recipe_flags(name), "data", "--output", "m"]
+    words += ["--epochs", "1", "--feature-passes", "1", "--fine-tune-epochs", "1"]
+    if name == "wildlife":  # its module's address cannot be reached from a test
+        words += ["--backbone", f"hub:{hub_module}"]
+    elif name in PRETRAINED:  # the same layers, smaller
+        words += ["--alpha", "0.35", "--image-size", "32"]
+    spec = training_spec(parse_words(words), CLASSES.get(name, 2))
+    strategy = make_strategy(1)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        classifier = build_classifier(spec.classifier, load_weights=False)
+    shape = spec.classifier.preprocess.shape
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *shape)).astype(np.uint8)
+    labels = np.arange(IMAGES, dtype=np.int32) % 2
+    split = Images(pixels, np.arange(IMAGES), labels, tuple("abcdef"))
+    nothing = Images(pixels, np.arange(0), labels[:0], ())
+    before = [np.asarray(v) for v in classifier.head.trainable_weights]
+    cache = ArrayCache(str(tmp_path), 2**28, 0)
+    history = fit_all(
+        classifier,
+        {"train": split, "val": nothing},
+        spec,
+        strategy,
+        str(tmp_path),
+        cache,
+        say=lambda line: None,
+        progress=False,
+    )
+    assert {entry["phase"] for entry in history} >= {"head" if spec.frozen_trunk else "network"}
+    assert all(np.isfinite(entry["loss"]) for entry in history)
+    after = [np.asarray(v) for v in classifier.head.trainable_weights]
+    assert not all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    assert spec.frozen_trunk is (name in PRETRAINED)
+    assert any(entry["phase"] == "fine-tune" for entry in history) is (name == "flower-photos")
+
+
+def test_the_cnn_of_the_bikes_is_the_published_one():
+    spec = training_spec(parse_words([*recipes.recipe_flags("bikes"), "d", "--output", "m"]), 2)
+    layers = build_classifier(spec.classifier).backbone.trunk.layers
+    found = "-".join(str(getattr(layer, "filters", "pool")) for layer in layers[1:-1])
+    assert found == "32-32-pool-32-32-pool-32-pool"
+    assert spec.classifier.preprocess.shape == (64, 64, 3)
+    assert spec.classifier.hidden == (32, 16)

@@ -1,0 +1,173 @@
+"""A training's phases: what is cached, what is augmented, what moves."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from images import draw
+
+from imagecensus.model_export.training.augment import Augmentation
+from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
+from imagecensus.model_export.training.classifier import (
+    ClassifierSpec,
+    build_classifier,
+    split_for_fine_tuning,
+)
+from imagecensus.model_export.training.decoded_images import ArrayCache, Images
+from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
+from imagecensus.model_export.training.run import (
+    TrainingSpec,
+    compute_features,
+    feature_inputs,
+    features_of_activations,
+)
+
+NARROW = BackboneSpec("mobilenet_v2", 0.35, "none")
+
+
+@pytest.fixture
+def images():
+    kinds = ("disc", "stripes")
+    pixels = np.stack([np.asarray(draw(kinds[i % 2], i, 32)) for i in range(8)])
+    labels = np.arange(8, dtype=np.int32) % 2
+    return Images(pixels, np.arange(8), labels, tuple(map(str, range(8))))
+
+
+@pytest.fixture
+def spec():
+    classifier = ClassifierSpec(NARROW, default_preprocess(NARROW, 32), 2)
+    return TrainingSpec(classifier, FitSpec(seed=3), augmentation=Augmentation.parse("flip"))
+
+
+def pooled(spec):
+    """A stand-in for a trunk whose answer shows what it saw: the image itself."""
+    inputs = keras.Input(spec.classifier.preprocess.shape)
+    return keras.Model(inputs, keras.layers.Rescaling(1.0)(inputs))
+
+
+def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, tmp_path):
+    cache = ArrayCache(str(tmp_path), 2**24, 0)
+    model = pooled(spec)
+    inputs = compute_features(model, images, spec, 3, "train", cache)
+    seen = inputs.take(np.arange(24)).reshape(3, 8, 32, 32, 3)
+    clean = images.pixels / np.float32(127.5) - 1
+    flipped = clean[:, :, ::-1]
+    assert np.allclose(seen[0], clean, atol=1e-6)
+    for again in seen[1:]:
+        same = np.asarray([np.allclose(a, c, atol=1e-5) for a, c in zip(again, clean, strict=True)])
+        turned = [np.allclose(a, f, atol=1e-5) for a, f in zip(again, flipped, strict=True)]
+        assert np.array_equal(turned, ~same) and any(turned)
+    assert not np.array_equal(seen[1], seen[2])
+    assert inputs.labels.tolist() == images.labels.tolist() * 3
+    # One pass is what validation gets: never augmented.
+    once = compute_features(model, images, spec, 1, "val", cache)
+    assert np.allclose(once.take(np.arange(8)), clean, atol=1e-6)
+    # What is cached is counted: 4 x 8 images of 32 x 32 x 3 floats.
+    assert cache.used_memory == 4 * 8 * 32 * 32 * 3 * 4
+
+
+def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(images, spec, tmp_path):
+    strategy = make_strategy(1)
+    with strategy.scope():
+        classifier = build_classifier(spec.classifier)
+        tuning = split_for_fine_tuning(classifier, 2)
+    before = {v.path: np.asarray(v) for v in classifier.model.weights}
+    answers = classifier.model.predict(images.pixels / np.float32(127.5) - 1, verbose=0)
+    cache = ArrayCache(str(tmp_path), 2**24, 0)
+    inputs = compute_features(tuning.lower, images, spec, 1, "activations", cache)
+    cut = tuning.upper.predict(inputs.take(np.arange(8)), verbose=0)
+    assert np.allclose(cut, answers, atol=1e-5)  # the cached way is the whole network's way
+    features = features_of_activations(tuning.tail, inputs, "features", cache)
+    whole = compute_features(classifier.backbone.trunk, images, spec, 1, "whole", cache)
+    assert np.allclose(features.take(np.arange(8)), whole.take(np.arange(8)), atol=1e-5)
+    nothing = feature_inputs(np.zeros((0, *inputs.shape), np.float32), np.zeros(0, np.int32))
+    fit_spec = FitSpec(epochs=2, batch_size=4, learning_rate=1e-2, patience=0)
+    state = str(tmp_path / "state.npz")
+    fit(tuning.upper, inputs, nothing, fit_spec, strategy, state, verbose=False)
+    moved = {v.path for v in classifier.model.weights if not np.array_equal(v, before[v.path])}
+    last = [layer for block in classifier.backbone.blocks[-2:] for layer in block]
+    kernels = {v.path for layer in last for v in layer.weights if "kernel" in v.path}
+    head = {v.path for v in classifier.head.weights}
+    assert kernels and moved == kernels | head  # no batch norm, and nothing below
+
+
+def test_a_linear_head_on_pretrained_features_begins_without_an_opinion(spec):
+    trunk = dataclasses.replace(NARROW, weights="imagenet")
+
+    def logits(backbone, hidden=()):
+        classifier = dataclasses.replace(spec.classifier, backbone=backbone, hidden=hidden)
+        layer = build_classifier(classifier, load_weights=False).head.get_layer("logits")
+        return np.asarray(layer.kernel)
+
+    assert not logits(trunk).any()
+    assert logits(trunk, hidden=(4,)).any()  # zeros would keep gradients from hidden layers
+    assert logits(NARROW).any()
+
+
+def test_16_bit_training_resumes_with_the_same_result(images, tmp_path):
+    backbone = BackboneSpec("cnn:4-bn-pool-gap", weights="none")
+    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
+    strategy = make_strategy(1)
+    items = images.pixels / np.float32(255)
+    inputs = feature_inputs(items, images.labels)
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+
+        def run(epochs, state):
+            keras.utils.set_random_seed(0)
+            with strategy.scope():
+                model = build_classifier(spec).model
+            fit_spec = FitSpec(epochs=epochs, batch_size=4, patience=0, average=0.9)
+            history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
+            return model, history
+
+        whole, history = run(4, str(tmp_path / "whole.npz"))
+        assert isinstance(whole.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert {str(v.dtype) for v in whole.weights} == {"float32"}
+        assert whole.layers[1].compute_dtype == "float16"
+        run(2, str(tmp_path / "parts.npz"))
+        resumed, history_of_parts = run(4, str(tmp_path / "parts.npz"))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+    assert [e["loss"] for e in history] == pytest.approx([e["loss"] for e in history_of_parts])
+
+
+def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(images, tmp_path):
+    backbone = BackboneSpec("cnn:4-pool-gap", weights="none")
+    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
+    inputs = feature_inputs(images.pixels / np.float32(255), images.labels)
+    strategy = make_strategy(1)
+
+    def run(epochs, average):
+        """The weights that are kept, and those that the last epoch ended with."""
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = build_classifier(spec).model
+        fit_spec = FitSpec(epochs, batch_size=8, patience=0, average=average)  # a step an epoch
+        state = str(tmp_path / f"{epochs}-{average}.npz")
+        history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
+        assert history[-1]["val_loss"] == min(entry["val_loss"] for entry in history)
+        with np.load(state) as arrays:
+            return model.get_weights(), [arrays[f"now_{i}"] for i in range(len(model.weights))]
+
+    one, two, three = (run(epochs, 0.0)[1] for epochs in (1, 2, 3))
+    kept, last = run(3, 0.75)
+    for mean, now, *each in zip(kept, last, one, two, three, strict=True):
+        assert np.allclose(now, each[2], atol=1e-6)
+        expected = 0.75 * (0.75 * each[0] + 0.25 * each[1]) + 0.25 * each[2]
+        assert np.allclose(mean, expected, atol=1e-6)
+        assert not np.allclose(mean, now, atol=1e-6)
+
+
+def test_the_spec_says_which_trunks_are_frozen(spec):
+    for name, weights, frozen in (
+        ("mobilenet_v2", "imagenet", True),
+        ("mobilenet_v2", "none", False),
+        ("cnn:8", "imagenet", False),
+        ("hub:x", "imagenet", True),
+    ):
+        classifier = dataclasses.replace(spec.classifier, backbone=BackboneSpec(name, 1, weights))
+        assert dataclasses.replace(spec, classifier=classifier).frozen_trunk is frozen

@@ -1,0 +1,67 @@
+"""TensorFlow Datasets: a real data set, generated on the spot."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is not installed")
+
+from images import CLASSES, draw  # noqa: E402
+
+from imagecensus.model_export.preprocess import PreprocessSpec  # noqa: E402
+from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images  # noqa: E402
+from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data  # noqa: E402
+from imagecensus.model_export.training.splits import DataError  # noqa: E402
+
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    """Shapes as tfds stores photos: encoded files and class labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(CLASSES)),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), description="Shapes."
+        )
+
+    def _split_generators(self, manager):
+        return {"train": self._examples(0, 10), "test": self._examples(10, 13)}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _examples(self, start, stop):
+        for kind in CLASSES:
+            for index in range(start, stop):
+                buffer = io.BytesIO()
+                draw(kind, index, 24).save(buffer, "PNG")
+                buffer.seek(0)
+                yield f"{kind}{index}", {"image": buffer, "label": kind}
+
+
+def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    data = read_labelled_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    assert data.labels == CLASSES
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    assert sizes == {"train": 32, "val": 8, "test": 12}
+    spec = PreprocessSpec(height=24, width=24)
+    for name, split in data.splits.items():
+        cache = ArrayCache(os.path.join(tmp_path, "cache"), 2**20, 0)
+        images = decode_images(split, spec, cache, name)
+        assert not images.broken and len(set(images.names)) == len(split)
+        for pixels, label in zip(images.take(np.arange(len(split))), split.labels, strict=True):
+            drawn = (np.asarray(draw(CLASSES[label], i, 24)) for i in range(13))
+            assert any(np.array_equal(pixels, image) for image in drawn)
+
+
+def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="tfds:no_such_set: cannot be prepared"):
+        read_labelled_data("tfds:no_such_set", SplitFractions())

@@ -1,0 +1,113 @@
+"""The layout: who may import whom, no circles, and a sentence in every package."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = ("jobs", "transforms", "model_export")
+PREFIX = "imagecensus."
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+# A module may import from its own floor and from the floors after it.
+FLOORS = ("jobs", "transforms", "model_export", "model_export.common")
+
+
+def name_of(path: pathlib.Path) -> str:
+    """The name below `imagecensus.`, as `transforms.storage.gcs`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def imported_by(path: pathlib.Path) -> set[str]:
+    """The project's modules that a module imports, anywhere in it, but for its type hints' sake."""
+    found = set()
+    tree = ast.parse(path.read_text("utf-8"))
+    hints = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hints:
+            continue
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in wanted:
+            name = name.removeprefix(PREFIX)
+            if name not in NAMES:
+                name = name.rpartition(".")[0]
+            if name in NAMES:
+                found.add(name)
+    return found
+
+
+def floor_of(name: str) -> int:
+    return max(i for i, floor in enumerate(FLOORS) if f"{name}.".startswith(f"{floor}."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_run_downwards(path):
+    name = name_of(path)
+    upward = {other for other in imported_by(path) if floor_of(other) < floor_of(name)}
+    assert not upward, f"{name} imports {', '.join(sorted(upward))} of a floor above it"
+
+
+def test_no_module_imports_itself_through_others():
+    imports = {name: imported_by(path) - {name} for name, path in NAMES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' -> '.join((*way[way.index(name) :], name))}"
+        if name not in done:
+            for other in sorted(imports[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in sorted(imports):
+        visit(name, ())
+
+
+def test_every_package_says_what_it_is_for_and_is_installed(monkeypatch):
+    captured = {}
+    monkeypatch.setattr("setuptools.setup", lambda **settings: captured.update(settings))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
+    packages = set(captured["packages"])
+    for path in MODULES:
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+            name = name_of(path)
+            assert name == "jobs.api" or PREFIX + name in packages, f"{name} is not in setup.py"
+        else:
+            assert (path.parent / "__init__.py").is_file(), path
+
+
+def test_every_command_is_a_file_of_jobs_and_every_file_a_command():
+    from imagecensus.jobs.cli import JOBS
+
+    listed = {module.rpartition(".")[2] for module, _ in JOBS.values()}
+    files = {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    # The way in, and the same `classify` started by a Dataflow Flex Template.
+    assert files - {"__init__", "cli", "flex_template"} == listed
+
+
+def test_paths_named_in_documents_exist():
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pattern = re.compile(r"`((?:jobs|transforms|model_export|tests|docs)/[\w./*<>-]+)`")
+    for document in documents:
+        for named in pattern.findall(document.read_text("utf-8")):
+            shape = re.sub(r"<\w+>", "*", named).rstrip("/")
+            assert any(ROOT.glob(shape)), f"{document.name} names {named}"

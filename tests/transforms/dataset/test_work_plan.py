@@ -1,0 +1,164 @@
+"""The plan: every image exactly once, whatever the order, the repetition and the restarts."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagecensus.transforms.dataset.work_plan import (
+    DigestSet,
+    PlanError,
+    plan_units,
+    read_unit,
+    read_units,
+    shard_of,
+    unit_name,
+    uri_digests,
+)
+from imagecensus.transforms.records import REF_SCHEMA
+
+
+def references(uris, etag="1", **columns) -> pa.RecordBatch:
+    count = len(uris)
+    table = {
+        "uri": pa.array(uris, pa.string()),
+        "size": pa.array([7] * count, pa.int64()),
+        "etag_or_mtime": pa.array([etag] * count, pa.string()),
+        "container": pa.nulls(count, pa.string()),
+        "member": pa.nulls(count, pa.string()),
+    }
+    fields = list(REF_SCHEMA)
+    for name, values in columns.items():
+        table[name] = pa.array(values)
+        fields.append(pa.field(name, table[name].type))
+    return pa.RecordBatch.from_arrays(list(table.values()), schema=pa.schema(fields))
+
+
+def plan(folder, *batches, fingerprint="f", passthrough=None, **options):
+    return plan_units(
+        batches, str(folder), fingerprint, passthrough=passthrough or pa.schema([]), **options
+    )
+
+
+def planned_uris(folder) -> list[str]:
+    return [
+        uri for unit in read_units(str(folder)) for uri in read_unit(unit).column("uri").to_pylist()
+    ]
+
+
+def test_units_hold_every_reference_once_and_in_order(tmp_path):
+    uris = [f"/photos/{i}.jpg" for i in range(25)]
+    planned = plan(tmp_path, references(uris[:9]), references(uris[9:]), unit_rows=10)
+    assert [unit.rows for unit in planned.units] == [10, 10, 5]
+    assert planned_uris(tmp_path) == uris
+    assert (planned.listed, planned.known, planned.duplicates, planned.added) == (25, 0, 0, 25)
+    assert read_units(str(tmp_path)) == planned.units
+
+
+def test_a_rerun_adds_only_what_is_new(tmp_path):
+    plan(tmp_path, references(["a", "b", "c"]))
+    again = plan(tmp_path, references(["c", "b", "a"]))
+    assert (again.listed, again.known, again.added, again.units) == (3, 3, 0, [])
+    more = plan(tmp_path, references(["a", "d", "d", "b"]))
+    assert (more.listed, more.known, more.duplicates, more.added) == (4, 2, 1, 1)
+    assert planned_uris(tmp_path) == ["a", "b", "c", "d"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    planned = plan(tmp_path, references(["a"]), dry_run=True)
+    assert planned.added == 1 and not list(tmp_path.iterdir())
+
+
+def test_limit_counts_listed_images(tmp_path):
+    uris = [str(i) for i in range(100)]
+    planned = plan(tmp_path, references(uris[:60]), references(uris[60:]), limit=70, unit_rows=50)
+    assert (planned.listed, planned.added) == (70, 70)
+    assert planned_uris(tmp_path) == uris[:70]
+
+
+def test_names_depend_on_references_and_fingerprint():
+    rows = references(["a", "b"])
+    assert unit_name(rows, "f") == unit_name(references(["a", "b"]), "f")
+    names = {
+        unit_name(rows, "f"),
+        unit_name(rows, "g"),
+        unit_name(references(["b", "a"]), "f"),
+        unit_name(references(["ab", ""]), "f"),
+        unit_name(references(["a", "b"], etag="2"), "f"),
+    }
+    assert len(names) == 5
+
+
+def test_passthrough_columns_go_along_and_are_null_elsewhere(tmp_path):
+    extra = pa.schema([pa.field("camera", pa.string())])
+    plan(
+        tmp_path,
+        references(["a"], camera=["north"]),
+        references(["b"]),
+        passthrough=extra,
+    )
+    (unit,) = read_units(str(tmp_path))
+    assert read_unit(unit).column("camera").to_pylist() == ["north", None]
+    with pytest.raises(PlanError, match="column 'camera' does not fit"):
+        plan(
+            tmp_path,
+            references(["c"], camera=["x"]),
+            passthrough=pa.schema([pa.field("camera", pa.int64())]),
+        )
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    plan(tmp_path, references(["a"]))
+    (path,) = tmp_path.iterdir()
+    path.rename(tmp_path / "plan-00000-cut.parquet")
+    path = tmp_path / "plan-00000-cut.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(PlanError, match=r"plan-00000-cut\.parquet: the plan is damaged"):
+        read_units(str(tmp_path))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=5),
+    st.integers(1, 12),
+    st.integers(1, 4),
+)
+def test_any_listing_in_any_runs_and_shards_is_planned_exactly_once(runs, unit_rows, shards):
+    """Resharding, rebatching and restarting never lose or repeat an image."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for run in runs:
+            batches = [
+                references([f"/{i}" for i in run[at : at + 7]]) for at in range(0, len(run), 7)
+            ]
+            for shard in range(shards):
+                plan(folder, *batches, unit_rows=unit_rows, shard=(shard, shards))
+        wanted = {f"/{i}" for run in runs for i in run}
+        assert sorted(planned_uris(folder)) == sorted(wanted)
+        assert all(0 < unit.rows <= unit_rows for unit in read_units(folder))
+
+
+@given(st.lists(st.lists(st.integers(0, 300), max_size=60), max_size=8))
+def test_digest_set_is_a_set(chunks):
+    ours, reference = DigestSet(), set()
+    for chunk in chunks:
+        digests = uri_digests(pa.array([str(i) for i in chunk], pa.string()))
+        if not len(digests):
+            continue
+        fresh = ours.add(digests)
+        expected = []
+        for i in chunk:
+            expected.append(i not in reference)
+            reference.add(i)
+        assert fresh.tolist() == expected
+        assert len(ours) == len(reference)
+        assert ours.contains(digests).all()
+    assert not ours.contains(uri_digests(pa.array(["other"]))).any()
+
+
+def test_shards_are_disjoint_and_even():
+    digests = uri_digests(pa.array([f"/photos/{i}.jpg" for i in range(4000)]))
+    counts = np.bincount(shard_of(digests, 4), minlength=4)
+    assert counts.sum() == 4000 and counts.min() > 900
