@@ -7,7 +7,7 @@ import stat
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.reading import Place, read_member
-from imagecensus.transforms.storage import gcs, store
+from imagecensus.transforms.storage import store
 
 MAX_BYTES = 1 << 30
 
@@ -75,10 +75,10 @@ def _read_file(path: bytes, max_bytes: int) -> bytes:
 
 def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
     if size < 0:  # of a manifest: nobody has looked yet
-        size = gcs.size_of(uri)
+        size = store.stat(uri).size
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
-    return gcs.read(uri, etag)
+    return store.read(uri, etag)
 
 
 def _too_many_bytes(size: int, max_bytes: int) -> ImageError:

@@ -21,6 +21,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import list_parts
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.copies import download
 
 MEMORY_LIMIT = "512MB"
 
@@ -140,19 +141,14 @@ def _local_parts(output: str, scratch: str) -> list[str]:
 
 def _mirror(parts: list[str], scratch: str) -> list[str]:
     """Copies parts out of a bucket, their times with them; returns the copies."""
-    bucket, prefix = store.split_bucket(parts[0].rpartition("/")[0] + "/")
-    blobs = {
-        f"gs://{bucket}/{blob.name}": blob
-        for blob in store.bucket_client().list_blobs(bucket, prefix=prefix)
-    }
+    found = {part.uri: part for part in store.list_folder(os.path.dirname(parts[0]))}
+    paths = [os.path.join(scratch, os.path.basename(part)) for part in parts]
 
-    def fetch(location):
-        path = os.path.join(scratch, location.rpartition("/")[2])
-        try:
-            blobs[location].download_to_filename(path)  # sets the file's time to the object's
-        except Exception as error:
-            raise UserError(f"{location}: cannot be read: {error}") from None
-        return path
+    def fetch(part: str, path: str) -> None:
+        if part not in found:
+            raise UserError(f"{part}: cannot be read: it was removed; run the same command again")
+        download(found[part], path)
 
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(fetch, parts))
+        list(pool.map(fetch, parts, paths))
+    return paths

@@ -20,7 +20,6 @@ import pyarrow as pa
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
-from imagecensus.transforms.storage.gcs_listing import list_objects
 
 CHUNK = 8192
 LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
@@ -128,25 +127,26 @@ def reference_of(path: bytes) -> File | None:
 
 
 def list_bucket(text: str) -> Iterator[File]:
-    """References of a gs:// prefix, object or glob: (uri, size, generation), one page at a time."""
-    bucket, pattern = store.split_bucket(text)
+    """References of a prefix, object or glob in a store: (uri, size, version), as a stream."""
+    root, pattern = store.split(text)
     magic = _GLOB_CHARACTERS.search(pattern)
     prefix = pattern[: magic.start()] if magic else pattern
     matches = re.compile(_translate(pattern)).fullmatch if magic else None
     found = 0
     if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
         prefix += "/"  # a folder; not its neighbours whose names begin alike
-    for blob in list_objects(bucket, prefix):
+    for uri, size, version, _ in store.store_of(text).list(root + prefix):
+        name = uri[len(root) :]
         if matches:
-            if not matches(blob.name):
+            if not matches(name):
                 continue
-        elif not _under(blob.name, prefix):
+        elif not _under(name, prefix):
             continue
-        base = blob.name.rsplit("/", 1)[-1]
+        base = name.rsplit("/", 1)[-1]
         if not base or is_litter(base.encode()):
             continue
         found += 1
-        yield (f"gs://{bucket}/{blob.name}", blob.size, str(blob.generation))
+        yield (uri, size, version)
     if not found:
         raise InputError(f"{text}: no objects there; check the prefix")
 

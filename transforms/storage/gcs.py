@@ -2,7 +2,7 @@
 
 Beam's own filesystem opens a client for each file: three requests and two connections an image.
 Requests that fail for a passing reason (429, 5xx, a lost connection, a body cut short) are tried
-again with growing pauses for `RETRY_SECONDS`; all of them may be repeated without harm.
+again with growing pauses for `protocol.RETRY_SECONDS`; all of them may be repeated without harm.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from collections.abc import Iterator
 
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage import protocol
+from imagecensus.transforms.storage.protocol import (
+    TIMEOUT,
+    ChangedError,
+    StorageError,
+    Stored,
+    as_sentence,
+    conflict,
+)
 
-POOL_CONNECTIONS = 64  # at least as many as threads that read
-RETRY_SECONDS = 120.0
-RETRY_PAUSE = (0.2, 20.0)  # seconds: the first, the longest
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and without one byte of an answer
-_CORRUPT_TRIES = 3
-
-
-class StorageError(UserError):
-    """A location cannot be read or written. The message names it and the remedy."""
+SCHEME = "gs://"
 
 
 def split_bucket(uri: str) -> tuple[str, str]:
@@ -54,7 +55,7 @@ def bucket_client():
             client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT", "none"))
         except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
             raise _no_credentials(str(error)) from None
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=POOL_CONNECTIONS)
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=protocol.POOL_CONNECTIONS)
     client._http.mount("https://", adapter)
     client._http.mount("http://", adapter)
     # Proxies and certificates, as the environment names them, are looked up once: requests does so
@@ -91,6 +92,10 @@ def _no_credentials(reason: str) -> StorageError:
     )
 
 
+def replaced(uri: str) -> ChangedError:
+    return ChangedError(116, "the archive was replaced after it was listed", uri)
+
+
 def bucket_object(uri: str, generation: str = ""):
     bucket, name = split_bucket(uri)
     return (
@@ -104,9 +109,9 @@ def retry():
     """How requests are repeated."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    first, longest = RETRY_PAUSE
+    first, longest = protocol.RETRY_PAUSE
     pauses = DEFAULT_RETRY.with_delay(initial=first, maximum=longest, multiplier=2.0)
-    return pauses.with_timeout(RETRY_SECONDS)
+    return pauses.with_timeout(protocol.RETRY_SECONDS)
 
 
 @contextlib.contextmanager
@@ -124,7 +129,9 @@ def plain_errors(uri: str):
         raise PermissionError(13, _sentence(error), uri) from None
     except exceptions.RetryError as error:
         cause = error.cause or error
-        raise OSError(5, f"given up after {RETRY_SECONDS:g} s: {_sentence(cause)}", uri) from None
+        raise OSError(
+            5, f"given up after {protocol.RETRY_SECONDS:g} s: {_sentence(cause)}", uri
+        ) from None
     except (
         exceptions.GoogleAPIError,
         google.auth.exceptions.GoogleAuthError,
@@ -136,68 +143,106 @@ def plain_errors(uri: str):
 @contextlib.contextmanager
 def told_errors(uri: str, what: str):
     """What `plain_errors` raises, as a StorageError that says what could not be done."""
-    try:
-        with plain_errors(uri):
-            yield
-    except OSError as error:
-        if error.filename != uri:
-            raise
-        remedies = {2: "check the bucket's name", 13: "ask for the permission"}
-        remedy = remedies.get(error.errno, "check the network and run the same command again")
-        raise StorageError(f"{uri}: cannot be {what}: {error.strerror}; {remedy}") from None
+    with as_sentence(uri, what), plain_errors(uri):
+        yield
 
 
 def _sentence(error: Exception) -> str:
     return " ".join(str(getattr(error, "message", None) or error or type(error).__name__).split())
 
 
-def read(uri: str, generation: str = "") -> bytes:
-    """The whole object, of that generation, as its checksum says.
+class GoogleStore:
+    """Objects of Google Cloud Storage. A version is a generation."""
 
-    Raises FileNotFoundError, PermissionError, OSError.
-    """
-    from google.cloud.storage.exceptions import DataCorruption
+    def check(self, location: str) -> str:
+        bucket_client()
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        return f"emulator at {emulator}" if emulator else "credentials found"
 
-    with plain_errors(uri):
-        for _ in range(_CORRUPT_TRIES):
-            with contextlib.suppress(DataCorruption):
-                # 110 KB cost 4 microseconds; a body cut short is found by its length already.
-                return bucket_object(uri, generation).download_as_bytes(
-                    checksum="crc32c", retry=retry(), timeout=TIMEOUT
+    def list(self, prefix: str) -> Iterator[Stored]:
+        from imagecensus.transforms.storage.gcs_listing import list_objects
+
+        bucket, name = split_bucket(prefix)
+        for blob in list_objects(bucket, name):
+            yield _stored(f"{SCHEME}{bucket}/{blob.name}", blob)
+
+    def list_folder(self, folder: str) -> Iterator[Stored]:
+        from imagecensus.transforms.storage.gcs_listing import list_pages
+
+        bucket, name = split_bucket(folder.rstrip("/") + "/")
+        for page, _ in list_pages(bucket, name, "/"):
+            for blob in page:
+                yield _stored(f"{SCHEME}{bucket}/{blob.name}", blob)
+
+    def stat(self, uri: str) -> Stored:
+        with plain_errors(uri):
+            blob = bucket_object(uri)
+            blob.reload(retry=retry(), timeout=TIMEOUT)
+            return _stored(uri, blob)
+
+    def read(self, uri: str, version: str = "") -> bytes:
+        """The whole object, of that generation, as its checksum says."""
+        from google.cloud.storage.exceptions import DataCorruption
+
+        with plain_errors(uri):
+            for _ in range(protocol.CORRUPT_TRIES):
+                with contextlib.suppress(DataCorruption):
+                    # 110 KB cost 4 microseconds; a body cut short is found by its length already.
+                    return bucket_object(uri, version).download_as_bytes(
+                        checksum="crc32c", retry=retry(), timeout=TIMEOUT
+                    )
+            raise OSError(5, "other bytes come than its checksum says", uri)
+
+    def read_range(self, uri: str, offset: int, length: int, version: str = "") -> bytes:
+        from google.api_core import exceptions
+
+        with plain_errors(uri):
+            try:
+                # raw: ranges are of the bytes as stored, also where the object says it is gzipped.
+                return bucket_object(uri).download_as_bytes(
+                    start=offset,
+                    end=offset + length - 1,
+                    raw_download=True,
+                    if_generation_match=int(version) if version else None,
+                    checksum=None,
+                    retry=retry(),
+                    timeout=TIMEOUT,
                 )
-        raise OSError(5, "other bytes come than its checksum says", uri)
+            except exceptions.RequestRangeNotSatisfiable:
+                return b""
+            except exceptions.PreconditionFailed:
+                raise replaced(uri) from None
 
+    def write(self, uri: str, data: bytes, *, create_only: bool = False, if_match: str = "") -> str:
+        from google.api_core import exceptions
 
-def size_of(uri: str) -> int:
-    """Bytes of the object. Raises FileNotFoundError, PermissionError, OSError."""
-    with plain_errors(uri):
+        generation = 0 if create_only else int(if_match) if if_match else None
         blob = bucket_object(uri)
-        blob.reload(retry=retry(), timeout=TIMEOUT)
-        return blob.size
+        with told_errors(uri, "written"):
+            try:
+                blob.upload_from_string(
+                    data,
+                    "application/octet-stream",
+                    if_generation_match=generation,
+                    checksum="crc32c",
+                    retry=retry(),
+                    timeout=TIMEOUT,
+                )
+            except exceptions.PreconditionFailed:
+                raise conflict(uri) from None
+        return str(blob.generation)
+
+    def upload(self, uri: str, path: str) -> None:
+        with told_errors(uri, "written"):
+            bucket_object(uri).upload_from_filename(
+                path, checksum="crc32c", retry=retry(), timeout=TIMEOUT
+            )
+
+    def delete(self, uri: str) -> None:
+        with told_errors(uri, "deleted"), contextlib.suppress(FileNotFoundError), plain_errors(uri):
+            bucket_object(uri).delete(retry=retry(), timeout=TIMEOUT)
 
 
-def write(uri: str, data: bytes) -> None:
-    """Writes the object whole. Raises StorageError."""
-    with told_errors(uri, "written"):
-        bucket_object(uri).upload_from_string(
-            data, "application/octet-stream", checksum="crc32c", retry=retry(), timeout=TIMEOUT
-        )
-
-
-def upload(uri: str, path: str) -> None:
-    """Writes the object from a local file. Raises StorageError."""
-    with told_errors(uri, "written"):
-        bucket_object(uri).upload_from_filename(
-            path, checksum="crc32c", retry=retry(), timeout=TIMEOUT
-        )
-
-
-def exists(uri: str) -> bool:
-    with told_errors(uri, "looked up"):
-        return bucket_object(uri).exists(retry=retry(), timeout=TIMEOUT)
-
-
-def delete(uri: str) -> None:
-    """Removes the object; it may be gone already. Raises StorageError."""
-    with told_errors(uri, "deleted"), contextlib.suppress(FileNotFoundError), plain_errors(uri):
-        bucket_object(uri).delete(retry=retry(), timeout=TIMEOUT)
+def _stored(uri: str, blob) -> Stored:
+    modified = blob.updated.timestamp() if blob.updated else 0.0
+    return Stored(uri, blob.size, str(blob.generation), modified)

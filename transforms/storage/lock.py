@@ -1,26 +1,89 @@
-"""The lock of an output in a bucket, where no operating system frees it when its owner dies."""
+"""The lock of an output: the operating system's on disk, a lease in a store.
+
+In a store nobody frees a lock when its owner dies, so that the lock is an object that its owner
+renews.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import threading
 import time
 import uuid
 
-from imagecensus.transforms.storage.gcs import (
-    TIMEOUT,
-    StorageError,
-    bucket_client,
-    bucket_object,
-    delete,
-    retry,
-    split_bucket,
-    told_errors,
-)
+from imagecensus.transforms.storage.local import not_writable
+from imagecensus.transforms.storage.locations import is_bucket, store_of
+from imagecensus.transforms.storage.protocol import ConflictError, StorageError, as_sentence
 
 LEASE_SECONDS = 120.0
+_LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
+
+
+class Lock:
+    """Holds an output dataset for one run; the operating system frees it when a process dies."""
+
+    def __init__(self, location: str):
+        self.location = location
+        self._handle = -1
+
+    def __enter__(self) -> Lock:
+        if is_bucket(self.location):
+            self._lease = Lease(self.location)
+            holder = self._lease.acquire()
+            if holder:
+                raise self._held_by(holder)
+            return self
+        try:
+            self._handle = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise not_writable(self.location, error) from None
+        if not self._flock():
+            owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip()
+            os.close(self._handle)
+            raise self._held_by(f"process {owner}")
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if is_bucket(self.location):
+            self._lease.release()
+        else:
+            os.close(self._handle)
+
+    def check(self) -> None:
+        """Refuses where a run holds the lock now; takes nothing. Raises StorageError."""
+        if is_bucket(self.location):
+            holder = Lease(self.location).holder()
+            if holder:
+                raise self._held_by(holder)
+        elif os.path.exists(self.location):
+            self._handle = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not self._flock(fcntl.LOCK_SH):
+                    owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip()
+                    raise self._held_by(f"process {owner}")
+            finally:
+                os.close(self._handle)
+
+    def _flock(self, kind: int = fcntl.LOCK_EX) -> bool:
+        # A run that was just killed takes a moment to be gone, and its rerun should not fail.
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE)
+        return False
+
+    def _held_by(self, owner: str) -> StorageError:
+        return StorageError(
+            f"{os.path.dirname(os.path.dirname(self.location))}: another run is writing to this"
+            f" output ({owner}); wait for it, or choose another --output"
+        )
 
 
 class Lease:
@@ -32,48 +95,46 @@ class Lease:
 
     def __init__(self, uri: str):
         self.uri = uri
+        self._store = store_of(uri)
         self._owner = {"host": os.uname().nodename, "pid": os.getpid(), "began": time.time_ns()}
         self._done = threading.Event()
-        self._thread = None
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def acquire(self) -> str | None:
         """None, or who holds it. Raises StorageError."""
         for _ in range(3):
-            generation, holder, renewed = self._look()
-            if generation and holder != self._owner and not self._is_dead(holder, renewed):
+            version, holder, renewed = self._look()
+            if version and holder != self._owner and not self._is_dead(holder, renewed):
                 return _name(holder)
-            if self._put(generation):
-                self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+            if self._put(version):
                 self._thread.start()
                 return None
         return "a run that began at the same moment"
 
     def holder(self) -> str | None:
         """Who holds it now; takes nothing. Raises StorageError."""
-        generation, holder, renewed = self._look()
-        return _name(holder) if generation and not self._is_dead(holder, renewed) else None
+        version, holder, renewed = self._look()
+        return _name(holder) if version and not self._is_dead(holder, renewed) else None
 
     def release(self) -> None:
         self._done.set()
         self._thread.join()
         with contextlib.suppress(StorageError):
             if self._look()[1] == self._owner:
-                delete(self.uri)
+                self._store.delete(self.uri)
 
-    def _look(self) -> tuple[int, dict, float]:
-        """(generation or 0, owner, when the bucket's clock says it was renewed)."""
-        from google.api_core import exceptions
-
-        bucket, name = split_bucket(self.uri)
-        with told_errors(self.uri, "read"):
-            blob = bucket_client().bucket(bucket).get_blob(name, retry=retry(), timeout=TIMEOUT)
-            if blob is None:
-                return 0, {}, 0.0
+    def _look(self) -> tuple[str, dict, float]:
+        """(version or "", owner, when the store's clock says it was renewed)."""
+        with as_sentence(self.uri, "read"):
             try:
-                owner = json.loads(blob.download_as_bytes(retry=retry(), timeout=TIMEOUT))
-            except (ValueError, exceptions.NotFound):
+                found = self._store.stat(self.uri)
+            except FileNotFoundError:
+                return "", {}, 0.0
+            try:
+                owner = json.loads(self._store.read(self.uri))
+            except (ValueError, FileNotFoundError):
                 owner = {}
-            return blob.generation, owner, blob.updated.timestamp()
+            return found.version, owner if isinstance(owner, dict) else {}, found.modified
 
     def _is_dead(self, owner: dict, renewed: float) -> bool:
         if owner.get("host") == os.uname().nodename:
@@ -86,30 +147,20 @@ class Lease:
         return self._now() - renewed > LEASE_SECONDS
 
     def _now(self) -> float:
-        """The bucket's clock, by an object written now: ours may differ from the owner's."""
+        """The store's clock, by an object written now: ours may differ from the owner's."""
         probe = f"{os.path.dirname(self.uri)}/clock-{uuid.uuid4().hex[:8]}"
-        with told_errors(probe, "written"):
-            blob = bucket_object(probe)
-            blob.upload_from_string(b"", retry=retry(), timeout=TIMEOUT)
-            now = blob.updated.timestamp()
-        delete(probe)
+        self._store.write(probe, b"")
+        with as_sentence(probe, "read"):
+            now = self._store.stat(probe).modified
+        self._store.delete(probe)
         return now
 
-    def _put(self, generation: int) -> bool:
-        """Writes the object if it still is of that generation; False where it is not."""
-        from google.api_core import exceptions
-
-        blob = bucket_object(self.uri)
+    def _put(self, version: str) -> bool:
+        """Writes the object if it still is of that version; False where it is not."""
+        data = json.dumps(self._owner).encode()
         try:
-            with told_errors(self.uri, "written"):
-                try:
-                    blob.upload_from_string(
-                        json.dumps(self._owner), if_generation_match=generation, retry=retry(),
-                        timeout=TIMEOUT,
-                    )  # fmt: skip
-                except exceptions.PreconditionFailed:
-                    raise _LostError from None
-        except _LostError:
+            self._store.write(self.uri, data, create_only=not version, if_match=version)
+        except ConflictError:
             # Perhaps it is ours: a request whose answer was lost, and that was repeated.
             return self._look()[1] == self._owner
         return True
@@ -117,13 +168,9 @@ class Lease:
     def _keep(self) -> None:
         while not self._done.wait(LEASE_SECONDS / 4):
             with contextlib.suppress(StorageError):  # the next one may come through
-                generation, owner, _ = self._look()
+                version, owner, _ = self._look()
                 if owner == self._owner:
-                    self._put(generation)
-
-
-class _LostError(Exception):
-    """Another run wrote the lease first."""
+                    self._put(version)
 
 
 def _name(owner: dict) -> str:

@@ -1,0 +1,68 @@
+"""Copies on this machine of what lies in a store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+from imagecensus.transforms.storage.locations import is_bucket, store_of
+from imagecensus.transforms.storage.protocol import StorageError, Stored, as_sentence
+
+_AT_ONCE = 8
+
+
+def local_folder(location: str) -> str:
+    """A local path of a folder; one in a store is copied into the user's cache.
+
+    The copy's name is a digest of the objects' names and versions: what changed is fetched anew,
+    and processes that fetch at the same time end with one copy.
+
+    Raises StorageError: nothing there, or it cannot be read.
+    """
+    if not is_bucket(location):
+        return location
+    prefix = location.rstrip("/") + "/"
+    objects = [found for found in store_of(prefix).list(prefix) if not found.uri.endswith("/")]
+    if not objects:
+        raise StorageError(f"{location}: no objects there; check the prefix")
+    listed = json.dumps([location, sorted((found.uri, found.version) for found in objects)])
+    name = hashlib.sha256(listed.encode()).hexdigest()[:16]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    parent = os.path.join(cache, "imagecensus", "bucket")
+    target = os.path.join(parent, name)
+    if os.path.isdir(target):
+        return target
+    os.makedirs(parent, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+    try:
+        paths = [_path_below(partial, found.uri, prefix) for found in objects]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(download, objects, paths))
+        os.chmod(partial, 0o755)
+        with contextlib.suppress(OSError):  # another process was faster
+            os.rename(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def download(found: Stored, path: str) -> None:
+    """Writes a listed object to a local path, its time with it. Raises StorageError."""
+    with as_sentence(found.uri, "read"):
+        data = store_of(found.uri).read(found.uri, found.version)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+    os.utime(path, (found.modified, found.modified))
+
+
+def _path_below(folder: str, uri: str, prefix: str) -> str:
+    path = os.path.normpath(os.path.join(folder, uri[len(prefix) :]))
+    if not path.startswith(folder + os.sep):
+        raise StorageError(f"{uri}: a name that leaves its folder; rename it")
+    return path
