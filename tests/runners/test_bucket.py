@@ -21,7 +21,7 @@ from imagecensus.jobs.cli import main
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.storage import gcs as gcs_store
-from imagecensus.transforms.storage import lock, store
+from imagecensus.transforms.storage import lock, protocol, store
 
 pytestmark = [
     pytest.mark.gcs,
@@ -48,7 +48,7 @@ def gcs(tmp_path_factory, tiny_model):
 @pytest.fixture(autouse=True)
 def client(gcs, monkeypatch, tmp_path):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
-    monkeypatch.setattr(gcs_store, "RETRY_PAUSE", (0.02, 0.2))
+    monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     gcs_store.bucket_client.cache_clear()
     yield
@@ -162,7 +162,7 @@ def test_passing_faults_pass(gcs, expected, fault, request):
 
 
 def test_lasting_faults_become_rows_and_are_retried(gcs, expected, monkeypatch):
-    monkeypatch.setattr(gcs_store, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(protocol, "RETRY_SECONDS", 1.0)
     faults = [
         Fault(r"GET .*00003.jpg", 404),
         Fault(r"GET .*00004.jpg", 403),
@@ -195,7 +195,7 @@ def test_an_object_replaced_after_listing_is_not_taken_for_the_listed_one(gcs):
     listed = next(list_images((uri,)))
     gcs.put("in/moves/a.png", b"new")
     with pytest.raises(FileNotFoundError, match="replaced"):
-        gcs_store.read(uri, listed.column("etag_or_mtime")[0].as_py())
+        store.read(uri, listed.column("etag_or_mtime")[0].as_py())
     assert store.read(uri) == b"new"
 
 
@@ -259,7 +259,7 @@ def test_the_environment_names_the_proxy(monkeypatch):
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
         gcs_store.bucket_client.cache_clear()
         try:
-            assert gcs_store.read("gs://photos/a.jpg") == b"pic"
+            assert store.read("gs://photos/a.jpg") == b"pic"
         finally:
             gcs_store.bucket_client.cache_clear()
             server.shutdown()

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from imagecensus.transforms.storage.gcs import bucket_client, retry, told_errors
+from imagecensus.transforms.storage.gcs_client import bucket_client, retry, told_errors
 from imagecensus.transforms.storage.protocol import TIMEOUT
 
 LISTERS = 8
