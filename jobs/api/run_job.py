@@ -1,0 +1,171 @@
+"""Whole jobs as functions: the options of the commands as keyword arguments, results as values."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from imagecensus.jobs.command.options import unknown_flag
+from imagecensus.model_export.common.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Location = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyResult:
+    """What a run of `classify` left.
+
+    Attributes:
+      output: the dataset's folder or prefix.
+      ok: False where the totals do not balance, or more images failed than `max_failure_rate`.
+      totals: the counts of the run and of the dataset, as in `run_report.json`: `listed`,
+        `added`, `images`, `rows`, `predicted`, `failed`, `pending`, `balanced` and others.
+      report: all of `run_report.json`.
+      summary: the lines that the command prints at its end.
+    """
+
+    output: str
+    ok: bool
+    totals: dict[str, Any]
+    report: dict[str, Any]
+    summary: str
+
+    def table(self, columns: Iterable[str] | None = None) -> pa.Table:
+        """The predictions in memory, one row per image.
+
+        Args:
+          columns: names of the columns wanted; None for all.
+
+        Raises:
+          UserError: the table cannot be read.
+        """
+        from imagecensus.jobs.results.open_table import open_table
+
+        names = ", ".join(f'"{name}"' for name in columns) if columns is not None else "*"
+        with open_table(self.output) as table:
+            found = table.connection.execute(f"SELECT {names} FROM predictions")
+            return found.to_arrow_table()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What `train` left.
+
+    Attributes:
+      model: the model folder, for `classify(..., model=...)` and `Predictor`.
+      contract: what the model promises: labels, preprocessing, digest.
+      summary: the lines that the command prints at its end.
+    """
+
+    model: str
+    contract: Any
+    summary: str
+
+
+def classify(
+    inputs: Location | Iterable[Location],
+    *,
+    output: Location,
+    beam_options: Iterable[str] = (),
+    **options: Any,
+) -> ClassifyResult:
+    """Classifies images into a Parquet table, as `imagecensus classify` does; resumes if rerun.
+
+    Args:
+      inputs: folders, files, globs, archives, lists of images or bucket prefixes; one or many.
+      output: folder or bucket prefix of the dataset.
+      beam_options: flags for Apache Beam, such as `--runner=FlinkRunner`.
+      options: the command's flags with underscores: `top_k=3`, `retry_failed=True`.
+
+    Raises:
+      UserError: the request cannot be carried out as given; nothing was classified.
+      KeyboardInterrupt: interrupted; the same call resumes.
+    """
+    from imagecensus.jobs import classify as job
+    from imagecensus.jobs.classification.options import ClassifyOptions
+
+    named = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    words = [_positional(os.fspath(location)) for location in named]
+    words += _flags(ClassifyOptions, "classify", {"output": os.fspath(output), **options})
+    with _captured() as lines:
+        code = job.main([*words, *beam_options])
+    if code == 130:
+        raise KeyboardInterrupt("interrupted; the same call resumes")
+    report = _read_run_report(os.fspath(output))
+    return ClassifyResult(
+        output=os.fspath(output),
+        ok=code == 0,
+        totals=report.get("totals", {}),
+        report=report,
+        summary=lines.getvalue(),
+    )
+
+
+def train(data: Location, *, output: Location, **options: Any) -> TrainResult:
+    """Trains a classifier on labelled images and exports it, as `imagecensus train` does.
+
+    Args:
+      data: a folder of class folders, a list of labelled images, or `tfds:NAME`.
+      output: the model folder to write.
+      options: the command's flags with underscores: `image_size=160`, `augment="flip"`.
+
+    Raises:
+      UserError: the data or an option cannot be used; no model was written.
+    """
+    from imagecensus.jobs import train as job
+    from imagecensus.model_export.contract import read_contract
+
+    words = [_positional(os.fspath(data))]
+    words += _flags(job.TrainOptions, "train", {"output": os.fspath(output), **options})
+    with _captured() as lines:
+        job.main(words)
+    model = os.fspath(output)
+    return TrainResult(model=model, contract=read_contract(model), summary=lines.getvalue())
+
+
+def _flags(cls: type, command: str, options: dict[str, Any]) -> list[str]:
+    """Keyword arguments as the command's flags; a name that it lacks is refused."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("positional")}
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if name not in fields:
+            known = ["--" + known.replace("_", "-") for known in fields]
+            raise UserError(unknown_flag(flag, known, f"imagecensus {command}"))
+        if fields[name].default is False:
+            words += [flag] if value else []
+        elif value is not None:
+            words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
+    return words
+
+
+def _positional(location: str) -> str:
+    """A location that begins with a dash is no flag."""
+    return os.path.join(os.curdir, location) if location.startswith("-") else location
+
+
+def _read_run_report(output: str) -> dict[str, Any]:
+    """`run_report.json`; empty where the run wrote none, as a dry run does."""
+    from imagecensus.transforms.storage import store
+
+    location = store.join(output, "run_report.json")
+    if not store.exists(location):
+        return {}
+    report: dict[str, Any] = json.loads(store.read(location))
+    return report
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[io.StringIO]:
+    """What the command prints for people is part of the result, not of the caller's output."""
+    lines = io.StringIO()
+    with contextlib.redirect_stdout(lines):
+        yield lines

@@ -1,0 +1,112 @@
+"""`import imagecensus`: the examples of docs/python.md run, and agree with the command."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that
+from images import write_class_folders
+from samples import make_photos, read_rows
+
+import imagecensus
+from imagecensus.jobs.cli import main
+
+DOC = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOC.read_text("utf-8"), re.S)
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, monkeypatch):
+    make_photos(tmp_path / "photos", 5)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_examples_of_the_document_run(folder, capfd):
+    write_class_folders(folder / "labelled", {"disc": 20, "stripes": 20})
+    shown = {"imagecensus": imagecensus}
+    for example in EXAMPLES:
+        if "imagecensus.train" in example:
+            shutil.rmtree(folder / "model")  # the only one that writes a model
+        exec(compile(example, str(DOC), "exec"), shown)
+    said = capfd.readouterr().out
+    assert said.startswith("True 5 0\n")
+    assert "'status': 'not_found'" in said
+    assert shown["answers"].num_rows == 5
+    assert shown["answers"].column_names == ["uri", "label", "score"]
+    assert len(EXAMPLES) == 6
+
+
+def test_classify_gives_the_rows_of_the_command(folder, capsys):
+    result = imagecensus.classify(folder / "photos", output=folder / "a", model="model", top_k=2)
+    assert capsys.readouterr().out == "", "what the command prints is in the result"
+    assert main(["classify", "photos", "--output", "b", "--model", "model", "--top-k=2"]) == 0
+    rows = result.table().sort_by("uri").drop_columns("status").to_pylist()
+    expected = read_rows(folder / "b").sort_by("uri").drop_columns("status").to_pylist()
+    assert rows == expected
+    assert result.ok and result.totals["predicted"] == 5 and "classified 5 images" in result.summary
+    again = imagecensus.classify("photos", output=folder / "a", model="model", top_k=2)
+    assert again.totals["already_listed"] == 5 and again.totals["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"topk": 2}, r"unknown argument --topk; did you mean --top-k\?"),
+        ({"top_k": 0}, "--top-k must be at least 1"),
+        ({"model": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_a_mistake_is_a_sentence(folder, options, said):
+    with pytest.raises(imagecensus.UserError, match=said):
+        imagecensus.classify("photos", output="out", **{"model": "model", **options})
+    assert not (folder / "out" / "predictions").exists()
+
+
+def test_too_many_failures_are_a_result_that_is_not_ok(folder):
+    for name in "abcdefg":
+        (folder / "photos" / f"{name}.jpg").write_bytes(b"no image")
+    result = imagecensus.classify("photos", output="out", model="model")
+    assert not result.ok and result.totals["failed"] == 7
+
+
+def test_the_transform_gives_one_row_per_uri(folder):
+    """The same answers as the table, in a pipeline that is not ours."""
+    paths = [*sorted(map(str, (folder / "photos").iterdir())), "gone.jpg"]
+    imagecensus.classify("photos", output="out", model="model", top_k=2)
+    expected = {row["uri"]: row for row in read_rows(folder / "out").to_pylist()}
+
+    def check(rows):
+        assert sorted(row["uri"] for row in rows) == sorted(paths)
+        for row in rows:
+            if row["uri"] == "gone.jpg":
+                assert (row["status"], row["label"]) == ("not_found", None)
+            else:
+                assert row["label"] == expected[row["uri"]]["label"]
+                assert row["score"] == pytest.approx(expected[row["uri"]]["score"], abs=1e-6)
+
+    with TestPipeline() as pipeline:
+        rows = pipeline | beam.Create(paths) | imagecensus.ClassifyUris(model="model", top_k=2)
+        assert_that(rows, check)
+
+
+def test_importing_is_quick_and_offers_what_it_names():
+    code = (
+        "import imagecensus, sys, json\n"
+        "heavy = {'apache_beam', 'tensorflow', 'pyarrow', 'numpy'} & set(sys.modules)\n"
+        "print(json.dumps([list(heavy), [hasattr(imagecensus, n) for n in imagecensus.__all__]]))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    heavy, there = json.loads(done.stdout.splitlines()[-1])
+    assert heavy == [] and all(there)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        imagecensus.nothing  # noqa: B018
