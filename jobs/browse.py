@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 import secrets
-import sys
 import tempfile
 import threading
 import urllib.parse
@@ -234,6 +233,6 @@ def _listen(port: int):
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.browse", sys.argv[1:]))
+    command("browse")

@@ -257,6 +257,6 @@ def _dry_run_text(run, before, todo, options) -> str:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.classify", sys.argv[1:], "--debug" in sys.argv))
+    command("classify")

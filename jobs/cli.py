@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the run ended but its totals do not balance or too many im
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 import sys
@@ -61,13 +62,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"imagecensus {__version__}")
         return 0
     if argv[0] not in JOBS:
-        print(f"imagecensus: no job {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
+        near = difflib.get_close_matches(argv[0], JOBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"imagecensus: no job {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     return run_job(JOBS[argv[0]][0], argv[1:], debug, as_json)
 
 
-def command() -> None:
-    """The `imagecensus` command: `main` for a process that ends with it."""
+def command(job: str = "") -> None:
+    """The `imagecensus` command: `main` for a process that ends with it.
+
+    Args:
+      job: the job of a module that is run itself, as `python -m imagecensus.jobs.train`.
+    """
+    if job:
+        sys.argv[1:1] = [job]
     process.own_process = True
     if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
         process.leave(supervise.run(main))

@@ -238,3 +238,9 @@ def _missing_folders(folder: str) -> list[str]:
         missing.append(folder)
         folder = os.path.dirname(folder)
     return missing
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("doctor")

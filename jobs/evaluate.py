@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import io
 import json
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -223,6 +222,6 @@ def _csv(rows: list[dict]) -> bytes:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.evaluate", sys.argv[1:]))
+    command("evaluate")

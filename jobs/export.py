@@ -167,3 +167,9 @@ def _preprocess(model, color: str, options: ExportOptions):
         )
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("export")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 
 from imagecensus.jobs.classification.options import ClassifyOptions
 
@@ -45,3 +46,7 @@ def classify_arguments(parameters: list[str]) -> list[str]:
     if "--sdk_container_image" not in given and os.environ.get(WORKER_IMAGE):
         arguments.append(f"--sdk_container_image={os.environ[WORKER_IMAGE]}")
     return [*inputs, *arguments]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -248,3 +248,9 @@ def _duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("plan")

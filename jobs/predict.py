@@ -190,6 +190,6 @@ def _model_folder(options: Options) -> str:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.predict", sys.argv[1:]))
+    command("predict")

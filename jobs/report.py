@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import os
 import re
-import sys
 from collections.abc import Sequence
 
 import jinja2
@@ -220,6 +219,6 @@ def _data_uri(image: bytes, kind: str) -> str:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.report", sys.argv[1:]))
+    command("report")

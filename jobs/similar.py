@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -236,6 +235,6 @@ def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.similar", sys.argv[1:]))
+    command("similar")

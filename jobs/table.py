@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import sys
 from collections.abc import Sequence
 
 from imagecensus.jobs.command.options import argument, option, parse_options
@@ -78,6 +77,6 @@ def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import command
 
-    sys.exit(run_job("imagecensus.jobs.table", sys.argv[1:]))
+    command("table")

@@ -259,3 +259,9 @@ def _print_summary(trained, output: str, work: str) -> None:
     print(f"{times}\nmodel: {output}\nlogs and report: {work}")
     if trained.broken:
         print(f"{len(trained.broken)} image(s) could not be read and were left out")
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("train")

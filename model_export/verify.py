@@ -17,6 +17,11 @@ import tempfile
 
 import numpy as np
 
+from imagecensus.model_export.common.child_process import (
+    WORKING_FOLDER,
+    child_command,
+    child_environment,
+)
 from imagecensus.model_export.contract import ModelError, read_contract, read_golden
 
 # Limits of the trainer's proof. Between the two signatures lies another JPEG decoder's rounding.
@@ -181,13 +186,13 @@ def compare_in_fresh_process(
             encoded=np.frombuffer(b"".join(encoded), np.uint8),
             lengths=np.asarray([len(data) for data in encoded]),
         )
-        command = [sys.executable, "-m", "imagecensus.model_export.verify", directory, case]
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [root, environment.get("PYTHONPATH")])
+        done = subprocess.run(
+            child_command("imagecensus.model_export.verify", os.path.abspath(directory), case),
+            env=child_environment(CUDA_VISIBLE_DEVICES=""),
+            cwd=WORKING_FOLDER,
+            capture_output=True,
+            text=True,
         )
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise ModelError(
             f"{directory}: a fresh process cannot use the exported model:"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import typing
 
 from imagecensus.model_export.common.errors import UserError
@@ -79,10 +80,16 @@ def parse_options(
     dataclass does not know, for Beam.
 
     Raises:
-      UserError: an unknown flag; the message proposes the nearest known one.
+      UserError: an unknown flag, and the message proposes the nearest known one; or an empty
+        input or output.
     """
     parser = build_parser(cls, prog, description, epilog)
-    values, rest = parser.parse_known_args(list(argv))
+    words = _join_values(cls, argv)
+    _check_spelling(cls, words, prog)
+    values, rest = parser.parse_known_args(words)
+    empty = _empty(cls, values)
+    if empty:
+        raise UserError(f"{' and '.join(empty)} is empty; a variable may be unset in this shell")
     fields = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(values).items()
@@ -93,6 +100,55 @@ def parse_options(
     if rest:
         raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
     return options
+
+
+def _join_values(cls, argv: typing.Sequence[str]) -> list[str]:
+    """The words with `--flag -1..1` as `--flag=-1..1`: argparse takes that value for a flag."""
+    flags = {
+        f.metadata.get("flag", "--" + f.name.replace("_", "-"))
+        for f in dataclasses.fields(cls)
+        if not f.metadata.get("positional") and f.default is not False
+    }
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in flags and re.match(r"-[.\d]", word):
+            words[-1] += "=" + word
+        else:
+            words.append(word)
+    return words
+
+
+def _check_spelling(cls, words: list[str], prog: str) -> None:
+    """Names a misspelt flag before argparse misses the one that was meant.
+
+    Raises:
+      UserError: a flag is missing, and one that nobody knows is nearly the same word.
+    """
+    known = known_flags(cls)
+    given = [word.split("=")[0] for word in words if word.startswith("--")]
+    missing = [
+        flag
+        for f, flag in zip(dataclasses.fields(cls), known, strict=True)
+        if f.metadata.get("required", f.default is None)
+        and not f.metadata.get("positional")
+        and flag not in given
+    ]
+    for flag in given:
+        if flag not in known and difflib.get_close_matches(flag, missing, n=1, cutoff=0.8):
+            raise UserError(unknown_flag(flag, missing, prog))
+
+
+def _empty(cls, values: argparse.Namespace) -> list[str]:
+    """Inputs and options that were given as "", which nobody means: it is no path and no name."""
+    found = []
+    for field in dataclasses.fields(cls):
+        value = getattr(values, field.name)
+        if field.metadata.get("positional"):
+            if value == "" or isinstance(value, list) and "" in value:
+                found.append(field.metadata.get("metavar", field.name.upper()))
+        elif value == "" and field.default != "":
+            found.append("--" + field.name.replace("_", "-"))
+    return found
 
 
 def known_flags(cls) -> list[str]:

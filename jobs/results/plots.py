@@ -7,6 +7,7 @@ import io
 import matplotlib
 import numpy as np
 
+matplotlib.rcdefaults()  # a `matplotlibrc` in the current folder, or the user's, changes no plot
 matplotlib.use("Agg")  # no display where jobs run
 from matplotlib.figure import Figure  # noqa: E402
 from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402

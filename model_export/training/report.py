@@ -127,9 +127,11 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()  # a `matplotlibrc` in the current folder changes no plot
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)

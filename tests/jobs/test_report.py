@@ -125,7 +125,7 @@ def failure_figures(page: str) -> list[str]:
 
 
 def test_failures_are_drawn_as_far_as_they_go_and_never_in_this_process(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(POISON)  # decoders that are children read it
+    monkeypatch.setenv("PYTHONPATH", POISON)  # decoders that are children read it
     monkeypatch.setattr(thumbnails, "FAILURE_SECONDS", 60)  # however busy the machine is
     monkeypatch.setattr(thumbnails, "ALL_FAILURES_SECONDS", 600)
     in_this_process = []

@@ -17,6 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from imagecensus.model_export.common.child_process import (
+    WORKING_FOLDER,
+    child_command,
+    child_environment,
+)
 from imagecensus.model_export.preprocess import MAX_SIDE, ImageError, ImageInfo, PreprocessSpec
 
 DECODE_SECONDS = 60
@@ -47,11 +52,12 @@ def decode_isolated(
     request = {"spec": spec.to_json(), "max_pixels": max_pixels, "seconds": seconds}
     request |= {"memory": memory, "max_side": max_side, "lenient": lenient}
     child = subprocess.Popen(
-        [sys.executable, "-m", "imagecensus.transforms.decoders.isolate"],
+        child_command("imagecensus.transforms.decoders.isolate"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=child_environment(),
+        env=reader_environment(),
+        cwd=WORKING_FOLDER,
     )
     try:
         answer, _ = child.communicate(
@@ -73,11 +79,10 @@ def decode_isolated(
     return ImageInfo(**said)
 
 
-def child_environment() -> dict:
-    """In which a child imports what this process does."""
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+def reader_environment() -> dict[str, str]:
+    """The environment of a child with bounded address space."""
     # NumPy's algebra would take address space for a thread per core, and is of no use there.
-    return {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
+    return child_environment(OPENBLAS_NUM_THREADS="1")
 
 
 def begin_child(memory: int) -> BinaryIO:

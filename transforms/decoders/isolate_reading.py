@@ -20,13 +20,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from imagecensus.model_export.common.child_process import WORKING_FOLDER, child_command
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.decoders.isolate import (
     DECODE_MEMORY,
     DECODE_SECONDS,
     begin_child,
-    child_environment,
     ending,
+    reader_environment,
 )
 
 
@@ -109,11 +110,12 @@ class Reader:
         if self._child is None:
             bounds = [str(self._seconds), str(self._memory)]
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "imagecensus.transforms.decoders.isolate_reading", *bounds],
+                child_command("imagecensus.transforms.decoders.isolate_reading", *bounds),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=child_environment(),
+                env=reader_environment(),
+                cwd=WORKING_FOLDER,
             )
         return self._child
 

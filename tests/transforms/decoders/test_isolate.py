@@ -48,7 +48,7 @@ def test_errors_are_those_of_decode_image():
     [("segv", "decode_crash", 60), ("lock", "decode_timeout", 3), ("eat", "too_large", 60)],
 )
 def test_a_defective_decoder_costs_one_row(monkeypatch, poison, status, seconds):
-    monkeypatch.syspath_prepend(POISON)  # the child takes this process's sys.path
+    monkeypatch.setenv("PYTHONPATH", POISON)
     with pytest.raises(ImageError) as error:
         _isolated(f"POISON:{poison}".encode(), seconds=seconds, memory=1 << 30)
     assert error.value.status == status
