@@ -17,7 +17,13 @@ import sys
 import time
 import uuid
 
-from imagecensus.jobs.classification.options import EPILOG, ClassifyOptions, validate, validate_beam
+from imagecensus.jobs.classification.options import (
+    EPILOG,
+    IN_PROCESS,
+    ClassifyOptions,
+    validate,
+    validate_beam,
+)
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import parse_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
@@ -57,6 +63,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
 
 def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     from imagecensus.jobs.classification import supervise
+    from imagecensus.jobs.classification.calibrate import model_with_int8
     from imagecensus.jobs.classification.pipeline import run_pipeline
     from imagecensus.jobs.classification.run_report import (
         Run,
@@ -68,8 +75,14 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms import activity, fault_injection
     from imagecensus.transforms.dataset import parts, work_plan
-    from imagecensus.transforms.dataset.layout import claim, fingerprint_of, ingredients
+    from imagecensus.transforms.dataset.layout import (
+        claim,
+        dataset_ingredients,
+        fingerprint_of,
+        ingredients,
+    )
     from imagecensus.transforms.decoders import inflight
+    from imagecensus.transforms.engines.precision import choose_precision
     from imagecensus.transforms.engines.registry import choose_engine
     from imagecensus.transforms.list_images import list_images, passthrough_columns
 
@@ -81,6 +94,20 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     check_digest(contract, options.model_digest, model)
     if not options.trust_model:
         check_graph(model)
+    present = dataset_ingredients(layout)
+    if options.calibrate_on_archive:
+        model = model_with_int8(options, model, present.get("model", ""))
+        contract = read_contract(model)
+        options = dataclasses.replace(options, model=model)
+    choice = choose_precision(
+        options.precision,
+        engine,
+        model,
+        contract,
+        present=present.get("precision", ""),
+        here=options.runner == IN_PROCESS,
+    )
+    options = dataclasses.replace(options, precision=choice.precision)
     top_k = min(options.top_k, len(contract.labels))
     if top_k > contract.top_k:
         raise UserError(
@@ -116,6 +143,8 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         fingerprint=fingerprint,
         engine=engine,
         runner=options.runner,
+        precision=choice.precision,
+        precision_reason=choice.reason,
     )
     if options.dry_run:
         claim(layout, wanted, dry_run=True)

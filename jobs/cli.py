@@ -45,6 +45,10 @@ JOBS = {
         "imagecensus.jobs.export",
         "make a model folder of a Keras classifier trained elsewhere",
     ),
+    "quantize": (
+        "imagecensus.jobs.quantize",
+        "give a model a faster twin in int8, and measure what it loses",
+    ),
     "train": ("imagecensus.jobs.train", "train a classifier on labelled images and export it"),
 }
 

@@ -205,8 +205,10 @@ def check_output(options: ClassifyOptions, flags: dict):
 
 def check_model(options: ClassifyOptions, flags: dict):
     """Whether the model loads in the engine and answers its golden images as recorded."""
+    from imagecensus.model_export.contract import read_contract
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.classify_images import Classification, ClassifierHandler
+    from imagecensus.transforms.engines.precision import choose_precision
     from imagecensus.transforms.engines.registry import choose_engine
 
     try:
@@ -214,14 +216,17 @@ def check_model(options: ClassifyOptions, flags: dict):
         folder = _model_folder(options)
         if not options.trust_model:
             check_graph(folder)
-        how = Classification(folder, engine, options.precision, threads=options.threads)
+        contract = read_contract(folder)
+        precision = choose_precision(options.precision, engine, folder, contract).precision
+        how = Classification(folder, engine, precision, threads=options.threads)
         loaded = ClassifierHandler(
             dataclasses.replace(how, digest=options.model_digest)
         ).load_model()
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return
-    text = f"{folder}: {len(loaded.labels)} labels; golden images answered alike by {engine}"
+    text = f"{folder}: {len(loaded.labels)} labels; golden images answered alike by"
+    text += f" {engine} in {precision}"
     yield Finding("ok", "model", text)
     if not store.is_bucket(options.model or "") and is_remote(options, flags):
         yield Finding(

@@ -29,6 +29,7 @@ from imagecensus.model_export.contract import (
     Contract,
     Golden,
     ModelError,
+    check_target,
     read_contract,
     write_contract,
 )
@@ -112,17 +113,6 @@ def export_classifier(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read_contract(directory)
-
-
-def check_target(directory: str) -> None:
-    """Raises ModelError where an export would replace something that is no model."""
-    if os.path.isdir(directory):
-        occupied = os.listdir(directory)
-        if not occupied or os.path.isfile(os.path.join(directory, "saved_model.pb")):
-            return
-    elif not os.path.exists(directory):
-        return
-    raise ModelError(f"{directory}: exists and is no model folder; choose another")
 
 
 def _build(model, spec, labels, embedding_layer, top_k):

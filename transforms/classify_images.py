@@ -18,7 +18,8 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from imagecensus.model_export.common.redact import redact
-from imagecensus.model_export.contract import check_digest, read_contract, read_golden
+from imagecensus.model_export.contract import check_digest, read_contract
+from imagecensus.model_export.precision import check_golden, read_golden_of
 from imagecensus.transforms import counters, fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.engines.registry import load_engine
@@ -176,9 +177,10 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         contract = read_contract(model)
         check_digest(contract, self._how.digest, self._how.model)
         engine = load_engine(self._how.engine, model, self._how.precision, self._how.threads)
-        golden = read_golden(model)
+        golden = read_golden_of(model, self._how.precision)
         class_ids, scores, _ = engine.infer(golden.images)
-        golden.check(class_ids, scores, f"{self._how.model} ({self._how.engine})", engine.tolerance)
+        who = f"{self._how.model} ({self._how.engine})"
+        check_golden(golden, class_ids, scores, who, self._how.precision)
         counters.STAGES.ready()
         return LoadedClassifier(
             engine, pa.array(contract.labels, pa.string()), contract.embedding_size

@@ -74,7 +74,17 @@ class ClassifyOptions:
         "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
     )
     engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
-    precision: str = option("f32", "f32, or a lower one the engine has", "machine", metavar="NAME")
+    precision: str = option(
+        "auto",
+        "auto (int8 where the model carries it and its measured loss allows), f32, bf16 or int8",
+        "dataset",
+        metavar="NAME",
+    )
+    calibrate_on_archive: bool = option(
+        False,
+        "make an int8 twin of a model that carries none, calibrated on a sample of the inputs",
+        "dataset",
+    )
     threads: int = option(0, "for decoding and inference; 0 is one per core", "machine")
     unit_images: int = option(512, "images per unit of work and part", "machine", metavar="N")
     compression: str = option("zstd", "of the Parquet files", "machine", choices=["zstd", "snappy"])
@@ -108,6 +118,13 @@ def validate(options: ClassifyOptions) -> None:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:
         problems.append("--max-failure-rate must be within 0 and 1")
+    if options.calibrate_on_archive and options.runner != IN_PROCESS:
+        problems.append(
+            "--calibrate-on-archive: works on this machine only; make the twin with `imagecensus"
+            " quantize`, and name it with --model"
+        )
+    if options.calibrate_on_archive and options.precision not in ("auto", "int8"):
+        problems.append(f"--calibrate-on-archive does not go with --precision={options.precision}")
     if options.model and options.weights:
         problems.append("--weights is for the default model; it does not go with --model")
     try:

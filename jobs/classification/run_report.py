@@ -33,6 +33,8 @@ class Run:
     fingerprint: str
     engine: str
     runner: str
+    precision: str = "f32"
+    precision_reason: str = ""
     planned: Planned | None = None
     images: int = 0  # classified in this run
     seconds: float = 0.0  # of the pipeline
@@ -119,6 +121,8 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
         "fingerprint": run.fingerprint,
         "engine": run.engine,
+        "precision": run.precision,
+        "precision_reason": run.precision_reason,
         "runner": run.runner,
         "damaged_parts_redone": run.damaged,
         "versions": versions(),
@@ -134,10 +138,13 @@ def summary(layout: Layout, report: dict) -> str:
     if rates["images"]:
         lines.append(
             f"classified {rates['images']:,} images in {rates['seconds']:,.1f} s"
-            f" ({rates['images_per_second']:,.1f} images/s, {report['engine']})"
+            f" ({rates['images_per_second']:,.1f} images/s, {report['engine']}"
+            f" {report['precision']})"
         )
     else:
         lines.append("nothing new to classify")
+    if report["precision_reason"]:
+        lines.append(f"precision  {report['precision']}: {report['precision_reason']}")
     lines.append(
         f"listed     {counts['listed']:,} = {counts['added']:,} new"
         f" + {counts['already_listed']:,} known + {counts['duplicates']:,} duplicates"

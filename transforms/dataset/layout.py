@@ -130,6 +130,15 @@ def fingerprint_of(parts: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def dataset_ingredients(layout: Layout) -> dict:
+    """What an output was begun with; empty where it is none yet, or `claim` will refuse it."""
+    try:
+        found = json.loads(store.read(layout.dataset))["ingredients"]
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def claim(layout: Layout, wanted: dict, dry_run: bool = False) -> None:
     """Makes the output a dataset of these ingredients, or checks that it is one.
 

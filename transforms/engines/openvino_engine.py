@@ -14,7 +14,8 @@ sys.modules.setdefault("openvino_telemetry", None)
 
 import openvino as ov  # noqa: E402
 
-from imagecensus.model_export.contract import GOLDEN_TOLERANCE  # noqa: E402
+from imagecensus.model_export.contract import GOLDEN_TOLERANCE, ModelError  # noqa: E402
+from imagecensus.model_export.precision import INT8, has_int8, int8_graph  # noqa: E402
 
 # Images per request. One compiled batch size for all: small enough to stay in a core's cache
 # (measured: `make bench`), and the reason that answers do not depend on the caller's batch.
@@ -29,6 +30,13 @@ class OpenVinoEngine:
     def __init__(self, model: str, precision: str, threads: int):
         threads = threads or os.cpu_count() or 1
         core = ov.Core()
+        if precision == INT8:
+            if not has_int8(model):
+                raise ModelError(
+                    f"{model}: carries no int8 graph; make one with `imagecensus quantize`, or use"
+                    " --precision=f32"
+                )
+            model, precision = int8_graph(model), "f32"  # of what the graph leaves in float
         graph = core.read_model(model)
         shape = graph.input(0).partial_shape
         self._image_shape = tuple(dimension.get_length() for dimension in list(shape)[1:])

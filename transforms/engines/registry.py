@@ -10,7 +10,11 @@ from imagecensus.model_export.common.errors import UserError
 
 # name: (module, the package it needs, precisions)
 ENGINES = {
-    "openvino": ("imagecensus.transforms.engines.openvino_engine", "openvino", ("f32",)),
+    "openvino": (
+        "imagecensus.transforms.engines.openvino_engine",
+        "openvino",
+        ("f32", "bf16", "int8"),
+    ),
     "tensorflow": ("imagecensus.transforms.engines.tensorflow_engine", "tensorflow", ("f32",)),
     "tfx-bsl": ("imagecensus.transforms.engines.tfx_bsl_engine", "tfx_bsl", ("f32",)),
 }
@@ -19,6 +23,8 @@ ENGINES = {
 class EngineError(UserError):
     """An engine cannot be used here. The message says what to install or choose."""
 
+
+AUTO = "auto"  # of precisions: see `choose_precision`
 
 # Engines whose signature answers without embeddings.
 WITHOUT_EMBEDDINGS = ("tfx-bsl",)
@@ -42,8 +48,10 @@ def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -
         raise EngineError(
             f"--engine={name}: gives no embeddings; choose another, or leave them out"
         )
-    if precision not in precisions:
-        raise EngineError(f"--precision={precision}: {name} has {', '.join(precisions)}")
+    if precision not in (*precisions, AUTO):
+        raise EngineError(
+            f"--precision={precision}: choose auto, or what {name} has: {', '.join(precisions)}"
+        )
     return name
 
 

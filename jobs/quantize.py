@@ -1,0 +1,224 @@
+"""`imagecensus quantize [MODEL] --images PLACE --output MODEL8`: a model's faster twin in int8.
+
+A sample of the images calibrates the twin; others, which it never saw, measure what it loses. The
+folder that comes out answers in float32 as before, and `classify --precision auto` takes int8
+where the measured loss allows it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import Contract, read_contract
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.model_export.precision import judge_int8
+from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+from imagecensus.model_export.quantize import (
+    CALIBRATION_IMAGES,
+    MEASURED_IMAGES,
+    can_quantize,
+    describe_int8,
+    quantize_model,
+)
+from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.list_images import check_inputs, list_images
+from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.records import OUTPUT_COLUMNS
+from imagecensus.transforms.storage import store
+
+# A sample is drawn from so many images at the beginning of the listing.
+_LOOKED_AT = 50_000
+_SEED = 8
+_PARENT = "parent"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeOptions:
+    """Options of a quantisation."""
+
+    model: str = argument(
+        "model folder; without it, MobileNet-V2 trained on ImageNet", nargs="?", metavar="MODEL"
+    )
+    images: str = option(
+        None, "folder, archive or manifest of images of the kind that the model is for",
+        required=True, metavar="PLACE",
+    )  # fmt: skip
+    output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
+    labels: str = option(
+        "", "true labels, to measure accuracy: `parent` (the folder's name) or `column:NAME`"
+        " of the manifest", metavar="SOURCE",
+    )  # fmt: skip
+    weights: str = option(None, "weights file for the ImageNet model", metavar="FILE")
+    trust_model: bool = option(False, "run a model whose graph may touch files or the network")
+    json: bool = option(False, "print the figures as JSON")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Decoded images.
+
+    Attributes:
+      pixels: uint8 [N, H, W, 3].
+      truth: class ids int64 [N], -1 where unknown.
+      unreadable: how many of the drawn images were left out.
+    """
+
+    pixels: np.ndarray
+    truth: np.ndarray
+    unreadable: int
+
+
+def main(argv: list[str]) -> int:
+    """Quantises and prints the figures; returns the exit code."""
+    options = parse_options(
+        QuantizeOptions, argv, "imagecensus quantize", "Make a model's faster twin in int8."
+    )
+    problems = check_inputs((options.images,))
+    if options.labels not in ("", _PARENT) and not options.labels.startswith("column:"):
+        problems.append(f"--labels {options.labels}: write `parent` or `column:NAME`")
+    if not can_quantize():
+        problems.append("nncf is not installed; pip install imagecensus[quantize]")
+    if problems:
+        raise UserError("; ".join(problems))
+    if options.model:
+        model = store.local_folder(options.model)
+    else:
+        from imagecensus.model_export.default_model import default_model
+
+        model = default_model(options.weights)
+    if not options.trust_model:
+        check_graph(model)
+    contract = quantize_from(model, options.output, (options.images,), options.labels)
+    allowed, reason = judge_int8(contract)
+    if options.json:
+        figures = {"model": options.output, "digest": contract.digest, "auto_takes_int8": allowed}
+        print(json.dumps({**figures, **contract.metrics["int8"]}))
+        return 0
+    print(describe_int8(contract))
+    print(f"--precision=auto takes {'int8' if allowed else 'f32'}: {reason}")
+    print(f"{options.output}: {contract.name}, digest {contract.digest[:12]}")
+    return 0
+
+
+def quantize_from(
+    model: str,
+    output: str,
+    inputs: tuple[str, ...],
+    labels: str = "",
+    uri_column: str = "",
+    image_column: str = "",
+) -> Contract:
+    """`quantize_model` on a sample of whatever `classify` takes as inputs.
+
+    Raises:
+      UserError: too few readable images, labels that the model does not have.
+    """
+    contract = read_contract(model)
+    rows = _draw(inputs, uri_column, image_column)
+    sample = _decode(rows, contract, labels)
+    if sample.unreadable:
+        print(f"left out: {sample.unreadable} unreadable image(s)", file=sys.stderr)
+    if labels and not (sample.truth >= 0).any():
+        raise UserError(
+            f"--labels {labels}: none of the images' labels is one of the model's, as"
+            f" {contract.labels[0]!r}"
+        )
+    cut = min(CALIBRATION_IMAGES, len(sample.pixels) // 2)
+    return quantize_arrays(
+        model,
+        output,
+        calibration=sample.pixels[:cut],
+        held_out=sample.pixels[cut:],
+        truth=sample.truth[cut:] if labels else None,
+    )
+
+
+def quantize_arrays(
+    model: str,
+    output: str,
+    *,
+    calibration: np.ndarray,
+    held_out: np.ndarray,
+    truth: np.ndarray | None,
+) -> Contract:
+    """`quantize_model` with our own engine; see there."""
+    from imagecensus.transforms.engines.precision import load_infer, race
+
+    return quantize_model(
+        model,
+        output,
+        calibration=calibration,
+        held_out=held_out,
+        truth=truth,
+        load=load_infer,
+        race=race,
+    )
+
+
+def _draw(inputs: tuple[str, ...], uri_column: str, image_column: str) -> list[dict[str, Any]]:
+    """References drawn at random, the same on every run, from the listing's beginning."""
+    rows: list[dict[str, Any]] = []
+    for batch in list_images(inputs, uri_column, image_column):
+        rows += [row for row in batch.to_pylist() if not row.get("status")]
+        if len(rows) >= _LOOKED_AT:
+            break
+    rng = np.random.default_rng(_SEED)
+    wanted = min(len(rows), CALIBRATION_IMAGES + MEASURED_IMAGES)
+    return [rows[index] for index in rng.permutation(len(rows))[:wanted]]
+
+
+def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Sample:
+    configure_pillow()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        done = list(pool.map(lambda row: _pixels(row, contract.preprocess), rows))
+    good = [index for index, pixels in enumerate(done) if pixels is not None]
+    ids = {label: index for index, label in enumerate(contract.labels)}
+    truth = [_label(rows[index], labels) for index in good]
+    return Sample(
+        pixels=np.stack([done[index] for index in good])
+        if good
+        else np.zeros((0, *contract.preprocess.shape), np.uint8),
+        truth=np.array([ids.get(label, -1) for label in truth], np.int64),
+        unreadable=len(rows) - len(good),
+    )
+
+
+def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> np.ndarray | None:
+    out = np.empty(spec.shape, np.uint8)
+    try:
+        data = read_image(
+            row["uri"], row["size"], row["etag_or_mtime"],
+            container=row["container"], member=row["member"],
+        )  # fmt: skip
+        decode_image(data, spec, out)
+    except ImageError:
+        return None
+    return out
+
+
+def _label(row: dict[str, Any], labels: str) -> str:
+    if not labels:
+        return ""
+    if labels == _PARENT:
+        return os.path.basename(os.path.dirname(row["uri"].rpartition("#")[2]))
+    name = labels.removeprefix("column:")
+    # The listing renames columns whose names are the table's own.
+    name = name if name not in OUTPUT_COLUMNS else f"manifest_{name}"
+    if name not in row:
+        raise UserError(f"--labels {labels}: the manifest has no such column")
+    return str(row[name])
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("quantize")

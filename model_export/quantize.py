@@ -1,0 +1,166 @@
+"""Makes the int8 twin of a model: nncf's post-training quantisation, calibrated on images.
+
+Needs nncf (`pip install imagecensus[quantize]`); using the twin afterwards does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import (
+    Contract,
+    check_target,
+    read_contract,
+    read_golden,
+    write_contract,
+)
+from imagecensus.model_export.precision import (
+    INT8,
+    INT8_FOLDER,
+    INT8_GOLDEN,
+    int8_graph,
+    measure_loss,
+)
+
+CALIBRATION_IMAGES = 300
+MEASURED_IMAGES = 1000
+MIN_IMAGES = 20
+_BATCH = 2
+
+# (model folder, precision) to a function: uint8 [N, H, W, 3] to class ids, scores, embeddings.
+Load = Callable[[str, str], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]]
+# Both functions and pixels to images/s of either.
+Race = Callable[[list, np.ndarray], list[float]]
+
+
+def can_quantize() -> bool:
+    """Whether nncf is installed."""
+    return importlib.util.find_spec("nncf") is not None
+
+
+def quantize_model(
+    directory: str,
+    output: str,
+    *,
+    calibration: np.ndarray,
+    held_out: np.ndarray,
+    truth: np.ndarray | None,
+    load: Load,
+    race: Race,
+) -> Contract:
+    """Writes a copy of a model folder that carries an int8 graph, measured.
+
+    Args:
+      directory: of the model.
+      output: of the copy; may be `directory`. It appears whole or not at all.
+      calibration: uint8 [C, H, W, 3], preprocessed by the model's own spec.
+      held_out: uint8 [M, H, W, 3], other images, on which both precisions are compared.
+      truth: class ids int [M] of those, -1 where unknown; or None.
+      load: loads a model folder in a precision.
+      race: measures the speed of several, in turn.
+
+    Returns:
+      the contract of the copy, with `metrics["int8"]`.
+
+    Raises:
+      UserError: nncf is missing, or there are too few images.
+      ModelError: the output holds something else than a model.
+    """
+    if not can_quantize():
+        raise UserError("nncf is not installed; pip install imagecensus[quantize]")
+    if len(calibration) < MIN_IMAGES or len(held_out) < MIN_IMAGES:
+        raise UserError(
+            f"{len(calibration)} images to calibrate with and {len(held_out)} to measure on are too"
+            f" few; give at least {2 * MIN_IMAGES} readable images, of the model's kind"
+        )
+    check_target(output)
+    contract, golden = read_contract(directory), read_golden(directory)
+    output = os.path.abspath(output)
+    os.makedirs(os.path.dirname(output), exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=".quantizing-", dir=os.path.dirname(output))
+    try:
+        shutil.copytree(directory, partial, dirs_exist_ok=True)
+        shutil.rmtree(os.path.join(partial, INT8_FOLDER), ignore_errors=True)
+        os.makedirs(os.path.join(partial, INT8_FOLDER))
+        _write_graph(directory, calibration, int8_graph(partial))
+        infer = [load(directory, "f32"), load(partial, INT8)]
+        class_ids, scores, _ = infer[1](golden.images)
+        np.savez_compressed(
+            os.path.join(partial, INT8_FOLDER, INT8_GOLDEN), class_ids=class_ids, scores=scores
+        )
+        answers = [one(held_out) for one in infer]
+        loss = measure_loss(answers[0][:2], answers[1][:2], truth)
+        rates = race(infer, held_out)
+        figures = {
+            **dataclasses.asdict(loss),
+            "embedding_cosine": _cosine(answers[0][2], answers[1][2]),
+            "calibration_images": len(calibration),
+            "images_per_second_f32": round(rates[0], 1),
+            "images_per_second_int8": round(rates[1], 1),
+            "speedup": round(rates[1] / rates[0], 3),
+            "nncf": importlib.import_module("nncf").__version__,
+        }
+        metrics = {**contract.metrics, INT8: figures}
+        write_contract(partial, dataclasses.replace(contract, metrics=metrics), golden)
+        os.chmod(partial, 0o755)
+        if os.path.isdir(output):
+            shutil.rmtree(output)
+        os.rename(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_contract(output)
+
+
+def describe_int8(contract: Contract) -> str:
+    """The measured figures, for people, one line."""
+    found = contract.metrics[INT8]
+    low, high = found["expected_loss_interval"]
+    text = (
+        f"int8 against f32 on {found['images']:,} images: labels equal"
+        f" {found['agreement']:.4f}, expected loss {found['expected_loss'] * 100:.2f} points"
+        f" (95 %: {low * 100:.2f} to {high * 100:.2f})"
+    )
+    if found["accuracy_f32"] is not None:
+        text += f", accuracy {found['accuracy_f32']:.4f} to {found['accuracy_int8']:.4f}"
+    return (
+        f"{text}; inference {found['images_per_second_f32']:,.0f} to"
+        f" {found['images_per_second_int8']:,.0f} images/s ({found['speedup']:.2f} times)"
+    )
+
+
+def _write_graph(directory: str, pixels: np.ndarray, path: str) -> None:
+    """nncf's quantisation of the signature `serving_default`, as an OpenVINO file."""
+    import openvino as ov
+
+    # nncf draws progress bars and tells of its own version on standard output.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        graph = ov.Core().read_model(directory)
+        graph.reshape([_BATCH, *pixels.shape[1:]])
+        batches = [pixels[at : at + _BATCH] for at in range(0, len(pixels) - 1, _BATCH)]
+        graph = nncf.quantize(
+            graph,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches),
+        )
+        ov.save_model(graph, path, compress_to_fp16=False)
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """The mean cosine of the vectors of the same images."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(1) / np.maximum(norms, 1e-12)).mean())
