@@ -23,6 +23,7 @@ PACKAGES = [
     "imagecensus.transforms.inputs",
     "imagecensus.transforms.storage",
     "imagecensus.model_export.common",
+    "imagecensus.model_export.foreign",
     "imagecensus.model_export.training",
 ]
 

@@ -8,11 +8,11 @@ preprocessing, labels, signatures and golden images, proved in a fresh process l
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.foreign.labels import read_labels
 
 # --input-range: scale and offset of the 8-bit pixels.
 _RANGES = {"0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0), "0..255": (1.0, 0.0)}
@@ -84,23 +84,6 @@ def main(argv: list[str]) -> int:
         )
     print(f"{options.output}: {contract.name}, {len(labels)} classes")
     return 0 if all(finding.ok for finding in findings) else 1
-
-
-def read_labels(path: str) -> list[str]:
-    """Raises UserError: unreadable, or ids that are not 0 to N-1."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        if not path.endswith(".json"):
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        labels = json.loads(text)
-        if isinstance(labels, dict):
-            return [str(labels[str(i)]) for i in range(len(labels))]
-        return [str(label) for label in labels]
-    except KeyError as error:
-        raise UserError(f"{path}: no label for class id {error}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: labels cannot be read: {error}") from None
 
 
 def _load(path: str):

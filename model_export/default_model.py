@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 
+from imagecensus.model_export.common.cache import cache_folder, cache_path, unwritable
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import FetchError, fetch
 from imagecensus.model_export.common.version import __version__
@@ -25,7 +26,6 @@ NAME = "mobilenet_v2_1.0_224"
 WEIGHTS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
 # Where the weights come from, for mirrors and tests; Keras' own address where unset.
 URL_VARIABLE = "IMAGECENSUS_WEIGHTS_URL"
-CACHE_VARIABLE = "IMAGECENSUS_CACHE"
 
 
 def default_model(weights: str | None = None) -> str:
@@ -40,24 +40,18 @@ def default_model(weights: str | None = None) -> str:
     """
     if weights and not os.path.isfile(weights):
         raise UserError(f"--weights {weights}: no such file")
-    directory = os.path.join(cache_folder(), "models", f"{NAME}-{_key(weights)}")
-    if _usable(directory):
+    directory = os.path.join(cache_path("models"), f"{NAME}-{_key(weights)}")
+    if _usable(directory):  # also in a cache that is only read
         return directory
-    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    cache_folder("models")
     with _locked(directory + ".lock"):
         if not _usable(directory):  # another process may have made it meanwhile
             print("making the default model ready, once", file=sys.stderr, flush=True)
-            _export(weights or _fetch_weights(), directory)
+            try:
+                _export(weights or _fetch_weights(), directory)
+            except OSError as error:  # a full disk, a read-only mount
+                raise unwritable(directory, error) from None
     return directory
-
-
-def cache_folder() -> str:
-    """Where models are kept between runs."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return chosen
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "imagecensus")
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -124,8 +118,10 @@ def _fetch_weights() -> str:
     from keras.src.applications.mobilenet_v2 import BASE_WEIGHT_PATH
     from tqdm import tqdm
 
+    # Keras' own cache may hold them already; what is downloaded here lies in our own.
     home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
-    path = os.path.join(home, "models", WEIGHTS_FILE)
+    theirs = os.path.join(home, "models", WEIGHTS_FILE)
+    path = theirs if os.path.isfile(theirs) else os.path.join(cache_folder("weights"), WEIGHTS_FILE)
     base = os.environ.get(URL_VARIABLE) or BASE_WEIGHT_PATH
     try:
         with tqdm(desc="weights", unit="B", unit_scale=True, disable=None) as bar:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 
 import duckdb
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.records import OUTPUT_COLUMNS
 
 HELP = "`parent` (the folder's name), `column:NAME` of the table, or a CSV, JSONL or Parquet file"
+# What the table holds of the model, by names as people compare them; uri and the like are no truth
+# either.
+_ANSWERS = {*OUTPUT_COLUMNS, "embedding"}
 # A member's path starts behind its archive: photos.tar#dogs/1.jpg lies in the folder dogs.
 _ARCHIVE = r"^.*\.(tar|tar\.gz|tgz|zip)#"
 
@@ -26,22 +31,103 @@ def join_truth(table: Table, source: str, uri_column: str, label_column: str) ->
       how rows were matched, for people: "folder name", "column NAME", "uri" or "file name".
 
     Raises:
-      UserError: no such column or file, two truths for one image, or nothing matches.
+      UserError: no such column or file, the model's own answers as truth, two truths for one
+        image, or nothing matches.
     """
     if source == "parent":
         truth, matched = f"nullif({_component(-2)}, '')", "folder name"
     elif source.startswith("column:"):
-        name = source.removeprefix("column:")
-        if name not in table.columns:
-            raise UserError(
-                f"--labels {source}: the table has no such column; it has"
-                f" {', '.join(table.columns)}"
-            )
+        name = _passed_through(table, source)
         truth, matched = f"nullif(CAST({_quote(name)} AS VARCHAR), '')", f"column {name}"
     else:
-        return _join_file(table, source, uri_column, label_column)
-    table.connection.execute(f"CREATE VIEW judged AS SELECT *, {truth} AS truth FROM predictions")
+        matched = _join_file(table, source, uri_column, label_column)
+        _as_the_model_writes_them(table, "matched")
+        return matched
+    table.connection.execute(f"CREATE VIEW matched AS SELECT *, {truth} AS truth FROM predictions")
+    _as_the_model_writes_them(table, "matched")
     return matched
+
+
+def fold(name: str) -> str:
+    """A label as people compare it: without regard to case, Unicode form and outer blanks.
+
+    (Unicode's canonical caseless matching.)
+    """
+    decomposed = unicodedata.normalize("NFD", name.strip())
+    return unicodedata.normalize("NFC", decomposed.casefold())
+
+
+def _passed_through(table: Table, source: str) -> str:
+    """The table's column that `column:NAME` names. Raises UserError: it is no truth."""
+    name = source.removeprefix("column:")
+    theirs = [column for column in table.columns if fold(column) not in _ANSWERS]
+    if fold(name) in _ANSWERS:
+        like = [column for column in theirs if fold(column).endswith("_" + fold(name))]
+        remedy = (
+            f"the manifest's is --labels column:{like[0]}"
+            if like
+            else "name a column that came with the images"
+            + (f" ({', '.join(theirs)})" if theirs else "")
+            + f", or {HELP.replace('`column:NAME` of the table, ', '')}"
+        )
+        raise UserError(
+            f"--labels {source}: that column is the model's own answer, and would agree with"
+            f" itself; {remedy}"
+        )
+    found = [column for column in theirs if column == name] or [
+        column for column in theirs if fold(column) == fold(name)
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"--labels {source}: the table has {'several columns of that name' if found else 'no'}"
+            f"{'' if found else ' such column'}; it has {', '.join(theirs) or 'none of yours'}"
+        )
+    return found[0]
+
+
+def _refuse_answers(path: str, columns: list[str], label_column: str) -> None:
+    """Raises UserError where a file's column of labels is what a model answered."""
+    folded = {fold(column) for column in columns}
+    wanted = fold(label_column)
+    of_a_table = {"status", "class_id", "score"} <= folded and wanted in _ANSWERS
+    beside_truth = wanted in ("predicted", "prediction") and "label" in folded
+    if of_a_table or beside_truth:
+        remedy = "name the column of true labels with --label-column"
+        if beside_truth:
+            remedy = "the true labels are --label-column label"
+        raise UserError(
+            f"--labels {path}: its column {label_column!r} holds a model's answers, not true"
+            f" labels; {remedy}"
+        )
+
+
+def _as_the_model_writes_them(table: Table, view: str) -> None:
+    """Makes `judged` of a view: truth that differs from a label in case or form is that label."""
+    connection = table.connection
+    labels = connection.execute(
+        "SELECT DISTINCT answer.label FROM (SELECT unnest(top_k) AS answer FROM predictions"
+        " WHERE status = 'ok')"
+    ).fetchall()
+    known: dict[str, str] = {}
+    for (label,) in sorted(labels):
+        # Of labels that people cannot tell apart, neither can be meant by another spelling.
+        known[fold(label)] = label if fold(label) not in known else ""
+    exact = {label for (label,) in labels}
+    truths = connection.execute(
+        f"SELECT DISTINCT truth FROM {view} WHERE truth IS NOT NULL"
+    ).fetchall()
+    renamed = {
+        truth: known[fold(truth)]
+        for (truth,) in truths
+        if truth not in exact and known.get(fold(truth))
+    }
+    connection.execute("CREATE TABLE spelling (said VARCHAR, label VARCHAR)")
+    if renamed:
+        connection.executemany("INSERT INTO spelling VALUES (?, ?)", list(renamed.items()))
+    connection.execute(
+        f"CREATE VIEW judged AS SELECT m.* REPLACE (coalesce(s.label, m.truth) AS truth)"
+        f" FROM {view} m LEFT JOIN spelling s ON m.truth = s.said"
+    )
 
 
 def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> str:
@@ -53,9 +139,8 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
     ).fetchone()
     if twice:
         raise UserError(f"{path}: {twice[0]} is both {twice[1]!r} and {twice[2]!r}; keep one")
-    join = (
-        "CREATE OR REPLACE VIEW judged AS SELECT p.*, t.label AS truth FROM predictions p LEFT JOIN"
-    )
+    view = "CREATE OR REPLACE VIEW matched AS SELECT p.*, t.label AS truth FROM predictions p"
+    join = f"{view} LEFT JOIN"
     connection.execute(f"{join} (SELECT DISTINCT uri, label FROM truth) t ON p.uri = t.uri")
     if _matches(connection):
         return "uri"
@@ -101,6 +186,7 @@ def _read_truth(connection, path: str, uri_column: str, label_column: str) -> No
                     f"{path}: has no column {column!r}, only {', '.join(relation.columns)};"
                     " name them with --uri-column and --label-column"
                 )
+        _refuse_answers(path, relation.columns, label_column)
         relation.create_view("truth_file")
         folder = os.path.dirname(os.path.abspath(path))
         connection.execute(
@@ -119,7 +205,7 @@ def _read_truth(connection, path: str, uri_column: str, label_column: str) -> No
 
 
 def _matches(connection) -> bool:
-    return connection.execute("SELECT count(truth) FROM judged").fetchone()[0] > 0
+    return connection.execute("SELECT count(truth) FROM matched").fetchone()[0] > 0
 
 
 def _quote(name: str) -> str:

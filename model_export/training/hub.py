@@ -17,10 +17,10 @@ import tempfile
 import keras
 import tensorflow as tf
 
+from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.common.fetch import fetch
 from imagecensus.model_export.contract import ModelError
-from imagecensus.model_export.default_model import cache_folder
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.safety import check_graph
 
@@ -138,7 +138,7 @@ def _input_shape(module, handle: str) -> tuple:
 
 
 def _load(handle: str, trust: bool):
-    os.environ.setdefault("TFHUB_CACHE_DIR", os.path.join(cache_folder(), "hub"))
+    os.environ.setdefault("TFHUB_CACHE_DIR", cache_folder("hub"))
     import tensorflow_hub as hub
 
     try:

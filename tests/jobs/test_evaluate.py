@@ -16,6 +16,7 @@ from tables import HOSTILE, row, write_table
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.evaluate import evaluate
 from imagecensus.jobs.results.metrics import measure, measure_calibration, measure_coverage, wilson
+from imagecensus.model_export.common.errors import UserError
 
 
 @pytest.fixture
@@ -242,3 +243,45 @@ def test_coverage_falls_and_is_exact():
     curve = measure_coverage(np.array([False, True, False, True]), score)
     assert curve[50] == {"threshold": 0.5, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)}
     assert curve[51]["coverage"] == 0.25 and curve[95]["accuracy"] is None
+
+
+@pytest.mark.parametrize("name", ["label", "Label", "class_id", "score", "STATUS", "top_k", "uri"])
+def test_the_models_own_answers_are_no_truth(table, name):
+    with pytest.raises(UserError, match="the model's own answer.*shown"):
+        evaluate(table, f"column:{name}")
+
+
+def test_the_manifests_column_is_named_instead(tmp_path):
+    field = pa.field("manifest_label", pa.string())
+    rows = [row("/a.jpg", [("cat", 0.9)], manifest_label="dog")]
+    output = write_table(tmp_path / "out", rows, passthrough=[field])
+    with pytest.raises(UserError, match="column:manifest_label"):
+        evaluate(output, "column:label")
+
+
+def test_answers_in_a_file_are_no_truth(table, tmp_path, capfd):
+    exported = tmp_path / "table.csv"
+    assert main(["table", table]) == 0
+    exported.write_text(capfd.readouterr().out)
+    with pytest.raises(UserError, match="answers, not true labels"):
+        evaluate(table, str(exported))
+    corrected = write_csv(
+        tmp_path / "c.csv", [("/p/cat/1.jpg", "dog", "cat")], ("uri", "label", "predicted")
+    )
+    with pytest.raises(UserError, match="--label-column label"):
+        evaluate(table, corrected, label_column="predicted")
+    assert evaluate(table, corrected)["evaluated"] == 1
+
+
+def test_labels_are_compared_as_people_see_them(tmp_path):
+    rows = [
+        row("/1", [("Caf\u00e9", 0.9)], shown="cafe\u0301"),
+        row("/2", [("Caf\u00e9", 0.9)], shown="CAF\u00c9 "),
+        row("/3", [("dog", 0.9), ("Dog", 0.1)], shown="dog"),
+        row("/4", [("dog", 0.9), ("Dog", 0.1)], shown="DOG"),
+    ]
+    output = write_table(tmp_path / "out", rows, passthrough=[pa.field("shown", pa.string())])
+    found = evaluate(output, "column:shown")
+    # "DOG" could be either of two labels of the model: it is neither.
+    assert found["accuracy"]["value"] == pytest.approx(3 / 4)
+    assert found["unknown_labels"] == {"DOG": 1}

@@ -1,0 +1,119 @@
+"""The labels of a classifier, as the tools that train classifiers write them.
+
+Text: a label a line; numbered ("0 cat", "0,cat", "0: cat"), with a heading or without; or behind
+WordNet ids ("n02123045 tabby"). JSON: a list; {id: label}; {label: id} (`class_indices` of Keras'
+generators); {id: [wnid, label]} (Keras' own index); a list of {"id": ..., "name": ...}; or an
+object that holds one of them (Hugging Face's `id2label`, Teachable Machine's `labels`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import json
+import re
+import typing
+
+from imagecensus.model_export.common.errors import UserError
+
+_NUMBERED = re.compile(r"[\"']?(\d+)[\"']?\s*[\s:,;=|]\s*(\S.*)")
+_HEADING = re.compile(r"[\"']?\s*(id|index|class|label|#)", re.I)
+_WORDNET = re.compile(r"(n\d{8})[\s,:;]+(\S.*)")
+_WORDNET_ID = re.compile(r"n\d{8}")
+_BOMS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_HOLDERS = ("id2label", "labels", "class_names", "classes", "names", "class_indices", "label2id")
+_NAMES = ("name", "label", "class", "title", "display_name")
+_IDS = ("id", "class_id", "index", "class_index")
+
+
+def read_labels(path: str) -> list[str]:
+    """The labels of a file, in the order of the network's outputs.
+
+    Raises:
+      UserError: it cannot be read, is empty, or its ids are not 0 to N-1.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = _decode(file.read())
+        if path.lower().endswith(".json") or text.lstrip()[:1] in ("{", "["):
+            labels = _of_json(json.loads(text))
+        else:
+            labels = _of_text(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except KeyError as error:
+        raise UserError(f"{path}: no label for class id {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: labels cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: labels cannot be read: {error}") from None
+    if not labels:
+        raise UserError(f"{path}: holds no label")
+    return _told_apart(path, labels)
+
+
+def _decode(content: bytes) -> str:
+    for bom, encoding in _BOMS.items():
+        if content.startswith(bom):
+            return content.decode(encoding)
+    return content.decode("utf-8")
+
+
+def _of_text(text: str) -> list[typing.Any]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return []
+    matches = [_NUMBERED.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(matches[1:]) and _HEADING.match(lines[0]):
+        matches = matches[1:]
+    found = [match for match in matches if match]
+    if len(found) == len(matches):
+        numbered = {int(match[1]): match[2].strip().strip("\"'") for match in found}
+        if sorted(numbered) == list(range(len(found))):
+            lines = [numbered[i] for i in range(len(found))]
+    named = [_WORDNET.fullmatch(line) for line in lines]
+    if all(named):
+        return [[match[1], match[2]] for match in named if match]
+    return lines
+
+
+def _of_json(tree: typing.Any) -> list[typing.Any]:
+    if isinstance(tree, dict):
+        for holder in _HOLDERS:
+            if isinstance(tree.get(holder), (dict, list)):
+                return _of_json(tree[holder])
+        if tree and all(type(value) is int for value in tree.values()):
+            tree = {str(class_id): label for label, class_id in tree.items()}
+        return [tree[str(class_id)] for class_id in range(len(tree))]
+    if tree and all(isinstance(entry, dict) for entry in tree):
+        name = next((name for name in _NAMES if name in tree[0]), None)
+        number = next((name for name in _IDS if name in tree[0]), None)
+        if name is None:
+            raise ValueError(f"no {', '.join(_NAMES)} in {tree[0]}")
+        if number is None:
+            return [entry[name] for entry in tree]
+        by_id = {str(entry[number]): entry[name] for entry in tree}
+        return [by_id[str(class_id)] for class_id in range(len(tree))]
+    if not isinstance(tree, list):
+        raise ValueError("expected a list or an object")
+    return tree
+
+
+def _told_apart(path: str, labels: list[typing.Any]) -> list[str]:
+    """Names, each once: what has a WordNet id beside it takes the id where names are equal."""
+    pairs = []
+    for label in labels:
+        if isinstance(label, (list, tuple)):
+            if len(label) != 2 or not _WORDNET_ID.fullmatch(str(label[0])):
+                raise UserError(f"{path}: {label!r} is neither a label nor [WordNet id, label]")
+            pairs.append((str(label[1]).strip(), f" ({label[0]})"))
+        elif isinstance(label, (str, int)) and str(label).strip():
+            pairs.append((str(label).strip(), ""))
+        else:
+            raise UserError(f"{path}: {label!r} is no label")
+    count = collections.Counter(name for name, _ in pairs)
+    return [name + more if count[name] > 1 else name for name, more in pairs]

@@ -1,0 +1,39 @@
+"""Options as dataclasses: values that look like flags, misspelt flags, and empty inputs."""
+
+import dataclasses
+
+import pytest
+
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    images: tuple[str, ...] = argument("images", nargs="+", metavar="IMAGE")
+    output: str = option(None, "where to", required=True)
+    input_range: str = option("", "pixels")
+    limit: float = option(0.0, "number")
+    quick: bool = option(False, "no value")
+
+
+def parse(*words, **more):
+    return parse_options(Options, words, "imagecensus test", "Tests.", **more)
+
+
+def test_values_may_begin_with_a_dash():
+    options = parse("a.jpg", "--input-range", "-1..1", "--limit", "-.5", "--output", "o")
+    assert (options.input_range, options.limit) == ("-1..1", -0.5)
+    assert parse("a.jpg", "--quick", "--output", "-1..1").output == "-1..1"
+
+
+@pytest.mark.parametrize("words", [("", "--output", "o"), ("a.jpg", "--output", "")])
+def test_empty_inputs_and_outputs_are_refused(words):
+    with pytest.raises(UserError, match="(IMAGE|--output) is empty"):
+        parse(*words)
+
+
+def test_a_misspelt_flag_is_named_before_the_one_that_is_missing():
+    for more in ({}, {"pass_through": True}):
+        with pytest.raises(UserError, match="did you mean --output"):
+            parse("a.jpg", "--ouput", "o", **more)
