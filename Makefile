@@ -67,6 +67,10 @@ bucket-emulator: env  ## build the bucket emulator
 bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)
 	$(BIN)/python tests/bench $(SECTIONS)
 
+.PHONY: formats-page
+formats-page: env  ## write docs/formats.md from the table of formats
+	$(VENV)/bin/python -m imagecensus.model_export.decoding.formats_page > docs/formats.md
+
 .PHONY: lint
 lint: env  ## check style
 	$(BIN)/ruff check .

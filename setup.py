@@ -24,6 +24,7 @@ PACKAGES = [
     "imagecensus.transforms.storage",
     "imagecensus.model_export.common",
     "imagecensus.model_export.foreign",
+    "imagecensus.model_export.decoding",
     "imagecensus.model_export.training",
 ]
 

@@ -5,22 +5,22 @@ stored in the model's contract, so that no two of them can disagree about an ima
 
 What happens to an image, in order:
 
-1. The content decides the format, never the file's name.
+1. The content decides the format and its reader (`decoding.table`), never the file's name.
 2. The header is read and the pixel limit checked before any pixel is decoded.
-3. JPEGs far larger than the target are decoded at 1/2, 1/4 or 1/8 size by libjpeg's DCT scaling.
-4. Colour: CMYK and YCCK through Pillow's conversion; 16-bit down to 8 by dropping the low byte;
-   palettes expanded; alpha composited over white; the first frame of an animation.
-5. Resize (and crop, where the spec says so) to the target size, then EXIF orientation. Pillow's
-   own resize takes longer than decoding a JPEG, so one with vector instructions does it; its
-   pixels do not depend on which of them a processor has.
+3. What is far larger than the target is decoded smaller where its format allows that: JPEG by
+   libjpeg's DCT scaling, JPEG 2000 and pyramids of TIFF by level.
+4. Samples of more than 8 bits become 8 by one rule (`decoding.depth`); CMYK, palettes, alpha over
+   white; the first frame or page of full size.
+5. Resize (and crop, where the spec says so) to the target size, the colour profile to sRGB, then
+   EXIF orientation. Pillow's own resize takes longer than decoding a JPEG, so one with vector
+   instructions does it; its pixels do not depend on which of them a processor has.
+
+Models from before `decoding: 2` have 4 and 5 as `decoding.legacy` says.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
-import functools
 import logging
 import threading
 import warnings
@@ -29,7 +29,9 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagecensus.model_export.image_formats import ImageError, open_image, typed_error
+from imagecensus.model_export.decoding import colour, legacy, metadata, table, tiff
+from imagecensus.model_export.decoding.errors import ImageError, typed_error
+from imagecensus.model_export.decoding.opened import Opened, Picture
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
 MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something
@@ -51,7 +53,6 @@ _SIMD = {
     }.items()
 }
 _thread = threading.local()  # a resizer keeps buffers: one per thread
-_ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -85,6 +86,7 @@ class PreprocessSpec:
     crop: str = "none"  # "none": the whole image, squeezed; "center": centre crop of the aspect
     crop_fraction: float = 1.0  # with crop="center": the share of the short side that is kept
     exif_orientation: bool = True
+    decoding: int = 2  # 1: depth, colour, pages as before version 0.2; see `decoding.legacy`
     dct_margin: float = 2.0  # JPEG DCT scaling keeps both sides >= margin x target; 0 turns it off
     reducing_gap: float = 2.0  # "pillow" box-reduces to >= gap x target first; 0 turns it off
     scale: float = 1 / 127.5  # in the exported graph: float32(x) * scale + offset
@@ -106,6 +108,8 @@ class PreprocessSpec:
             problems.append(f"crop_fraction {self.crop_fraction} is not within (0, 1]")
         if self.dct_margin and self.dct_margin < 1:
             problems.append(f"dct_margin {self.dct_margin} is neither 0 nor at least 1")
+        if self.decoding not in (1, 2):
+            problems.append(f"decoding {self.decoding!r} is neither 1 nor 2")
         if self.reducing_gap and self.reducing_gap < 1:
             problems.append(f"reducing_gap {self.reducing_gap} is neither 0 nor at least 1")
         if problems:
@@ -120,6 +124,8 @@ class PreprocessSpec:
         fields = dataclasses.asdict(self)
         if self.resizer == "pillow":  # contracts from before there was a choice do not name it
             del fields["resizer"]
+        if self.decoding == 1:  # the same
+            del fields["decoding"]
         return fields
 
     @classmethod
@@ -131,36 +137,45 @@ class PreprocessSpec:
                 f"preprocessing: unknown fields {sorted(unknown)};"
                 " update imagecensus to read this model"
             )
-        return cls(**{"resizer": "pillow", **fields})
+        return cls(**{"resizer": "pillow", "decoding": 1, **fields})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the file itself says: size in pixels as stored (before EXIF orientation), and format."""
+    """What the file itself says.
+
+    Attributes:
+      width, height: pixels as stored, before EXIF orientation.
+      format: by content.
+      orientation: EXIF's number, 1 to 8, of what was applied.
+      pages: pages or frames; None where counting them failed.
+      taken_at, camera: as the camera wrote them.
+      latitude, longitude: degrees, only where asked for.
+      depth_scaled: its samples were scaled by their own range; see `decoding.depth`.
+      colour_converted: its colour profile was converted to sRGB.
+    """
 
     width: int
     height: int
     format: str
+    orientation: int | None = None
+    pages: int | None = None
+    taken_at: str | None = None
+    camera: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    depth_scaled: bool = False
+    colour_converted: bool = False
 
 
 def configure_pillow() -> None:
     """Process-wide Pillow settings that `decode_image` relies on. Safe to call again."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header in `_open`
-    _quiet_libtiff()
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header
+    tiff.listen_to_libtiff()
     # Pillow warns about odd metadata; what is wrong with an image is told by its row.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-
-@functools.cache
-def _quiet_libtiff() -> None:
-    """libtiff prints what is wrong with a file to standard error, past Pillow; rows tell it."""
-    with contextlib.suppress(OSError, AttributeError), open("/proc/self/maps") as maps:
-        for path in {line.split()[-1] for line in maps if "/libtiff" in line}:
-            library = ctypes.CDLL(path)
-            library.TIFFSetErrorHandler(None)
-            library.TIFFSetWarningHandler(None)
 
 
 def decode_image(
@@ -169,6 +184,7 @@ def decode_image(
     out: np.ndarray,
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
+    gps: bool = False,
 ) -> ImageInfo:
     """Decodes one image into `out`.
 
@@ -177,6 +193,7 @@ def decode_image(
       spec: the model's preprocessing.
       out: `uint8 [spec.height, spec.width, 3]`, overwritten; its content is undefined on error.
       max_pixels, max_side: larger and longer images are refused before decoding.
+      gps: also reads where the image was taken.
 
     Raises:
       ImageError: with the status of the image's row; nothing else, whatever the bytes are.
@@ -185,58 +202,83 @@ def decode_image(
         raise ImageError("empty_file", "the file has no bytes")
     image_format = None
     try:
-        with open_image(data) as image:
-            image_format = image.format
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise ImageError("decode_error", f"{width}x{height} pixels", image_format)
-            if max(width, height) > max_side:
-                raise ImageError(
-                    "too_large",
-                    f"{width}x{height}: a side is longer than the limit {max_side:,}"
-                    " (raise it with --max-side)",
-                    image_format,
-                )
-            if width * height > max_pixels:
-                raise ImageError(
-                    "too_large",
-                    f"{width}x{height} is {width * height:,} pixels, limit {max_pixels:,}"
-                    " (raise it with --max-pixels)",
-                    image_format,
-                )
-            if width * height >= _LARGE_PIXELS:
-                with _large_image:
-                    small = _render(image, spec)
-            else:
-                small = _render(image, spec)
-            out[...] = np.asarray(small)
-            return ImageInfo(width, height, image_format)
+        opened = (legacy.open_legacy(data) if spec.decoding == 1 else None) or table.open_image(
+            data
+        )
+        image_format = opened.format
+        _check_size(opened, max_pixels, max_side)
+        if opened.width * opened.height >= _LARGE_PIXELS:
+            with _large_image:
+                small, picture, converted = _render(opened, spec)
+        else:
+            small, picture, converted = _render(opened, spec)
+        out[...] = np.asarray(small)
+        facts = metadata.read_camera(picture.exif, gps)
+        return ImageInfo(
+            width=opened.width,
+            height=opened.height,
+            format=opened.format,
+            orientation=picture.orientation,
+            pages=picture.pages,
+            depth_scaled=picture.depth_scaled,
+            colour_converted=converted,
+            **dataclasses.asdict(facts),
+        )
     except ImageError:
         raise
     except Exception as error:
         raise typed_error(error, image_format) from error
 
 
-def _render(image: Image.Image, spec: PreprocessSpec) -> Image.Image:
-    """The opened image as an RGB image of exactly the target size."""
-    orientation = _orientation(image) if spec.exif_orientation else 1
-    target = (spec.width, spec.height)
-    if orientation in _SWAPS_SIDES:
-        target = (spec.height, spec.width)
-    if spec.dct_margin and image.format in ("JPEG", "MPO"):
-        need = _draft_size(image.size, target, spec)
-        image.draft(None, need)
-    image = _to_eight_bit(image)
+def _check_size(opened: Opened, max_pixels: int, max_side: int) -> None:
+    width, height = opened.width, opened.height
+    if width < 1 or height < 1:
+        raise ImageError("decode_error", f"{width}x{height} pixels", opened.format)
+    if max(width, height) > max_side:
+        raise ImageError(
+            "too_large",
+            f"{width}x{height}: a side is longer than the limit {max_side:,}"
+            " (raise it with --max-side)",
+            opened.format,
+        )
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_large",
+            f"{width}x{height} is {width * height:,} pixels, limit {max_pixels:,}"
+            " (raise it with --max-pixels)",
+            opened.format,
+        )
+
+
+def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, Picture, bool]:
+    """The image as RGB of the target size, the picture it is of, if a profile was converted."""
+    stored = (opened.width, opened.height)
+
+    def target_of(orientation: int) -> tuple[int, int]:
+        swaps = spec.exif_orientation and orientation in _SWAPS_SIDES
+        return (spec.height, spec.width) if swaps else (spec.width, spec.height)
+
+    def need(orientation: int) -> tuple[int, int]:
+        if not spec.dct_margin:
+            return stored
+        return _draft_size(stored, target_of(orientation), spec)
+
+    picture = opened.load(need)
+    image, target = picture.image, target_of(picture.orientation)
     box = _crop_box(image.size, target, spec)
     if image.size != target or box is not None:
         image = _resize(image, target, box, spec)
+    # On the small image: equal but for rounding, and a hundredth of the work.
+    converted = picture.icc is not None and not colour.is_srgb(picture.icc)
+    if converted:
+        image = colour.to_srgb(image, picture.icc)
     if spec.color == "grey" and image.mode != "L":
         image = image.convert("L")
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return image
+    if spec.exif_orientation and picture.orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[picture.orientation])
+    return image, picture, converted
 
 
 def _resize(image: Image.Image, target, box, spec: PreprocessSpec) -> Image.Image:
@@ -264,36 +306,6 @@ def _draft_size(size, target, spec):
         width *= size[0] / (box[2] - box[0])
         height *= size[1] / (box[3] - box[1])
     return (int(width), int(height))
-
-
-def _orientation(image: Image.Image) -> int:
-    # A broken EXIF block is no reason to lose a good image.
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        return 1
-
-
-def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Mode L or RGB, with the pixels loaded."""
-    mode = image.mode
-    if mode in ("L", "RGB") and "transparency" not in image.info:
-        image.load()
-        return image
-    if mode == "F":
-        pixels = np.nan_to_num(np.asarray(image), nan=0.0, posinf=255.0, neginf=0.0)
-        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    if mode.startswith("I"):  # I;16, I;16B, I;16L, I: 16-bit samples
-        pixels = np.asarray(image).astype(np.int64)
-        return Image.fromarray((pixels.clip(0, 65535) >> 8).astype(np.uint8))
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        if mode == "La":
-            image = image.convert("LA")
-        rgba = image.convert("RGBA")
-        white = Image.new("RGB", rgba.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        return white
-    return image.convert("L" if mode == "1" else "RGB")
 
 
 def _crop_box(size, target, spec):

@@ -1,0 +1,136 @@
+"""JPEG: which kind a file is decides who decodes it and whether it may be scaled while decoding.
+
+libjpeg-turbo 3 ignores a scale for lossless JPEGs and writes full lines into the buffer of a small
+image, so that the kind must be known before `draft` is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+from PIL import Image
+
+from imagecensus.model_export.decoding import colour, depth
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
+from imagecensus.model_export.decoding.metadata import read_orientation
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+
+_SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progressive
+_LOSSLESS = frozenset((0xC3, 0xCB))
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_END = b"\xff\xd9"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The first start of a frame: its marker (SOF0 is 0xC0), bits a sample, and size."""
+
+    marker: int
+    bits: int
+    width: int
+    height: int
+
+    @property
+    def is_scalable(self) -> bool:
+        return self.marker in _SCALABLE and self.bits == 8
+
+
+def read_frame(data: bytes) -> Frame | None:
+    """The frame that libjpeg will find, or None where there is none."""
+    at, end = 2, len(data)
+    while True:
+        at = data.find(b"\xff", at)
+        while 0 <= at < end and data[at] == 0xFF:
+            at += 1
+        if at < 0 or at + 8 > end:
+            return None
+        marker = data[at]
+        at += 1
+        if marker in _FRAMES:
+            height = int.from_bytes(data[at + 3 : at + 5], "big")
+            width = int.from_bytes(data[at + 5 : at + 7], "big")
+            return Frame(marker=marker, bits=data[at + 2], width=width, height=height)
+        if marker in (0xD9, 0xDA):
+            return None
+        if marker not in (0x00, 0x01) and not 0xD0 <= marker <= 0xD8:
+            at += int.from_bytes(data[at : at + 2], "big")
+
+
+def open_jpeg(data: bytes) -> Opened:
+    frame = read_frame(data)
+    if frame is not None and frame.bits != 8:
+        return _open_deep(data, frame)
+    if frame is not None and frame.marker not in _SCALABLE | _LOSSLESS:
+        raise unsupported("JPEG", f"JPEG of kind SOF{frame.marker - 0xC0} is not read here")
+    image = open_pillow(data)
+    scalable = frame is not None and frame.is_scalable
+
+    def load(need: Need) -> Picture:
+        exif = _exif(image)
+        orientation = read_orientation(exif)
+        if scalable:
+            image.draft(None, need(orientation))
+        image.load()
+        icc = image.info.get("icc_profile")
+        return Picture(
+            image=colour.flatten(image, icc),
+            orientation=orientation,
+            icc=icc if image.mode != "CMYK" else None,
+            exif=exif,
+            pages=getattr(image, "n_frames", 1),
+        )
+
+    return Opened(format=image.format, width=image.width, height=image.height, load=load)
+
+
+def open_pillow(data: bytes) -> Image.Image:
+    """A JPEG or MPO with its header read by Pillow. Raises ImageError."""
+    try:
+        return Image.open(io.BytesIO(data), formats=("JPEG",))
+    except Image.UnidentifiedImageError:
+        raise ImageError("decode_error", "the JPEG header is damaged", "JPEG") from None
+
+
+def _exif(image: Image.Image) -> Image.Exif | None:
+    if "exif" not in image.info and "xmp" not in image.info:
+        return None
+    try:
+        return image.getexif()
+    except Exception:  # a broken EXIF block is no reason to lose a good image
+        return None
+
+
+def _open_deep(data: bytes, frame: Frame) -> Opened:
+    """12 bits a sample, or lossless with 2 to 16."""
+    name = f"JPEG of {frame.bits} bits a sample"
+    if not 2 <= frame.bits <= 16:
+        raise ImageError("decode_error", "the JPEG header is damaged", "JPEG")
+    try:
+        import imagecodecs
+    except ImportError:
+        raise needs_extra("JPEG", name) from None
+
+    def load(need: Need) -> Picture:
+        samples = imagecodecs.jpeg_decode(data)
+        if samples.ndim == 3 and samples.shape[2] == 4:
+            raise unsupported("JPEG", f"{name} in CMYK is not read here")
+        pixels, _ = depth.to_eight_bits(samples, (0, (1 << frame.bits) - 1))
+        exif = _exif_of_file(data)
+        return Picture(
+            image=from_pixels(pixels, colours=1 if samples.ndim == 2 else 3),
+            orientation=read_orientation(exif),
+            exif=exif,
+        )
+
+    return Opened(format="JPEG", width=frame.width, height=frame.height, load=load)
+
+
+def _exif_of_file(data: bytes) -> Image.Exif | None:
+    """EXIF of a JPEG that Pillow does not open: its first APP1."""
+    from imagecensus.model_export.decoding.metadata import exif_of
+
+    at = data.find(b"Exif\x00\x00", 0, 1 << 16)
+    if at < 4:
+        return None
+    return exif_of(data[at : at - 2 + int.from_bytes(data[at - 2 : at], "big")])

@@ -1,0 +1,69 @@
+"""The header of a JPEG XL file: size and orientation, which its decoder tells only with pixels."""
+
+from __future__ import annotations
+
+_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+_SIZES = (9, 13, 18, 30)
+
+
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """(width, height as stored, orientation). Raises ValueError, IndexError."""
+    bits = _Bits(_codestream(data)[:64])
+    if bits.take(16) != 0x0AFF:
+        raise ValueError
+    small = bits.take(1)
+    height = (bits.take(5) + 1) * 8 if small else bits.take(_SIZES[bits.take(2)]) + 1
+    ratio = bits.take(3)
+    if ratio:
+        across, down = _RATIOS[ratio]
+        width = height * across // down
+    else:
+        width = (bits.take(5) + 1) * 8 if small else bits.take(_SIZES[bits.take(2)]) + 1
+    plain = bits.take(1)
+    extra = not plain and bits.take(1)
+    return width, height, bits.take(3) + 1 if extra else 1
+
+
+def read_exif(data: bytes) -> bytes | None:
+    """EXIF without its four bytes of offset, or None."""
+    found = next((body for kind, body in _boxes(data) if kind == b"Exif"), None)
+    return found[4:] if found else None
+
+
+def _codestream(data: bytes) -> bytes:
+    if data[:2] == b"\xff\x0a":
+        return data
+    for kind, body in _boxes(data):
+        if kind == b"jxlc":
+            return body
+        if kind == b"jxlp":
+            return body[4:]
+    raise ValueError
+
+
+def _boxes(data: bytes):
+    if data[:2] == b"\xff\x0a":
+        return
+    at = 0
+    while at + 8 <= len(data):
+        size, head = int.from_bytes(data[at : at + 4], "big"), 8
+        if size == 1:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        end = at + size if size else len(data)
+        yield bytes(data[at + 4 : at + 8]), data[at + head : end]
+        at = max(end, at + 8)
+
+
+class _Bits:
+    """Bits, the lowest of each byte first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "little"), len(data) * 8
+
+    def take(self, count: int) -> int:
+        if count > self._left:
+            raise IndexError
+        value = self._value & ((1 << count) - 1)
+        self._value >>= count
+        self._left -= count
+        return value

@@ -1,0 +1,101 @@
+"""The one table of formats: what is read, by which library, and what is only known by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from imagecensus.model_export.decoding import extra, jpeg, netpbm, pillow_reader, tiff
+from imagecensus.model_export.decoding.errors import ImageError, unsupported
+from imagecensus.model_export.decoding.opened import Opened
+from imagecensus.model_export.decoding.signatures import identify, is_raw
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format that is read. `libraries` and `note` are for people; see docs/formats.md."""
+
+    name: str
+    open: Callable[[bytes], Opened]
+    libraries: str
+    note: str = ""
+
+
+def _plain(name: str, note: str = "", plugin: str | None = None) -> Format:
+    opener = functools.partial(pillow_reader.open_plain, name=name, plugin=plugin)
+    return Format(name=name, open=opener, libraries="Pillow", note=note)
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format(
+            name="JPEG", open=jpeg.open_jpeg, libraries="Pillow; imagecodecs for over 8 bits",
+            note="also MPO (its first image); 12 bits and lossless; decoded at 1/2, 1/4 or 1/8",
+        ),
+        Format(
+            name="PNG", open=pillow_reader.open_png,
+            libraries="Pillow; imagecodecs for colour whose 16 bits are not filled",
+        ),
+        _plain("GIF", "the first frame"),
+        _plain("WEBP", "the first frame"),
+        Format(
+            name="TIFF", open=tiff.open_tiff, libraries="Pillow; tifffile with imagecodecs",
+            note="the first page of full size, at a reduced level of a pyramid; BigTIFF",
+        ),
+        Format(
+            name="BMP", open=pillow_reader.open_bmp, libraries="Pillow", note="but for RLE4",
+        ),
+        _plain("AVIF"),
+        Format(
+            name="JPEG2000", open=pillow_reader.open_jpeg2000,
+            libraries="Pillow; imagecodecs for colour or alpha of over 8 bits",
+            note="decoded at a lower resolution level",
+        ),
+        Format(
+            name="PPM", open=netpbm.open_netpbm, libraries="NumPy; Pillow for bits",
+            note="PBM, PGM, PPM of any depth",
+        ),
+        Format(name="PAM", open=netpbm.open_netpbm, libraries="NumPy"),
+        Format(name="PFM", open=netpbm.open_netpbm, libraries="NumPy"),
+        _plain("TGA"), _plain("PCX"), _plain("ICO", "its largest image"), _plain("QOI"),
+        _plain("SGI"), _plain("DDS"),
+        Format(
+            name="PSD", open=pillow_reader.open_psd, libraries="Pillow", note="flattened, 8 bits",
+        ),
+        Format(name="HEIF", open=extra.open_heif, libraries="pi-heif", note="HEIC; 8 to 12 bits"),
+        Format(name="JPEG XL", open=extra.open_jpeg_xl, libraries="imagecodecs"),
+        Format(
+            name="HDR", open=extra.open_hdr, libraries="imagecodecs",
+            note="light above 1 is white, then the curve of sRGB",
+        ),
+        Format(
+            name="DICOM", open=extra.open_dicom, libraries="pydicom; imagecodecs",
+            note="the first frame, with the window that the file states",
+        ),
+    )
+}  # fmt: skip
+RAW_FORMATS = (
+    "camera raw (DNG, NEF, CR2, CR3, ARW, RAF, ORF, RW2, PEF, CRW, X3F, MRW, …)",
+    "rawpy",
+    "the preview, where its shorter side has half of the raw's or more; else developed",
+)
+
+
+def open_image(data: bytes) -> Opened:
+    """The file with its header read and no pixel decoded.
+
+    Raises:
+      ImageError: unsupported_format, decode_error (a damaged header), truncated or not_an_image.
+    """
+    name = identify(data)
+    if name is None:
+        raise ImageError("not_an_image", f"no known image format; starts with {bytes(data[:16])!r}")
+    raw = name if is_raw(name) else extra.raw_tiff_name(data) if name == "TIFF" else None
+    if raw is not None:
+        return extra.open_raw(data, raw)
+    found = FORMATS.get(name)
+    if found is None:
+        raise unsupported(name)
+    return found.open(data)

@@ -1,0 +1,297 @@
+"""TIFF: which page, which library, and whether all of its data is there.
+
+Pillow reads what `_pillow_reads` names, with libtiff for what is compressed; tifffile with
+imagecodecs the rest. Orientation is set to 1 before either sees the page, as both would turn it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from imagecensus.model_export.decoding import colour, depth, tiff_tags
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
+from imagecensus.model_export.decoding.metadata import exif_of
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.tiff_tags import Page, Tiff
+
+_JPEG, _OLD_JPEG, _GROUP4, _UNCOMPRESSED = 7, 6, 4, 1
+_PILLOW_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 50000))
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+_said = threading.local()  # what libtiff said to this thread
+
+
+@_HANDLER
+def _on_error(module: bytes, text: bytes, _: int) -> None:
+    if getattr(_said, "errors", None) is not None:
+        _said.errors.append((module or b"libtiff").decode("latin-1"))
+
+
+@functools.cache
+def listen_to_libtiff() -> None:
+    """libtiff goes on after damage, and says so to a handler only: that it does, rows tell."""
+    with contextlib.suppress(OSError, AttributeError), open("/proc/self/maps") as maps:
+        for path in {line.split()[-1] for line in maps if "/libtiff" in line}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(_on_error)
+            library.TIFFSetWarningHandler(None)
+
+
+@contextlib.contextmanager
+def told_of_damage() -> Iterator[None]:
+    """Raises ImageError after the block where libtiff found damage in it."""
+    _said.errors = []
+    try:
+        yield
+        if _said.errors:
+            raise ImageError("decode_error", f"{_said.errors[0]}: damaged data", "TIFF")
+    finally:
+        _said.errors = None
+
+
+def open_tiff(data: bytes) -> Opened:
+    """The first page of full size (or the only one)."""
+    try:
+        tiff = tiff_tags.read_tiff(data)
+    except tiff_tags.TagError as error:
+        raise ImageError("decode_error", f"the TIFF header is damaged: {error}", "TIFF") from None
+    page = choose_page(tiff)
+    width, height = page.size
+    check_data(data, page)
+
+    def load(need: Need) -> Picture:
+        orientation = page.get(tiff_tags.ORIENTATION, 1)
+        orientation = orientation if 1 <= orientation <= 8 else 1
+        level = _level(tiff, page, need(orientation))
+        check_data(data, level)
+        chosen = tiff_tags.with_first_page(data, tiff, level, upright=True)
+        picture = _load_page(chosen, tiff, level)
+        picture.orientation = orientation
+        picture.exif = exif_of(data) if not tiff.big else None
+        picture.pages = sum(not p.is_reduced for p in tiff.pages) or 1
+        return picture
+
+    return Opened(format="TIFF", width=width, height=height, load=load)
+
+
+def choose_page(tiff: Tiff) -> Page:
+    """The first page, unless it is a reduced version: then the first of full size.
+
+    Where all say that they are reduced, the largest.
+    """
+    if not tiff.pages[0].is_reduced:
+        return tiff.pages[0]
+    pages = [p for p in (*tiff.pages, *tiff.sub_pages) if all(p.size) and not p.is_mask]
+    full = [page for page in pages if not page.is_reduced]
+    if full or not pages:
+        return full[0] if full else tiff.pages[0]
+    return max(pages, key=lambda page: page.size[0] * page.size[1])
+
+
+def _level(tiff: Tiff, page: Page, need: tuple[int, int]) -> Page:
+    """The smallest reduced version of a page that keeps both sides at least as large as needed."""
+    if page.offset != tiff.pages[0].offset:
+        return page
+    levels = [
+        other
+        for other in (*tiff.pages[1:32], *tiff.sub_pages)
+        if other.is_reduced
+        and not other.is_mask
+        and all(side >= least for side, least in zip(other.size, need, strict=True))
+        and abs(other.size[0] * page.size[1] / (other.size[1] * page.size[0]) - 1) < 0.01
+        and other.get(tiff_tags.PHOTOMETRIC) == page.get(tiff_tags.PHOTOMETRIC)
+        and other.tags.get(tiff_tags.BITS) == page.tags.get(tiff_tags.BITS)
+    ]
+    return min([page, *levels], key=lambda other: other.size[0])
+
+
+def check_data(data: bytes, page: Page) -> None:
+    """Raises ImageError where strips or tiles lie outside of the file or end too early."""
+    tiled = 324 in page.tags
+    places = page.tags.get(324 if tiled else 273, ())
+    sizes = page.tags.get(325 if tiled else 279, ())
+    if not places:
+        raise ImageError("decode_error", "the TIFF page names no data", "TIFF")
+    compression = page.get(tiff_tags.COMPRESSION, 1)
+    if compression == _UNCOMPRESSED and not tiled:
+        if places[-1] + _last_strip(page, len(places)) > len(data):
+            raise truncated("TIFF", "its last strip is cut")
+        return
+    for place, size in zip(places, sizes, strict=False):
+        if size and place + size > len(data):
+            raise truncated("TIFF", "a strip or tile is cut")
+        if compression == _GROUP4 and size and not _ends_group4(data, place + size, page):
+            raise truncated("TIFF", "a strip of fax group 4 lacks its end")
+        # libtiff makes up what a JPEG lacks, without an error.
+        end = data[max(place, place + size - 64) : place + size]
+        if compression == _JPEG and size and b"\xff\xd9" not in end:
+            raise truncated("TIFF", "a JPEG strip or tile is cut")
+
+
+def _ends_group4(data: bytes, end: int, page: Page) -> bool:
+    """Whether the mark is there that ends group 4: libtiff makes up the lines that are missing."""
+    last = data[max(end - 64, 0) : end].rstrip(b"\x00")[-8:]
+    bits = "".join(f"{byte:08b}" for byte in last)
+    if page.get(266, 1) == 2:
+        bits = "".join(f"{byte:08b}"[::-1] for byte in last)
+    return ("0" * 11 + "1") * 2 in bits
+
+
+def _last_strip(page: Page, strips: int) -> int:
+    """Bytes of the last strip of an uncompressed page."""
+    width, height = page.size
+    bits = page.tags.get(tiff_tags.BITS, (1,))
+    planes = page.get(tiff_tags.PLANAR, 1) == 2
+    samples = 1 if planes else page.get(tiff_tags.SAMPLES, 1)
+    per_plane = max(strips // (page.get(tiff_tags.SAMPLES, 1) if planes else 1), 1)
+    rows = min(page.get(tiff_tags.ROWS, height) or height, height)
+    last = height - rows * (per_plane - 1)
+    if page.get(tiff_tags.PHOTOMETRIC) == 6 or last <= 0:
+        return 1  # subsampled: its decoder counts
+    return (width * samples * int(bits[0]) + 7) // 8 * last
+
+
+def _pillow_reads(tiff: Tiff, page: Page) -> bool:
+    bits = page.tags.get(tiff_tags.BITS, (1,))
+    formats = set(page.tags.get(tiff_tags.SAMPLE_FORMAT, (1,)))
+    photometric, samples = page.get(tiff_tags.PHOTOMETRIC), page.get(tiff_tags.SAMPLES, 1)
+    compression = page.get(tiff_tags.COMPRESSION, 1)
+    if compression not in _PILLOW_COMPRESSIONS or len(set(bits)) > 1 or len(formats) > 1:
+        return False
+    depth_of, [kind] = bits[0], formats
+    little = tiff.order == "<"
+    if tiff.big and not little:
+        return False
+    stated = tiff_tags.MAX_SAMPLE in page.tags and depth_of > 8
+    if samples == 1 and photometric in (0, 1) and not stated:
+        if kind == 1 and (depth_of <= 8 or (photometric == 1 and depth_of == 12 and little)):
+            return depth_of in (1, 2, 4, 8, 12)
+        # Pillow swaps the bytes of big-endian samples that libtiff has swapped already.
+        native = little or compression == _UNCOMPRESSED or (depth_of, kind) == (16, 1)
+        return photometric == 1 and native and (depth_of, kind) in (
+            (16, 1), (16, 2), (32, 2), (32, 3),
+        )  # fmt: skip
+    if kind != 1 or depth_of > 8:
+        return False
+    contiguous = page.get(tiff_tags.PLANAR, 1) == 1
+    if photometric == 3:
+        return samples == 1
+    if photometric == 6:
+        return compression in (_JPEG, _OLD_JPEG)
+    if depth_of != 8:
+        return False
+    if photometric == 1:
+        return samples == 2 and contiguous
+    return photometric in (2, 5) or (photometric == 8 and samples == 3)
+
+
+def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
+    if _pillow_reads(tiff, page):
+        with contextlib.suppress(Image.UnidentifiedImageError):
+            image = Image.open(io.BytesIO(data), formats=("TIFF",))
+            _repair_palette(image, page)
+            listen_to_libtiff()
+            with told_of_damage():
+                image.load()
+            return _from_pillow(image, page)
+    return _load_with_tifffile(data, page)
+
+
+def _repair_palette(image: Image.Image, page: Page) -> None:
+    """Colour maps whose values are of 8 bits, where 16 are prescribed."""
+    values = page.tags.get(tiff_tags.COLORMAP, ())
+    if image.mode == "P" and values and 0 < max(values) < 256:
+        count = len(values) // 3
+        palette = np.array(values, np.uint8).reshape(3, count).T
+        image.putpalette(palette.tobytes(), "RGB")
+
+
+def _from_pillow(image: Image.Image, page: Page) -> Picture:
+    icc = image.info.get("icc_profile")
+    if image.mode.startswith(("I", "F")):
+        bits = page.tags.get(tiff_tags.BITS, (1,))[0]
+        stated = (0.0, float((1 << bits) - 1)) if bits == 12 else None
+        pixels, scaled = depth.to_eight_bits(np.asarray(image), stated)
+        return Picture(image=from_pixels(pixels, colours=1), icc=icc, depth_scaled=scaled)
+    flat = colour.flatten(image, icc)
+    return Picture(image=flat, icc=icc if image.mode not in ("CMYK", "LAB") else None)
+
+
+def _load_with_tifffile(data: bytes, page: Page) -> Picture:
+    photometric = page.get(tiff_tags.PHOTOMETRIC)
+    try:
+        import imagecodecs
+        import tifffile
+    except ImportError:
+        raise needs_extra("TIFF", "TIFF of this depth, colour or compression") from None
+    if photometric not in (0, 1, 2, 3, 5) or (photometric == 5 and page.get(258) > 16):
+        return _load_as_rgb(data, imagecodecs)
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            first = file.pages[0]
+            samples = first.asarray()
+            colormap = first.colormap if photometric == 3 else None
+    except (ValueError, NotImplementedError, KeyError) as error:
+        if photometric in (5,) or page.get(tiff_tags.BITS, 1) > 8:
+            raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
+        return _load_as_rgb(data, imagecodecs)
+    if samples.ndim > 3:
+        raise unsupported("TIFF", "TIFF with volumes is not read here")
+    if page.get(tiff_tags.PLANAR, 1) == 2 and samples.ndim == 3:
+        samples = np.moveaxis(samples, 0, -1)
+    if colormap is not None:
+        table = colormap.T if colormap.max() > 255 else colormap.T.astype(np.uint16) * 257
+        return Picture(image=from_pixels((table >> 8).astype(np.uint8)[samples], colours=3))
+    return _from_samples(samples, page)
+
+
+def _load_as_rgb(data: bytes, imagecodecs) -> Picture:
+    """What libtiff makes RGBA of: YCbCr, Lab, LogLuv, and others of up to 8 bits."""
+    try:
+        pixels = imagecodecs.tiff_decode(data, asrgb=True)
+    except Exception as error:
+        raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
+    return Picture(image=from_pixels(np.asarray(pixels), colours=3))
+
+
+def _from_samples(samples: np.ndarray, page: Page) -> Picture:
+    photometric = page.get(tiff_tags.PHOTOMETRIC)
+    colours = {2: 3, 5: 4}.get(photometric, 1)
+    if samples.ndim == 3 and samples.shape[2] < colours:
+        raise unsupported("TIFF", "TIFF with fewer samples than colours is not read here")
+    extra = page.tags.get(tiff_tags.EXTRA_SAMPLES, ())
+    if samples.ndim == 3 and not (extra and extra[0] in (1, 2)):
+        samples = samples[..., :colours]
+    if samples.dtype.kind == "b":
+        samples = samples.astype(np.uint8) * 255
+    bits = page.tags.get(tiff_tags.BITS, (1,))[0]
+    pixels, scaled = depth.to_eight_bits(
+        samples, _stated(samples, page, bits), photometric == 0, colours
+    )
+    if photometric == 5:
+        return Picture(image=Image.fromarray(pixels[..., :4], "CMYK").convert("RGB"))
+    return Picture(image=from_pixels(pixels, colours), icc=_icc(page), depth_scaled=scaled)
+
+
+def _icc(page: Page) -> bytes | None:
+    return bytes(page.tags[34675]) if 34675 in page.tags else None
+
+
+def _stated(samples: np.ndarray, page: Page, bits: int) -> tuple[float, float] | None:
+    """The range that the tags state: odd numbers of bits, or Min- and MaxSampleValue."""
+    if samples.dtype.kind not in "iu":
+        return None
+    high = page.get(tiff_tags.MAX_SAMPLE)
+    low = page.get(tiff_tags.MIN_SAMPLE)
+    if high > low and bits > 8:
+        return float(low), float(high)
+    if bits % 8:
+        return 0.0, float((1 << bits) - 1)
+    return (0.0, 255.0) if samples.dtype == np.uint8 else None
