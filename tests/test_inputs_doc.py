@@ -11,9 +11,9 @@ from packing import pack
 from samples import make_photos, photo, read_rows
 
 from imagecensus.jobs.cli import main
+from imagecensus.model_export.common import ignored_names
 from imagecensus.transforms.archives import listing, parquet_archive, tfrecord_archive
 from imagecensus.transforms.inputs import manifests
-from imagecensus.transforms.inputs.files import LITTER
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "inputs.md").read_text("utf-8")
 COMMANDS = [
@@ -83,8 +83,8 @@ def test_the_lists_are_those_of_the_code():
     listed("`--uri-column`, else the first of", manifests.URI_COLUMNS)
     listed("path>`: `--image-column`, else the first of", parquet_archive.IMAGE_COLUMNS)
     listed("feature is `--image-column`, else the first of", tfrecord_archive.IMAGE_FEATURES)
-    for name in LITTER:
-        assert name.decode().lower() in DOC.lower()
+    for name in ignored_names.FILES | ignored_names.FOLDERS:
+        assert f"`{name}`" in DOC.lower()
     table = DOC[DOC.index("| kind |") :].split("\n\n")[0]
     for name in re.findall(r"`(\.[\w.-]+)`", table):
         assert name == ".gz" or listing.is_archive_name("x" + name), name

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imagecensus.model_export.common.ignored_names import is_ignored, is_own
 from imagecensus.model_export.training.splits import (
     SPLIT_NAMES,
     SPLITS,
@@ -192,12 +193,18 @@ def _read_class_folders(folder: str):
 
 
 def _folders(path: str) -> list[str]:
-    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not is_ignored(entry.name)]
+    return sorted(name for name in names if not is_own(os.path.join(path, name)))
 
 
 def _files(folder: str) -> list[str]:
     found = []
     for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(root, name) for name in sorted(names) if not name.startswith(".")]
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not is_ignored(name) and not is_own(os.path.join(root, name))
+        )
+        found += [os.path.join(root, name) for name in sorted(names) if not is_ignored(name)]
     return found

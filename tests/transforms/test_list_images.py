@@ -1,5 +1,6 @@
 """What is listed, and what is not: folders, links, odd names, globs, manifests."""
 
+import errno
 import json
 import os
 import socket
@@ -178,3 +179,56 @@ def test_inputs_of_all_kinds_at_once_have_the_reference_columns(tmp_path):
     batches = list(list_images((str(tmp_path / "folder"), str(tmp_path / "list.csv"))))
     assert all(tuple(b.schema.names[: len(REF_COLUMNS)]) == REF_COLUMNS for b in batches)
     assert batches[1].schema.names[-1] == "camera"
+
+
+def test_own_outputs_models_and_system_folders_are_never_listed(tmp_path):
+    (photo,) = make_photos(tmp_path / "photos", 1)
+    for name in (
+        "photos/census/_imagecensus/dataset.json", "photos/census/predictions/part.parquet",
+        "photos/model/assets.extra/contract.json", "photos/model.training/plots/curves.png",
+        "photos/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "photos/$RECYCLE.BIN/$R.jpg",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert uris(tmp_path) == [photo]
+
+
+def test_a_listing_that_breaks_off_keeps_what_it_found_and_says_so(tmp_path, monkeypatch):
+    make_photos(tmp_path, 3)
+    scandir = os.scandir
+
+    class BreaksOff:
+        def __init__(self, path):
+            self._entries = scandir(path)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._entries.close()
+
+        def __iter__(self):
+            yield next(self._entries)
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "scandir", BreaksOff)
+    found = uris(tmp_path)
+    assert str(tmp_path) in found and len(found) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_text_lists_with_a_byte_order_mark(tmp_path, encoding):
+    paths = make_photos(tmp_path, 2)
+    (tmp_path / "list.txt").write_bytes("00000.jpg\r\n00001.jpg\r\n".encode(encoding))
+    assert uris(tmp_path / "list.txt") == paths
+
+
+def test_a_text_list_with_nul_bytes_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\0b.jpg\0")
+    with pytest.raises(InputError, match="NUL bytes"):
+        uris(tmp_path / "list.txt")
+
+
+def test_columns_that_differ_from_ours_by_case_get_the_prefix(tmp_path):
+    (tmp_path / "list.csv").write_text("path,Label,site\nx.jpg,dog,a\n")
+    assert passthrough_columns((str(tmp_path / "list.csv"),)).names == ["manifest_Label", "site"]

@@ -6,7 +6,7 @@ and TFRecords also within gzip. Any other file is listed as a file.
 
 What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows. A
 sidecar is not listed: a member right beside an image that shares its name up to the first dot
-(`0007.jpg` and `0007.json`, as in WebDataset shards) and has no image's suffix itself. Archives
+(`0007.jpg` and `0007.json`, as in WebDataset shards) and has a sidecar's suffix itself. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
 damage are listed, and then the archive itself, as a failed row.
 
@@ -29,6 +29,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from imagecensus.model_export.common.ignored_names import is_ignored
 from imagecensus.transforms.archives import (
     parquet_archive,
     tar_archive,
@@ -36,7 +37,7 @@ from imagecensus.transforms.archives import (
     zip_archive,
 )
 from imagecensus.transforms.archives.members import ArchiveBroken, Member, failed
-from imagecensus.transforms.inputs.files import CHUNK, is_litter
+from imagecensus.transforms.inputs.files import CHUNK
 from imagecensus.transforms.records import REF_FIELDS
 from imagecensus.transforms.storage import byte_ranges
 
@@ -44,6 +45,13 @@ IMAGE_SUFFIXES = {
     "avif", "bmp", "cr2", "dng", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg",
     "jpg", "jxl", "nef", "pbm", "pgm", "png", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff",
     "webp",
+}  # fmt: skip
+# Only what cannot be an image by any reading is left out by its name.
+SIDECAR_SUFFIXES = {
+    "aae", "aac", "avi", "caption", "cbor", "cls", "cls2", "csv", "flac", "htm", "html", "id",
+    "index", "inx", "json", "jsn", "log", "m4a", "m4v", "md", "mkv", "mov", "mp", "mp3", "mp4",
+    "mpeg", "mpg", "msg", "npy", "npz", "ogg", "pickle", "pkl", "pt", "pth", "pyd", "srt", "tb",
+    "ten", "text", "transcript", "tsv", "txt", "vtt", "wav", "webm", "xml", "xmp", "yaml", "yml",
 }  # fmt: skip
 _LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
 _ARCHIVE_NAME = re.compile(
@@ -229,7 +237,7 @@ def _label(name: str) -> str:
 
 def _is_hidden(name: str) -> bool:
     parts = name.encode().split(b"/")
-    return any(is_litter(part) for part in parts if part not in (b".", b".."))
+    return any(is_ignored(part) for part in parts if part not in (b".", b".."))
 
 
 def _without_sidecars(members: Iterator[Member]) -> Iterator[Member]:
@@ -237,8 +245,9 @@ def _without_sidecars(members: Iterator[Member]) -> Iterator[Member]:
     for _, group in itertools.groupby(members, lambda member: _stem(member.name)):
         # A hostile archive may hold a million members of one name: groups are cut.
         while some := list(itertools.islice(group, 64)):
-            images = [member for member in some if _is_image_name(member.name)]
-            yield from images or some
+            if any(_is_image_name(member.name) for member in some):
+                some = [member for member in some if not _is_sidecar_name(member.name)]
+            yield from some
 
 
 def _stem(name: str) -> str:
@@ -248,6 +257,10 @@ def _stem(name: str) -> str:
 
 def _is_image_name(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+
+def _is_sidecar_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in SIDECAR_SUFFIXES
 
 
 def _unused(name: str, used: set[int]) -> str:

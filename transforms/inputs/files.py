@@ -1,7 +1,8 @@
 """The files of one input: a folder, a file, a glob, or a prefix of a bucket.
 
 Stated rules for a folder: every regular file in it, at any depth, is listed in name order, but
-for names that start with a dot and the litter of desktop systems (`LITTER`). Links to
+for names that start with a dot, what systems and network disks keep, and folders
+that this program wrote (`ignored_names`). Links to
 files are listed under their own name; links to folders are followed, each folder once, so that
 loops end. Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself:
 its row says `permission_denied`.
@@ -18,11 +19,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.ignored_names import is_ignored, is_own
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
 
 CHUNK = 8192
-LITTER = {b"thumbs.db", b"desktop.ini", b"ehthumbs.db"}
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
 
@@ -38,11 +39,6 @@ def list_files(text: str) -> Iterator[File]:
 
 def is_glob(text: str) -> bool:
     return bool(_GLOB_CHARACTERS.search(text))
-
-
-def is_litter(name: bytes) -> bool:
-    """Whether a file or folder of this name is never listed."""
-    return name.startswith(b".") or name.lower() in LITTER
 
 
 def list_local(text: str) -> Iterator[File]:
@@ -89,22 +85,26 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
         if (info.st_dev, info.st_ino) in visited:
             continue
         visited.add((info.st_dev, info.st_ino))
+        if path != top and is_own(path):
+            continue
+        names = []
         try:
             with os.scandir(path) as entries:
-                names = sorted((entry.name, _is_folder(entry)) for entry in entries)
-        except OSError:
+                for entry in entries:
+                    names.append((entry.name, _is_folder(entry)))
+        except OSError:  # what was listed before it broke off stands
             yield (store.uri_of_path(path), -1, "")
-            continue
+        names.sort()
         # Files at once; folders go on the stack, last first, so that they come in name order.
         for name, is_folder in names:
-            if not is_folder and not is_litter(name):
+            if not is_folder and not is_ignored(name):
                 reference = reference_of(os.path.join(path, name))
                 if reference:
                     yield reference
         pending.extend(
             os.path.join(path, name)
             for name, is_folder in reversed(names)
-            if is_folder and not is_litter(name)
+            if is_folder and not is_ignored(name)
         )
 
 
@@ -143,7 +143,7 @@ def list_bucket(text: str) -> Iterator[File]:
         elif not _under(name, prefix):
             continue
         base = name.rsplit("/", 1)[-1]
-        if not base or is_litter(base.encode()):
+        if not base or is_ignored(base):
             continue
         found += 1
         yield (uri, size, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
 import os
@@ -29,6 +30,14 @@ _MANIFEST_READERS = {
     ".ndjson": "read_json_auto(?, format='newline_delimited')",
     ".parquet": "read_parquet(?)",
 }
+_HEAD = 4096
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
 
 
@@ -95,7 +104,8 @@ def passed_through(schema: pa.Schema, uri_column: str = "") -> list[pa.Field]:
     fields = []
     for field in schema:
         if not uri_column or field.name != uri_column:
-            taken = field.name in OUTPUT_COLUMNS or field.name in REF_COLUMNS
+            # Engines of SQL compare names without case.
+            taken = field.name.casefold() in (*OUTPUT_COLUMNS, *REF_COLUMNS)
             fields.append(field.with_name("manifest_" + field.name) if taken else field)
     return fields
 
@@ -116,10 +126,25 @@ def _uri_column(location: str, names: list[str], wanted: str) -> str:
 
 def _list_lines(path: str, base: str) -> Iterator[File]:
     with open(path, "rb") as file:
-        for line in file:
-            line = line.rstrip(b"\r\n")
-            if line.strip():
-                yield _located(os.fsdecode(line), base)
+        head = file.read(_HEAD)
+    marks = [name for mark, name in _MARKS if head.startswith(mark)]
+    if not marks and b"\0" in head:
+        raise InputError(
+            f"{path}: holds NUL bytes and no mark of its encoding, so it is no list with one"
+            " location per line; save it as UTF-8, with line ends"
+        )
+    # Names on disk need not be UTF-8: what is not stays the bytes that it is.
+    errors = "strict" if marks else "surrogateescape"
+    with open(path, encoding=(*marks, "utf-8")[0], errors=errors, newline="\n") as lines:
+        try:
+            for line in lines:
+                line = line.rstrip("\r\n")
+                if line.strip():
+                    yield _located(line, base)
+        except UnicodeError as error:
+            raise InputError(
+                f"{path}: is not the {marks[0]} that its first bytes say: {error}; save it as UTF-8"
+            ) from None
 
 
 def _located(location: str, base: str) -> File:
