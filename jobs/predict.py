@@ -114,7 +114,7 @@ class Predictor:
                 if isinstance(data, ImageError):
                     raise data
                 info = decode_image(data, self.contract.preprocess, pixels[len(good)])
-                row |= dataclasses.asdict(info)
+                row |= {"width": info.width, "height": info.height, "format": info.format}
                 good.append(row)
             except ImageError as error:
                 row |= {"status": error.status, "error": str(error), "format": error.image_format}

@@ -63,6 +63,13 @@ class TrainOptions:
         False, "use a hub module whose graph may touch files or the network", "network"
     )
     image_size: int = option(0, "pixels a side; 0 takes the backbone's own", "network")
+    crop: str = option(
+        "none",
+        "what of an image is seen: none squeezes all of it, center keeps the middle of its shorter"
+        " side's 0.875",
+        "network",
+        choices=("none", "center"),
+    )
     color: str = option("rgb", "rgb or grey", "network", choices=("rgb", "grey"))
     hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
     dropout: float = option(0.2, "before the last layer and after each hidden one", "network")
@@ -184,7 +191,7 @@ def training_spec(options: TrainOptions, classes: int):
     return TrainingSpec(
         ClassifierSpec(
             backbone,
-            default_preprocess(backbone, options.image_size, options.color),
+            _preprocess(default_preprocess(backbone, options.image_size, options.color), options),
             classes,
             _hidden(options.hidden),
             options.dropout,
@@ -201,6 +208,13 @@ def training_spec(options: TrainOptions, classes: int):
         options.max_broken_rate,
         options.name or os.path.basename(os.path.normpath(options.output)),
     )
+
+
+def _preprocess(spec, options: TrainOptions):
+    """The backbone's own, with the crop that was asked for."""
+    if options.crop == "none":
+        return spec
+    return dataclasses.replace(spec, crop="center", crop_fraction=0.875)
 
 
 def parse_words(argv) -> TrainOptions:
