@@ -40,6 +40,11 @@ def read_image(
             raise ImageError(
                 "read_error", "web addresses are not read; copy the image to a folder or bucket"
             )
+        if store.is_address(uri) and not uri.startswith("file://") and not store.is_bucket(uri):
+            scheme = uri.partition("://")[0]
+            raise ImageError(
+                "read_error", f"{scheme}:// is not read here; copy the image to a folder or bucket"
+            )
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
         if store.is_bucket(uri):

@@ -9,6 +9,7 @@ import duckdb
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.inputs.manifests import check_header
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 
 HELP = "`parent` (the folder's name), `column:NAME` of the table, or a CSV, JSONL or Parquet file"
@@ -180,6 +181,7 @@ def _read_truth(connection, path: str, uri_column: str, label_column: str) -> No
         raise UserError(f"--labels {path}: no such file")
     try:
         relation = reader()
+        check_header(path, path, relation.columns)
         for column in (uri_column, label_column):
             if column not in relation.columns:
                 raise UserError(

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from samples import make_photos
 
+from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.list_images import (
     InputError,
     check_inputs,
     list_images,
     passthrough_columns,
 )
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import REF_COLUMNS
 from imagecensus.transforms.storage.store import path_of_uri, uri_of_path
 
@@ -166,8 +168,13 @@ def test_manifest_mistakes_are_named(tmp_path):
         uris(tmp_path / "a.csv", uri_column="url")
     with pytest.raises(InputError, match=r"c\.jsonl: cannot be read"):
         uris(tmp_path / "c.jsonl")
-    with pytest.raises(InputError, match="1 rows have no 'uri'"):
-        uris(tmp_path / "d.csv")
+    (empty,) = listed(tmp_path / "d.csv")
+    assert empty["uri"] == f"{tmp_path}/d.csv#row=1"
+    assert json.loads(empty["member"]) == [
+        "failed",
+        "not_found",
+        "row 1 of the list names no image",
+    ]
     (tmp_path / "e.csv").write_text("uri,n\nx.jpg,1\n")
     with pytest.raises(InputError, match="column 'n' is string, in an earlier manifest int64"):
         passthrough_columns((str(tmp_path / "e.csv"), str(tmp_path / "b.csv")))
@@ -232,3 +239,19 @@ def test_a_text_list_with_nul_bytes_is_refused(tmp_path):
 def test_columns_that_differ_from_ours_by_case_get_the_prefix(tmp_path):
     (tmp_path / "list.csv").write_text("path,Label,site\nx.jpg,dog,a\n")
     assert passthrough_columns((str(tmp_path / "list.csv"),)).names == ["manifest_Label", "site"]
+
+
+def test_rows_above_a_wider_second_header_are_not_lost_in_silence(tmp_path):
+    text = "path,site\n0.jpg,a\n1.jpg,b\npath,site,note\n2.jpg,c,x\n3.jpg,d,y\n"
+    (tmp_path / "both.csv").write_text(text)
+    with pytest.raises(InputError, match=r"both\.csv: its rows do not fit its first line"):
+        uris(tmp_path / "both.csv")
+
+
+def test_addresses_of_other_stores_stay_as_they_are(tmp_path):
+    (photo,) = make_photos(tmp_path, 1)
+    others = ["abfs://box@account/x.jpg", "hdfs://host/x.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *others, f"file://localhost{photo}"]))
+    assert uris(tmp_path / "list.csv") == [*others, photo]
+    with pytest.raises(ImageError, match="hdfs:// is not read here"):
+        read_image(others[1])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import itertools
+import json
 import os
+import re
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -30,6 +33,8 @@ _MANIFEST_READERS = {
     ".ndjson": "read_json_auto(?, format='newline_delimited')",
     ".parquet": "read_parquet(?)",
 }
+_DELIMITERS = (",", ";", "\t", "|")
+_SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
 _HEAD = 4096
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -63,15 +68,63 @@ def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatc
     with _rows(location) as rows:
         column = _uri_column(location, rows.schema.names, uri_column)
         passed = passed_through(rows.schema, column)
+        first = 1
         for batch in rows:
-            locations = batch.column(column).cast(pa.string())
-            if locations.null_count:
-                raise InputError(f"{location}: {locations.null_count} rows have no {column!r}")
-            refs = reference_batch([_located(text, base) for text in locations.to_pylist()])
+            texts = batch.column(column).cast(pa.string()).to_pylist()
+            files = [_located(text, base) if text else None for text in texts]
+            refs = _with_failures(location, files, first)
+            first += len(files)
             values = [batch.column(name) for name in batch.schema.names if name != column]
             yield pa.RecordBatch.from_arrays(
                 [*refs.columns, *values], schema=pa.schema([*REF_SCHEMA, *passed])
             )
+
+
+def _with_failures(location: str, files: list[File | None], first: int) -> pa.RecordBatch:
+    """References of a list's rows; a row that names nothing is a failed one, by its number."""
+    refs = reference_batch(
+        [file or (f"{location}#row={first + i}", -1, "") for i, file in enumerate(files)]
+    )
+    if None not in files:
+        return refs
+    members = [
+        None
+        if file
+        else json.dumps(["failed", "not_found", f"row {first + i} of the list names no image"])
+        for i, file in enumerate(files)
+    ]
+    containers = [None if member is None else location for member in members]
+    columns = dict(zip(refs.schema.names, refs.columns, strict=True))
+    columns |= {"container": pa.array(containers, pa.string())}
+    columns |= {"member": pa.array(members, pa.string())}
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=refs.schema)
+
+
+def check_header(location: str, path: str, names: list[str]) -> None:
+    """Refuses CSV whose reader took a later line for the header: the rows above would be lost.
+
+    Args:
+      location: as people named the file.
+      path: a local copy of it.
+      names: the columns that the reader found.
+
+    Raises:
+      InputError: the first line does not hold these names.
+    """
+    if not location.lower().endswith((".csv", ".tsv")):
+        return
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        line = next((line for line in file if line.strip()), "")
+    if line.count('"') % 2:  # a name of several lines
+        return
+    for delimiter in _DELIMITERS:
+        fields = next(csv.reader([line.strip("\r\n")], delimiter=delimiter))
+        if len(fields) == len(names) and fields[0].strip() in ("", names[0].strip()):
+            return
+    raise InputError(
+        f"{location}: its rows do not fit its first line, {line.strip()[:80]!r}: further down they"
+        f" have the columns {', '.join(names)[:80]}; give each row as many fields as the first line"
+    )
 
 
 @contextlib.contextmanager
@@ -83,6 +136,7 @@ def _rows(location: str):
     try:
         with store.local_copy(location) as path, duckdb.connect() as connection:
             relation = connection.sql(f"SELECT * FROM {reader}", params=[path])
+            check_header(location, path, relation.columns)
             yield relation.to_arrow_reader(CHUNK)
     except duckdb.Error as error:
         raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
@@ -156,7 +210,10 @@ def _located(location: str, base: str) -> File:
         location = location.encode(errors="replace").decode()
         return (redact(location).removesuffix("?[redacted]"), -1, "")
     if location.startswith("file://"):
-        path = store.path_of_uri(location)
+        path = store.path_of_uri("file://" + location[7:].removeprefix("localhost"))
+    elif store.is_address(location):  # of a store that is not read: its row says so
+        location = location.encode(errors="replace").decode()
+        return (redact(location) if _SECRET.search(location) else location, -1, "")
     elif store.is_bucket(base) and not location.startswith("/"):
         return (store.join(base, location), -1, "")
     else:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 from imagecensus.transforms.storage.protocol import StorageError, Store
 
 WEB = ("http://", "https://")  # read only
 BUCKETS = ("gs://",)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def is_bucket(location: str) -> bool:
     """Whether it is in an object store."""
     return location.startswith(BUCKETS)
+
+
+def is_address(location: str) -> bool:
+    """Whether it names a scheme, `x://`, and so is never a path of this machine."""
+    return bool(_ADDRESS.match(location))
 
 
 def split(location: str) -> tuple[str, str]:

@@ -15,7 +15,14 @@ from imagecensus.transforms.storage import local
 from imagecensus.transforms.storage.copies import local_folder
 from imagecensus.transforms.storage.gcs_client import bucket_client, bucket_object, split_bucket
 from imagecensus.transforms.storage.local import TEMPORARY_PREFIX, path_of_uri, uri_of_path
-from imagecensus.transforms.storage.locations import WEB, is_bucket, join, split, store_of
+from imagecensus.transforms.storage.locations import (
+    WEB,
+    is_address,
+    is_bucket,
+    join,
+    split,
+    store_of,
+)
 from imagecensus.transforms.storage.lock import Lock
 from imagecensus.transforms.storage.protocol import (
     ChangedError,
@@ -34,6 +41,7 @@ __all__ = [
     "Stored",
     "bucket_client",
     "bucket_object",
+    "is_address",
     "is_bucket",
     "join",
     "local_folder",
