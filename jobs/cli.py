@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 import sys
 import traceback
@@ -82,6 +83,7 @@ def command(job: str = "") -> None:
     if job:
         sys.argv[1:1] = [job]
     process.own_process = True
+    os.environ["PYTHONSAFEPATH"] = "1"  # for children that libraries start: no current folder
     if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
         process.leave(supervise.run(main))
     process.leave(main())
@@ -91,6 +93,7 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
     """Calls `main(argv)` of a job's module and maps what it raises to an exit code."""
     logs.configure(debug, as_json)
     try:
+        _check_current_folder()
         return importlib.import_module(module).main(argv) or 0
     except UserError as error:
         if debug:
@@ -118,6 +121,15 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
             file=sys.stderr,
         )
         return 3
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError(
+            "the current folder does not exist any more; change to one that does"
+        ) from None
 
 
 def _usage() -> str:

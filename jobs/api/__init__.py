@@ -13,14 +13,20 @@ Importing this package is quick: TensorFlow, Beam and Arrow are imported by what
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING
 
-# `python -m imagecensus…` put the current folder first on the path of imports, and nothing in an
-# archive may ever be imported. While Python looks for the module to run, argv[0] is still "-m".
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+# `python -m imagecensus…` puts the current folder first on the path of imports, and nothing in an
+# archive may ever be imported: so this comes before the other imports. While Python looks for the
+# module to run, argv[0] is still "-m". Another program that imports us keeps its path.
+if (
+    sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+    and any(word.split(".")[0] == "imagecensus" for word in sys.orig_argv[1:])
+):
     del sys.path[0]
+
+import importlib
+from typing import TYPE_CHECKING
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.version import __version__

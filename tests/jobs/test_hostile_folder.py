@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import os
 import pathlib
@@ -147,7 +148,8 @@ def test_children_work_where_the_folder_cannot_be_read(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("name", sorted(JOBS))
 def test_every_command_runs_as_a_module_too(name, tmp_path):
-    needed = ["--output", "out"] if name in ("train", "export") else []
+    needed = ["--output", "out"] if name in ("train", "export", "quantize") else []
+    needed += ["--images", "photos"] if name == "quantize" else []
     needed += ["--labels", "labels.txt", "--input-range", "0..1"] if name == "export" else []
     for module in (f"imagecensus.jobs.{name}", f"jobs.{name}"):
         done = subprocess.run(
@@ -160,3 +162,48 @@ def test_every_command_runs_as_a_module_too(name, tmp_path):
             cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
         )  # fmt: skip
         assert refused.returncode == 2 and "is empty" in refused.stderr, refused.stderr
+
+
+def test_python_dash_m_imports_no_module_of_any_name_from_the_folder(tmp_path, tiny_model):
+    """All names that Python and the installed packages have, but for what Python itself imports."""
+    make_photos(tmp_path / "photos", 2)
+    code = "import runpy, sys; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before_us = {name.partition(".")[0] for name in told.stdout.split()} | {"imagecensus"}
+    names = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()} - before_us
+    assert {"typing", "json", "numpy", "subprocess"} <= names
+    mark = tmp_path / "run"
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in filter(str.isidentifier, names):
+        code = f"import os; open({str(mark)!r}, 'a').write({name!r} + ' '); os._exit(99)"
+        (folder / f"{name}.py").write_text(code)
+    output = str(tmp_path / "out")
+    words = ["classify", str(tmp_path / "photos"), "--output", output, "--model", str(tiny_model)]
+    done = subprocess.run(
+        [sys.executable, "-m", "imagecensus.jobs.cli", *words],
+        cwd=folder, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert not mark.exists(), mark.read_text()
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_programs_path_stays_as_it_is(tmp_path):
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").write_text("import imagecensus\n")
+    (tmp_path / "program" / "__main__.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("print('found')\n")
+    words = [sys.executable, "-m", "program"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.stdout == "found\n", done.stderr
+
+
+def test_a_folder_that_is_gone_is_said_in_a_sentence(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    words = [IMAGECENSUS, "report", str(tmp_path)]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "current folder does not exist" in done.stderr and "Traceback" not in done.stderr
