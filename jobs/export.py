@@ -12,6 +12,7 @@ import os
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.foreign.keras_file import last_activation, load_keras
 from imagecensus.model_export.foreign.labels import read_labels
 
 # --input-range: scale and offset of the 8-bit pixels.
@@ -45,8 +46,16 @@ def main(argv: list[str]) -> int:
         ExportOptions, argv, "imagecensus export", "Make a model folder of a Keras classifier."
     )
     labels = read_labels(options.labels)
+    if os.path.isdir(options.model):
+        raise UserError(
+            f"{options.model}: is a folder; expected a Keras file (.keras or .h5), as model.save"
+            " writes it"
+        )
     if not os.path.isfile(options.model):
         raise UserError(f"{options.model}: no such file")
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
+
+    # isort: split
     import numpy as np
 
     from imagecensus.model_export.default_model import make_golden_images
@@ -54,7 +63,7 @@ def main(argv: list[str]) -> int:
     from imagecensus.model_export.verify import check_model
 
     check_target(options.output)
-    model, color = _wrap(_load(options.model), options)
+    model, color = _wrap(load_keras(options.model), options, len(labels))
     outputs = model.output_shape[-1]
     if outputs != len(labels):
         raise UserError(
@@ -79,26 +88,33 @@ def main(argv: list[str]) -> int:
         print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
     if np.abs(sums - 1).max() > 1e-3:
         print(
-            "note: the scores of an image do not add up to 1; if the network ends without a"
-            " softmax, export it with --logits"
+            "note: the scores of an image do not add up to 1: the network judges each class on"
+            " its own"
         )
     print(f"{options.output}: {contract.name}, {len(labels)} classes")
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _load(path: str):
-    import keras
-
-    try:
-        # safe_mode: a file from elsewhere does not get to run code of its own.
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
+def _check_ending(model, options: ExportOptions, labels: int) -> None:
+    """Raises UserError where the network's last layer contradicts the labels or the flags."""
+    ending = last_activation(model)
+    if model.output_shape[-1] == 1 and labels == 1:
         raise UserError(
-            f"{path}: Keras cannot load it: {str(error).splitlines()[0][:300]}"
-        ) from None
+            f"{options.labels}: one label, so that every image would be that label; name both"
+            " classes, first the one for an output of 0"
+        )
+    if options.logits and ending in ("softmax", "sigmoid"):
+        raise UserError(
+            f"--logits: {options.model} ends with a {ending} already; leave the flag out"
+        )
+    if not options.logits and ending == "linear":
+        raise UserError(
+            f"{options.model}: ends without a softmax or sigmoid, its answers are no scores; add"
+            " --logits"
+        )
 
 
-def _wrap(model, options: ExportOptions):
+def _wrap(model, options: ExportOptions, labels: int):
     """The model on three channels, with its embedding named; and the colour it wants."""
     import keras
 
@@ -112,6 +128,7 @@ def _wrap(model, options: ExportOptions):
             f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected images"
             " [N, height, width, 1 or 3] and scores [N, classes]"
         )
+    _check_ending(model, options, labels)
     size = [options.image_size or side for side in shapes[0][1:3]]
     if None in size:
         raise UserError(f"{options.model}: takes images of any size; choose with --image-size")
@@ -125,7 +142,12 @@ def _wrap(model, options: ExportOptions):
     inner = keras.Model(model.inputs, [model.outputs[0], embedding])
     images = keras.Input((*size, 3))
     scores, features = inner(images if shapes[0][3] == 3 else images[..., :1])
-    if options.logits:
+    if shapes[1][1] == 1 and labels == 2:
+        # One output, the second label's probability p: the scores are 1 - p and p.
+        if options.logits:
+            scores = keras.ops.sigmoid(scores)
+        scores = keras.ops.concatenate([1 - scores, scores], axis=1)
+    elif options.logits:
         scores = keras.layers.Softmax()(scores)
     named = keras.layers.Identity(name=EMBEDDING_LAYER)(features)
     # The embedding is read off the model by name: it has to hang in its graph.

@@ -70,3 +70,62 @@ def test_what_does_not_fit_is_refused(tmp_path, labels, capsys):
         code, _, error = run(capsys, *words, *ranged)
         assert code == 2 and message in error, error
     assert not (tmp_path / "m").exists()
+
+
+def binary(path, activation):
+    keras.utils.set_random_seed(4)
+    last = keras.layers.Dense(1, activation, kernel_initializer=keras.initializers.Ones())
+    layers = [keras.Input((20, 24, 3)), keras.layers.GlobalAveragePooling2D(), last]
+    model = keras.Sequential(layers)
+    model.save(path)
+    return model
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_one_output_is_two_classes(tmp_path, capsys, activation):
+    model = binary(tmp_path / "b.keras", activation)
+    (tmp_path / "two.txt").write_text("cat\ndog\n")
+    words = [tmp_path / "b.keras", "--labels", tmp_path / "two.txt", "--output", tmp_path / "m"]
+    words += ["--input-range", "-1..1"] + ([] if activation else ["--logits"])
+    code, _, error = run(capsys, *words)
+    assert code == 0, error
+    golden = read_golden(str(tmp_path / "m"))
+    p = np.asarray(model(golden.images / np.float32(127.5) - 1))[:, 0]
+    p = p if activation else 1 / (1 + np.exp(-p))
+    by_class = np.take_along_axis(golden.scores, np.argsort(golden.class_ids, 1), 1)
+    assert np.allclose(by_class, np.stack([1 - p, p], 1), atol=1e-5)
+
+
+def test_what_the_last_layer_contradicts_is_refused(tmp_path, labels, capsys):
+    save(tmp_path / "softmax.keras")
+    save(tmp_path / "logits.keras", softmax=False)
+    binary(tmp_path / "b.keras", "sigmoid")
+    (tmp_path / "one.txt").write_text("dog\n")
+    (tmp_path / "folder").mkdir()
+    rest = ["--input-range", "0..1", "--output", tmp_path / "m"]
+    for words, message in (
+        ([tmp_path / "softmax.keras", "--labels", labels, "--logits"], "a softmax already"),
+        ([tmp_path / "logits.keras", "--labels", labels], "add --logits"),
+        ([tmp_path / "b.keras", "--labels", tmp_path / "one.txt"], "name both classes"),
+        ([tmp_path / "folder", "--labels", labels], "is a folder"),
+    ):
+        code, _, error = run(capsys, *words, *rest)
+        assert code == 2 and message in error, error
+
+
+def test_a_file_of_keras_2_is_read(tmp_path, labels, capsys):
+    import h5py
+
+    images = keras.Input((20, 24, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.DepthwiseConv2D(3)(images))
+    keras.Model(images, keras.layers.Dense(3, "softmax")(x)).save(tmp_path / "k.h5")
+    with h5py.File(tmp_path / "k.h5", "r+") as file:
+        tree = json.loads(file.attrs["model_config"])
+        for layer in tree["config"]["layers"]:
+            if layer["class_name"] == "DepthwiseConv2D":
+                layer["config"]["groups"] = 1
+        file.attrs["model_config"] = json.dumps(tree)
+    words = [tmp_path / "k.h5", "--labels", labels, "--output", tmp_path / "m"]
+    code, _, error = run(capsys, *words, "--input-range", "0..1")
+    assert code == 0, error
+    assert read_contract(str(tmp_path / "m")).embedding_size == 3
