@@ -60,8 +60,8 @@ def _cause(error: Exception) -> str:
     if "Could not locate" in text or "Unknown layer" in text:
         named = text.split("'")[1] if text.count("'") > 1 else "a layer"
         return (
-            f"it has a layer of its own, {named!r}, whose Python code is not in the file; save it"
-            " with Keras' own layers only, or export it as a SavedModel where that code is"
+            f"it has a layer of its own, {named!r}, whose Python code is not in the file; build it"
+            " of Keras' own layers only and save it again"
         )
     return text[:1000]
 
