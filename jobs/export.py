@@ -38,6 +38,10 @@ class ExportOptions:
     )
     crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
     name: str = option("", "of the model; default: the file's name")
+    images: str = option(
+        None, "images of the model's kind: make an int8 twin, see `imagecensus quantize`",
+        metavar="PLACE",
+    )  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -58,10 +62,14 @@ def main(argv: list[str]) -> int:
     # isort: split
     import numpy as np
 
+    from imagecensus.jobs.quantize import quantize_from
     from imagecensus.model_export.default_model import make_golden_images
     from imagecensus.model_export.export import check_target, export_classifier
+    from imagecensus.model_export.quantize import can_quantize, describe_int8
     from imagecensus.model_export.verify import check_model
 
+    if options.images and not can_quantize():
+        raise UserError("--images: nncf is not installed; pip install imagecensus[quantize]")
     check_target(options.output)
     model, color = _wrap(load_keras(options.model), options, len(labels))
     outputs = model.output_shape[-1]
@@ -92,6 +100,8 @@ def main(argv: list[str]) -> int:
             " its own"
         )
     print(f"{options.output}: {contract.name}, {len(labels)} classes")
+    if options.images:
+        print(describe_int8(quantize_from(options.output, options.output, (options.images,))))
     return 0 if all(finding.ok for finding in findings) else 1
 
 

@@ -118,6 +118,9 @@ class TrainOptions:
     replicas: int = option(0, "GPUs (or CPU devices) to use; 0: all", "run")
     fresh: bool = option(False, "throw an unfinished training away instead of resuming it", "run")
     quiet: bool = option(False, "print the figures only", "run")
+    no_int8: bool = option(
+        False, "make no int8 twin (which needs nncf: imagecensus[quantize])", "run"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -161,6 +164,8 @@ def main(argv: list[str]) -> int:
         replicas=options.replicas,
     )
     _print_summary(trained, options.output, work)
+    if not options.no_int8:
+        _add_int8(options, data, work)
     return 0
 
 
@@ -215,6 +220,20 @@ def _preprocess(spec, options: TrainOptions):
     if options.crop == "none":
         return spec
     return dataclasses.replace(spec, crop="center", crop_fraction=0.875)
+
+
+def _add_int8(options: TrainOptions, data, work: str) -> None:
+    import shutil
+
+    from imagecensus.jobs.training_data.int8_twin import add_int8_twin
+    from imagecensus.model_export.quantize import describe_int8
+    from imagecensus.model_export.training.decoded_images import ArrayCache
+
+    folder = os.path.join(work, "cache")
+    cache = ArrayCache(folder, options.cache_memory, options.cache_disk)
+    contract, lack = add_int8_twin(options.output, data, cache)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"no int8 twin: {lack}" if lack else describe_int8(contract))
 
 
 def parse_words(argv) -> TrainOptions:

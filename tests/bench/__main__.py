@@ -40,6 +40,18 @@ class Bench:
         self.model = str(folder / "model")
         run([sys.executable, pathlib.Path(archive.__file__), self.model])
         self.photos = make_archive(folder / f"photos-{images}", images)
+        self._twin = str(folder / "model-int8")
+
+    def _int8_model(self) -> str:
+        """The same model with an int8 twin; "" without nncf, which makes it."""
+        if not importlib.util.find_spec("nncf"):
+            print("nncf is not installed: int8 is left out", flush=True)
+            return ""
+        if not os.path.exists(self._twin):
+            code = "from imagecensus.jobs.cli import command; command()"
+            words = ["quantize", self.model, "--images", self.photos, "--output", self._twin]
+            run([sys.executable, "-c", code, *words, "--json"])
+        return self._twin
 
     def job(self, photos: pathlib.Path, *flags, env: dict | None = None) -> dict:
         return job(photos, self._fresh(), self.model, *flags, env=env)
@@ -72,12 +84,30 @@ class Bench:
         show("throughput (images/s; ratios to the limit 1 / (1/inference + 1/decode))", rows)
         return {"median": rows, "rounds": rounds}
 
-    def _against_limit(self, engine: str, decode: dict) -> dict:
-        photos = self.photos
+    def int8(self) -> dict:
+        """int8 and float32 of the same model against their limits, in turn."""
+        model = self._int8_model()
+        if not model:
+            return {}
+        rounds: dict[str, list[dict]] = {"f32": [], "int8": []}
+        for _ in range(self.rounds):
+            decode = _rate(piece("decode", self.photos, 1236))
+            for precision, found in rounds.items():
+                found.append(self._against_limit("openvino", decode, model, precision))
+        rows = {name: _median(found) for name, found in rounds.items()}
+        rows["int8"]["times f32, whole"] = rows["int8"]["whole wall"] / rows["f32"]["whole wall"]
+        show("int8 against its limit (wanted: steady 0.90, whole 0.80 of it)", rows)
+        return {"median": rows, "rounds": rounds}
+
+    def _against_limit(
+        self, engine: str, decode: dict, model: str = "", precision: str = "f32"
+    ) -> dict:
+        photos, model = self.photos, model or self.model
         if engine == "tfx-bsl":
             photos = make_archive(self.folder / "photos-1024", 1024)
-        infer = _rate(piece("infer", photos, self.model, engine, 0, "f32", 1024))
-        done = self.job(photos, f"--engine={engine}")
+        infer = _rate(piece("infer", photos, model, engine, 0, precision, 1024))
+        flags = (f"--engine={engine}", f"--precision={precision}")
+        done = job(photos, self._fresh(), model, *flags)
         count, stages = done["images"], done["stages_cpu"]
         idle = done["idle"] * done["wall"] * CORES  # all of it booked on the steady part
         steady = sum(stages.values()) - stages["start"] - stages["list"]
@@ -104,7 +134,8 @@ class Bench:
 
     def compare(self) -> dict:
         """The README's table: the job beside Keras, and beside Ray Data and Daft where they are."""
-        return compare.compare(self.folder, self.photos, self.model, self.rounds)
+        models = {"int8": self._int8_model(), "": self.model}
+        return compare.compare(self.folder, self.photos, models, self.rounds)
 
     def engines(self) -> dict:
         """All engines, TensorFlow's against its own limit."""

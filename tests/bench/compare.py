@@ -24,6 +24,7 @@ from measure import job, run
 CORES = os.cpu_count()
 PEERS = pathlib.Path(__file__).with_name("peers.py")
 BASIS = "keras"
+REFERENCE = "openvino"  # whose labels the others are compared with
 SLOW_PHOTOS = 768  # for those that take minutes
 
 
@@ -41,27 +42,36 @@ class Way:
     key: str
     text: str
     needs: str = ""
+    flags: tuple[str, ...] = ()
     few: bool = False
 
 
 OURS = (
-    Way("openvino", "`imagecensus classify`"),
-    Way("tensorflow", "`imagecensus classify --engine tensorflow`"),
+    Way("int8", "`imagecensus classify`, int8", "nncf", ("--precision=int8",)),
+    Way("openvino", "`imagecensus classify`, float32", "", ("--precision=f32",)),
+    Way(
+        "tensorflow",
+        "`imagecensus classify --engine tensorflow`",
+        "",
+        ("--engine=tensorflow", "--precision=f32"),
+    ),
 )
 OTHERS = (
     Way("keras", "Keras `image_dataset_from_directory` + `predict`"),
-    Way("daft", "Daft {version}, SavedModel in a UDF", "daft", few=True),
-    Way("ray", "Ray Data {version}, SavedModel in `map_batches`", "ray", few=True),
+    Way("daft", "Daft {version}, SavedModel in a UDF", "daft"),
+    Way("ray", "Ray Data {version}, SavedModel in `map_batches`", "ray"),
 )
 
 
-def compare(folder: pathlib.Path, photos: pathlib.Path, model: str, rounds: int) -> dict:
+def compare(
+    folder: pathlib.Path, photos: pathlib.Path, models: dict[str, str], rounds: int
+) -> dict:
     """Runs every way `rounds` times, in turn; prints tables; returns what bench.json holds.
 
     Args:
       folder: for the outputs.
       photos: the folder of photos.
-      model: the SavedModel.
+      models: the model folder of a way by its key, and of all others under "".
     """
     count = len(os.listdir(photos))
     fewer = min(count, SLOW_PHOTOS)
@@ -73,13 +83,18 @@ def compare(folder: pathlib.Path, photos: pathlib.Path, model: str, rounds: int)
         for way in ways:
             output = folder / f"compare-{way.key}"
             shutil.rmtree(output, ignore_errors=True)
-            found = _measure(way, few if way.few else photos, model, output)
+            found = _measure(
+                way, few if way.few else photos, models.get(way.key, models[""]), output
+            )
             answers[way.key] = _answers(output)
-            found["same label"] = _agreement(answers[way.key], answers[OURS[0].key])
             measured[way.key].append(found)
+        for way in ways:
+            same = _agreement(answers[way.key], answers[REFERENCE])
+            measured[way.key][-1]["same label"] = same
     median = {key: _median(rows) for key, rows in measured.items()}
     for kind in ("wall", "core"):
         print(f"\n{_CAPTIONS[kind]}\n\n{markdown(ways, median, kind)}", flush=True)
+    _print_times(median)
     return {
         "photos": {"count": count, "mean_kb": _mean_kb(photos)},
         "median": median,
@@ -114,9 +129,20 @@ def markdown(ways: list[Way], median: dict, kind: str) -> str:
     return "\n".join(lines)
 
 
+def _print_times(median: dict) -> None:
+    """How many times as fast int8 is, start to exit and after start-up."""
+    if "int8" not in median:
+        return
+    print(f"\nint8 in wall clock; labels as float32's: {median['int8']['same label']:.4f}")
+    for key, row in median.items():
+        if key != "int8":
+            whole, steady = (median["int8"][n] / row[n] for n in ("whole wall", "steady wall"))
+            print(f"  times {key:<12} {whole:.2f} start to exit, {steady:.2f} after start-up")
+
+
 def _measure(way: Way, photos: pathlib.Path, model: str, output: pathlib.Path) -> dict:
     if way in OURS:
-        done = job(photos, output, model, f"--engine={way.key}")
+        done = job(photos, output, model, *way.flags)
         count, idle = done["images"], done["idle"] * done["wall"] * CORES
         stages = done["stages_cpu"]
         # All that was left idle is booked on the steady part.

@@ -162,3 +162,22 @@ def test_twins_are_the_same_in_int8(tmp_path):
     found = read_contract(str(tmp_path / "m")).metrics["int8"]
     assert found["accuracy_f32"] - found["accuracy_int8"] <= 0.02
     assert found["agreement"] >= 0.95 and found["embedding_cosine"] > 0.97
+
+
+def test_export_with_images_carries_a_twin(tmp_path, photos, capsys):
+    import keras
+
+    keras.utils.set_random_seed(4)
+    layers = [
+        keras.Input((20, 24, 3)),
+        keras.layers.Conv2D(5, 3, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, "softmax"),
+    ]
+    keras.Sequential(layers).save(tmp_path / "net.keras")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    words = ["--labels", str(tmp_path / "labels.txt"), "--input-range", "0..1"]
+    words += ["--output", str(tmp_path / "m"), "--images", photos]
+    assert main(["export", str(tmp_path / "net.keras"), *words]) == 0
+    assert "int8 against f32 on 130 images" in capsys.readouterr().out
+    assert read_contract(str(tmp_path / "m")).metrics["int8"]["images"] == 130
