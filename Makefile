@@ -1,7 +1,10 @@
-# Every target makes what it needs; nothing but Python 3.11 has to be installed.
-PYTHON ?= python3.11
+# Every target makes what it needs; nothing but Python 3.11, 3.12 or 3.13 has to be installed: the
+# newest on PATH is taken, or PYTHON=.
 VENV := .venv
 BIN := $(VENV)/bin
+FIND_PYTHON = .ci/find-python "$(PYTHON)"
+# The lock is complete, so nothing is resolved: what was released since changes nothing.
+FROM_LOCK := pip install --quiet --no-deps --require-hashes --requirement
 
 .DEFAULT_GOAL := help
 
@@ -13,10 +16,28 @@ help:  ## list the targets
 env: $(VENV)/.installed  ## make .venv from the lock
 
 $(VENV)/.installed: constraints.txt setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r constraints.txt
+	@python=$$($(FIND_PYTHON)) && echo "making $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+	$(BIN)/$(FROM_LOCK) constraints.txt
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: env-classify
+env-classify: .venv-classify/.installed  ## make .venv-classify, which classifies with the openvino engine: no TensorFlow
+
+.venv-classify/.installed: constraints-classify.txt setup.py
+	@python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear .venv-classify
+	.venv-classify/bin/$(FROM_LOCK) constraints-classify.txt
+	PYTHONWARNINGS=ignore .venv-classify/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: wheel
+wheel: env  ## build dist/imagecensus-*.whl
+	rm -rf build dist
+	PYTHONWARNINGS=ignore $(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+.PHONY: test-wheel
+test-wheel: wheel  ## install the wheel into an empty environment elsewhere, and classify there
+	$(BIN)/python tests/installed_wheel.py
 
 .PHONY: demo
 demo: env  ## make a small archive, train on part of it, classify the rest
@@ -77,12 +98,22 @@ lint: env  ## check style
 	$(BIN)/ruff format --check .
 
 .PHONY: lock
-lock:  ## resolve the dependencies of setup.py anew into constraints.txt
-	$(PYTHON) -m venv $(VENV)-lock
+lock:  ## resolve the dependencies of setup.py for all supported Pythons; UPGRADE=1 takes the newest releases
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile --quiet --universal --extra dev --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --no-annotate setup.py -o constraints.txt
+	$(VENV)-lock/bin/$(RESOLVE) $(if $(UPGRADE),--upgrade) --extra dev -o constraints.txt
+	echo setuptools | $(VENV)-lock/bin/$(RESOLVE) - --constraint constraints.txt --upgrade -o constraints-classify.txt
 	rm -rf $(VENV)-lock
+
+RESOLVE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate setup.py
+
+.PHONY: test-latest
+test-latest: chromium  ## run the tests with the newest releases that setup.py allows
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-latest
+	$(VENV)-latest/bin/pip install --quiet uv
+	$(VENV)-latest/bin/uv pip install --quiet --python $(VENV)-latest --editable '.[dev]'
+	$(VENV)-latest/bin/python -m pytest tests
 
 .PHONY: licences
 licences: env  ## list the licence of each locked package; fails on one that may not be shipped
@@ -90,7 +121,7 @@ licences: env  ## list the licence of each locked package; fails on one that may
 
 .PHONY: audit
 audit: env  ## look the locked packages up among known vulnerabilities (needs the network)
-	$(PYTHON) -m venv $(VENV)-audit
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install --quiet pip-audit $(if $(AUDIT),|| true)
 	$(VENV)-audit/bin/python .ci/audit.py $(AUDIT)
 
@@ -107,4 +138,4 @@ fuzz: env  ## fuzz the readers of files for SECONDS each (needs the network once
 
 .PHONY: clean
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-archive build *.egg-info
+	rm -rf $(VENV) $(VENV)-* demo-archive build dist *.egg-info

@@ -1,5 +1,9 @@
 """Package definition. Packages are listed by name, so that `tests` never ships to a worker."""
 
+import os
+import pathlib
+import re
+
 from setuptools import setup
 
 # The folders as they are in the repository, installed below one name: a project that has a folder
@@ -84,11 +88,45 @@ DEV = [
     "pip",
 ]
 
+README = (pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+URLS = {}
+# CI builds what is published and knows where the repository is, so pages and pictures can be found
+# from a package index.
+if "GITHUB_REPOSITORY" in os.environ:
+    host = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+    repository = f"{host}/{os.environ['GITHUB_REPOSITORY']}"
+    README = re.sub(r"\]\((?!https?:|#)", f"]({repository}/raw/main/", README)
+    URLS = {
+        "Source": repository,
+        "Documentation": f"{repository}/tree/main/docs",
+        "Changelog": f"{repository}/blob/main/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    }
+
 setup(
     name="imagecensus",
     version=version["__version__"],
     description="One label per image for archives of millions, in a table you can query.",
+    long_description=README,
+    long_description_content_type="text/markdown",
+    author="imagecensus contributors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls=URLS,
+    keywords="image-classification apache-beam parquet openvino tensorflow batch-inference",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.14",
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,

@@ -1,9 +1,10 @@
 """Looks the locked packages up among known vulnerabilities, with pip-audit.
 
-python .ci/audit.py [--exposed] [--where-possible] [LOCK]      (make audit)
+python .ci/audit.py [--exposed] [--fixable] [--where-possible] [LOCK]      (make audit)
 
 Fails with 1 where a package has one, with 2 where somebody could not be asked about a package.
 `--exposed` asks about those packages only that read other people's files or models.
+`--fixable` fails on those only that a newer version does not have, and prints the others.
 `--where-possible` makes a notice of what could not be asked: no test and no build depends on a
 network.
 """
@@ -25,13 +26,23 @@ EXPOSED = {
     "duckdb",
     "google-cloud-storage",
     "jinja2",
+    "deltalake",
+    "huggingface-hub",
+    "imagecodecs",
+    "nncf",
     "numpy",
+    "obstore",
     "openvino",
+    "pi-heif",
     "pillow",
     "pyarrow",
+    "pydicom",
+    "rawpy",
     "tensorflow",
     "tensorflow-hub",
     "tfx-bsl",
+    "tifffile",
+    "zstandard",
 }
 
 
@@ -56,20 +67,21 @@ def audit(lock: str, pip_audit: str) -> dict:
         raise OSError(said[-1] if said else f"pip-audit ended with {done.returncode}") from None
 
 
-def findings(answer: dict) -> tuple[int, list[str], list[str]]:
-    """(packages audited, a line for each vulnerability, why others were not audited)."""
-    audited, found, unknown = 0, [], []
+def findings(answer: dict) -> tuple[int, list[str], list[str], list[str]]:
+    """(packages audited, a line for each vulnerability, those with a fix, why others were not)."""
+    audited, found, fixable, unknown = 0, [], [], []
     for package in answer["dependencies"]:
         if "skip_reason" in package:
             unknown.append(package["skip_reason"])
             continue
         audited += 1
         for one in package["vulns"]:
-            mended = ", ".join(one["fix_versions"]) or "no version yet"
-            found.append(
-                f"{package['name']}=={package['version']}: {one['id']}, mended in {mended}"
-            )
-    return audited, found, unknown
+            fixed = ", ".join(one["fix_versions"]) or "no version yet"
+            line = f"{package['name']}=={package['version']}: {one['id']}, fixed in {fixed}"
+            found.append(line)
+            if one["fix_versions"]:
+                fixable.append(line)
+    return audited, found, fixable, unknown
 
 
 def main() -> int:
@@ -79,15 +91,15 @@ def main() -> int:
         lock = only(EXPOSED, lock)
     beside = pathlib.Path(sys.executable).parent / "pip-audit"
     try:
-        audited, found, unknown = findings(audit(lock, str(beside)))
+        audited, found, fixable, unknown = findings(audit(lock, str(beside)))
     except OSError as error:
-        audited, found, unknown = 0, [], [str(error)]
+        audited, found, fixable, unknown = 0, [], [], [str(error)]
     for line in found:
         print(line)
     print(f"{audited} packages audited, {len(found)} vulnerabilities")
     if unknown:
         print(f"notice: not audited, {len(unknown)} times, as: {unknown[0]}")
-    if found:
+    if fixable if "--fixable" in sys.argv else found:
         return 1
     return 2 if unknown and "--where-possible" not in sys.argv else 0
 

@@ -23,6 +23,20 @@ _OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
     r"|malloc of size \d+ failed"
 )
+# What only an extra of setup.py brings: module → extra.
+_EXTRAS = {
+    **dict.fromkeys(
+        ("h5py", "keras", "tensorboard", "tensorflow", "tensorflow_hub", "tf_keras", "tfx_bsl"),
+        "tensorflow",
+    ),
+    **dict.fromkeys(("matplotlib", "pandas", "sklearn"), "report"),
+    **dict.fromkeys(("imagecodecs", "pi_heif", "pydicom", "rawpy", "tifffile"), "formats"),
+    **dict.fromkeys(("starlette", "uvicorn"), "browse"),
+    "tensorflow_datasets": "tfds",
+    "nncf": "quantize",
+    "deltalake": "delta",
+    "huggingface_hub": "huggingface",
+}
 _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
@@ -108,6 +122,14 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
     except Exception as error:
         if debug:
             print(redact(traceback.format_exc()), file=sys.stderr)
+        missing = (getattr(error, "name", None) or "").split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and missing in _EXTRAS:
+            print(
+                f"imagecensus: this needs {missing}, which is not installed here; run"
+                f" `pip install 'imagecensus[{_EXTRAS[missing]}]'`",
+                file=sys.stderr,
+            )
+            return 2
         if _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
             print(
                 "imagecensus: out of memory; free some, or use fewer --threads, and run the same"

@@ -14,7 +14,7 @@ from samples import SHARED_DATA, export_tiny
 
 
 def pytest_collection_modifyitems(items):
-    if importlib.util.find_spec("tfx_bsl") is None:  # as on Python 3.10
+    if importlib.util.find_spec("tfx_bsl") is None:
         skip = pytest.mark.skip(reason="no tfx-bsl here")
         for item in items:
             if "tfrecord" in item.nodeid.lower() or "tfx" in item.nodeid.lower():

@@ -41,7 +41,29 @@ def test_what_nobody_could_be_asked_about_does_not_count_as_audited():
             {"name": "c", "skip_reason": "not found"},
         ]
     }
-    assert findings(answer) == (2, ["a==1.0: CVE-1, mended in 1.1"], ["not found"])
+    line = "a==1.0: CVE-1, fixed in 1.1"
+    assert findings(answer) == (2, [line], [line], ["not found"])
+
+
+@pytest.mark.parametrize(
+    "versions, flags, code",
+    [(["1.1"], ["--fixable"], 1), ([], ["--fixable"], 0), ([], [], 1), (["1.1"], [], 1)],
+)
+def test_a_vulnerability_with_a_fix_fails_and_one_without_is_told(
+    versions, flags, code, monkeypatch, capsys
+):
+    main = runpy.run_path(str(LICENCES.with_name("audit.py")))["main"]
+    answer = {
+        "name": "pillow",
+        "version": "1.0",
+        "vulns": [{"id": "CVE-1", "fix_versions": versions}],
+    }
+    monkeypatch.setitem(
+        main.__globals__, "audit", lambda lock, pip_audit: {"dependencies": [answer]}
+    )
+    monkeypatch.setattr(sys, "argv", ["audit.py", "--exposed", "--where-possible", *flags])
+    assert main() == code
+    assert "pillow==1.0: CVE-1" in capsys.readouterr().out
 
 
 def test_the_exposed_packages_are_all_locked():
