@@ -15,7 +15,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODEL = ROOT / "tests" / "data" / "v0.1" / "model"
-EXPORT = ("--labels", "a,b", "--input-range", "0..1")
+EXPORT = ("--labels", "labels.txt", "--input-range", "0..1")
 # command → an extra that its refusal names
 NEEDS = {
     ("train", "photos", "--output", "model"): "imagecensus[tensorflow]",
@@ -45,6 +45,7 @@ def main() -> int:
             "for n in range(4):\n"
             "    Image.new('RGB', (64, 48), (60 * n, 99, 9)).save(f'photos/a/{n}.jpg')\n"
             "open('model.keras', 'wb').write(b'no model')\n"
+            "open('labels.txt', 'w').write('a b'.replace(' ', chr(10)))\n"
         )
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 

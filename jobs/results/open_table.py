@@ -47,6 +47,16 @@ class Table:
         return self.connection.execute(sql, list(parameters)).fetchall()
 
 
+# Errors of DuckDB that no file causes.
+_WRONG_STATEMENT = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.OutOfMemoryException,
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+)
+
+
 @contextlib.contextmanager
 def open_table(output: str) -> Iterator[Table]:
     """Opens the table of an output folder.
@@ -65,7 +75,9 @@ def open_table(output: str) -> Iterator[Table]:
             )
             relation.create_view("predictions")
             yield Table(output, connection, tuple(parts), tuple(relation.columns))
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        except _WRONG_STATEMENT:
+            raise
+        except duckdb.Error as error:  # of which class a damaged file is depends on the release
             raise UserError(
                 f"{output}: the table cannot be read: {str(error).splitlines()[0]}; if a part is"
                 " damaged, delete that file and run classify again: it redoes those rows only"

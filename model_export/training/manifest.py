@@ -155,5 +155,5 @@ def _read_table(path: str, texts: list[str]):
         raise DataError(f"{path}: a manifest ends in {', '.join(readers)}")
     try:
         return readers[suffix](path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None

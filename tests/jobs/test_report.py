@@ -6,6 +6,7 @@ import re
 import zlib
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -275,6 +276,16 @@ def test_a_damaged_part_is_named(photos_table, capsys):
         file.write(b"PAR1 this is no table PAR1")
     assert main(["report", photos_table]) == 2
     assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [duckdb.Error, duckdb.SerializationException, duckdb.HTTPException]
+)
+def test_whatever_duckdb_raises_for_a_damaged_part_is_no_defect(error, photos_table):
+    with pytest.raises(UserError, match="delete that file"), open_table(photos_table):
+        raise error("no table")
+    with pytest.raises(duckdb.BinderException), open_table(photos_table) as table:
+        table.query("SELECT nonsense FROM predictions")
 
 
 def test_a_folder_name_with_brackets_is_no_pattern(tmp_path):

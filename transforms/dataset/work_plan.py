@@ -210,7 +210,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         try:
             values = batch.column(index).cast(field.type)
             arrays.append(values if field in REF_FIELDS else redact_column(values))
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise PlanError(f"column {field.name!r} does not fit {field.type}: {error}") from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -41,8 +41,9 @@ def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -
         raise EngineError(f"--engine={name}: choose one of auto, {', '.join(ENGINES)}")
     _, package, precisions = ENGINES[name]
     if not _installed(package):
+        source = "openvino" if package == "openvino" else "'imagecensus[tensorflow]'"
         raise EngineError(
-            f"--engine={name}: {package} is not installed; pip install {package.replace('_', '-')}"
+            f"--engine={name}: {package} is not installed; run `pip install {source}`"
         )
     if embeddings and name in WITHOUT_EMBEDDINGS:
         raise EngineError(
