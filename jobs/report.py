@@ -117,7 +117,7 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
         "predicted": predicted,
         "failed": rows - predicted,
         "totals": check_totals(run, rows),
-        "made": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "failures": pick_failures(table, examples),
         "labels": label_counts,

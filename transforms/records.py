@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 
-class Status(str, enum.Enum):
+class Status(enum.StrEnum):
     """What became of one listed image: a closed set. `docs/output.md` explains each value."""
 
     OK = "ok"
