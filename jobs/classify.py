@@ -51,9 +51,10 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     from imagecensus.jobs.classification import supervise
     from imagecensus.transforms.dataset.layout import Layout
     from imagecensus.transforms.decoders import guard_listing
+    from imagecensus.transforms.storage.locations import is_bucket
 
     output = options.output
-    if not output.startswith("gs://"):
+    if not is_bucket(output):
         output = os.path.abspath(output)
     layout = Layout(output, options.shard_pair)
     supervise.journals_are_in(layout.listing)

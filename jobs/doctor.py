@@ -30,8 +30,11 @@ from imagecensus.jobs.command.options import argument, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
 
 MIN_FREE_DISK = 2 << 30
+_STORES = {scheme[:-3]: "google" for scheme in GOOGLE}
+_STORES |= {scheme[:-3]: "s3" for scheme in S3} | {scheme[:-3]: "azure" for scheme in AZURE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,18 +123,22 @@ def check_machine(options: ClassifyOptions):
 
 
 def check_credentials(options: ClassifyOptions):
-    """Whether Google's services can be asked, where a bucket or Dataflow is to be used."""
+    """Whether the stores that are to be used can be asked, and Google where Dataflow is."""
     places = [*options.inputs, options.output or "", options.model or ""]
-    if options.runner != DATAFLOW and not any(map(store.is_bucket, places)):
-        return
-    try:
-        store.bucket_client()
-    except UserError as error:
-        text, _, remedy = str(error).rpartition("; ")
-        yield Finding("fail", "google", text, remedy)
-        return
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    yield Finding("ok", "google", f"emulator at {emulator}" if emulator else "credentials found")
+    asked = {store.split(place)[0]: place for place in places if store.is_bucket(place)}
+    if options.runner == DATAFLOW:
+        asked.setdefault("gs://", "gs://-/")
+    said = set()
+    for place in asked.values():
+        name = _STORES[place.partition("://")[0]]
+        try:
+            finding = Finding("ok", name, store.check(place))
+        except UserError as error:
+            text, _, remedy = str(error).partition("; ")
+            finding = Finding("fail", name, text, remedy)
+        if finding not in said:
+            said.add(finding)
+            yield finding
 
 
 def check_inputs(options: ClassifyOptions):
@@ -175,12 +182,14 @@ def check_output(options: ClassifyOptions, flags: dict):
                 "fail",
                 "output",
                 f"{output} is a path on this machine, and the workers are elsewhere",
-                "write to gs://, or to a folder mounted at the same path on every worker",
+                "write to a store (as s3://), or to a folder mounted at one path on every worker",
             )
     probe = store.join(output, "_imagecensus", "doctor-probe")
     created = [] if store.is_bucket(output) else _missing_folders(os.path.dirname(probe))
     try:
         store.make_folder(os.path.dirname(probe))
+        if store.is_bucket(output):
+            store.check_conditional_writes(os.path.dirname(probe))
         store.write(probe, b"probe")
         same = store.read(probe) == b"probe"
         store.delete(probe)
@@ -233,7 +242,7 @@ def check_model(options: ClassifyOptions, flags: dict):
             "fail" if options.runner == DATAFLOW else "warn",
             "model",
             f"{folder} is a path on this machine, and the workers are elsewhere",
-            "copy it to gs://, or put it at the same path into the workers' image",
+            "copy it to a store (gs://, s3://, az://), or into the workers' image at that path",
         )
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 def classify_arguments(parameters: list[str]) -> list[str]:
     """A template's parameters as a command line of `classify`; Beam's own stay as they are.
 
-    `inputs` holds one or more gs:// locations, separated by commas or blanks.
+    `inputs` holds one or more locations in stores, separated by commas or blanks.
     """
     fields = {field.name: field for field in dataclasses.fields(ClassifyOptions)}
     inputs, arguments = [], []
@@ -35,7 +35,7 @@ def classify_arguments(parameters: list[str]) -> list[str]:
         if field is None or field.name == "runner":
             arguments.append(parameter)
         elif field.name == "inputs":
-            inputs = re.split(r"[,\s]+(?=gs://)", value.strip())
+            inputs = re.split(r"[,\s]+(?=[a-z][a-z0-9]+://)", value.strip())
         elif field.default is not False:
             arguments.append(f"--{field.name.replace('_', '-')}={value}")
         elif value.lower() == "true":

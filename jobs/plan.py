@@ -21,9 +21,14 @@ import time
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.locations import AZURE, S3
 
 # US dollars; override with --prices=FILE (the same keys).
 PRICES_OF = "Google's list prices of 2025, us-central1: Dataflow batch workers, standard storage"
+PRICES_OF_STORES = {
+    "s3": "Amazon's list prices of 2025, us-east-1: S3 Standard; workers as Dataflow's",
+    "azure": "Microsoft's list prices of 2025, East US: hot blobs, LRS; workers as Dataflow's",
+}
 PRICES = {
     "vcpu_hour": 0.056,
     "gib_hour": 0.003557,
@@ -32,7 +37,13 @@ PRICES = {
     "list_requests_per_10k": 0.05,
     "write_requests_per_10k": 0.05,
     "gib_month_stored": 0.020,
+    "gib_egress": 0.12,
 }
+_OF_STORES = {
+    "s3": {"gib_month_stored": 0.023, "gib_egress": 0.09},
+    "azure": {"read_requests_per_10k": 0.005, "list_requests_per_10k": 0.065,
+              "write_requests_per_10k": 0.065, "gib_month_stored": 0.0208, "gib_egress": 0.087},
+}  # fmt: skip
 _LISTED_PER_REQUEST = 1000
 _ROW_BYTES = 200  # of the table, compressed, without embeddings
 
@@ -80,7 +91,9 @@ def main(argv: list[str]) -> int:
     options = parse_options(
         PlanOptions, argv, "imagecensus plan", "Measures a sample here and forecasts a whole run."
     )
-    prices, source = read_prices(options.prices), options.prices or PRICES_OF
+    kind = _store_kind(options.inputs)
+    prices = read_prices(options.prices, kind)
+    source = options.prices or PRICES_OF_STORES.get(kind, PRICES_OF)
     if options.sample < 20:
         raise UserError("--sample must be at least 20")
     if options.deadline is not None and options.deadline <= 0:
@@ -91,16 +104,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_prices(path: str) -> dict:
-    """The price table, overridden by a JSON file. Raises UserError."""
+def _store_kind(inputs: tuple[str, ...]) -> str:
+    """ "s3", "azure" or "": where the first input that is in a store is."""
+    place = next(filter(store.is_bucket, inputs), "")
+    return "s3" if place.startswith(S3) else "azure" if place.startswith(AZURE) else ""
+
+
+def read_prices(path: str, kind: str = "") -> dict:
+    """The price table of a kind of store, overridden by a JSON file. Raises UserError."""
+    usual = PRICES | _OF_STORES.get(kind, {})
     if not path:
-        return PRICES
+        return usual
     try:
         own = json.loads(store.read(path))
         unknown = set(own) - set(PRICES)
         if unknown:
             raise ValueError(f"unknown {', '.join(sorted(unknown))}; known: {', '.join(PRICES)}")
-        return PRICES | {name: float(value) for name, value in own.items()}
+        return usual | {name: float(value) for name, value in own.items()}
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a price table: {error}") from None
 
@@ -226,6 +246,11 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
         + ", ".join(f"{name} ${value:,.2f}" for name, value in per_million.items()),
         f"           for these, compute and requests: ${once:,.2f} (± {m.relative_error:.0%})",
     ]
+    egress = 1e6 * m.bytes_per_image / 2**30 * prices["gib_egress"]
+    lines.append(
+        f"egress     per million images ${egress:,.2f} where workers are outside the store's cloud;"
+        " none in its region"
+    )
     return "\n".join(lines)
 
 

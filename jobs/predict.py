@@ -33,7 +33,7 @@ class Options:
     """Options of `imagecensus predict`."""
 
     images: tuple[str, ...] = argument(
-        "image files, gs:// objects, or - for one image on standard input",
+        "image files, objects of stores (as gs://), or - for one image on standard input",
         nargs="+",
         metavar="IMAGE",
     )

@@ -91,7 +91,7 @@ def write_report(output: str, labels: int = 8, examples: int = 4, sample: int = 
     """Writes `report.html` into an output folder of `classify`; returns its path.
 
     Args:
-      output: the folder, local or gs://, with at least one part in it.
+      output: the folder, local or in a store, with at least one part in it.
       labels: labels that get a contact sheet.
       examples: images per row of a contact sheet, and examples per failure.
       sample: images drawn at random.

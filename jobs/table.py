@@ -24,7 +24,9 @@ class Options:
 
     output: str = argument("the --output folder of a classify run")
     format: str = option("csv", "csv or jsonl", choices=sorted(FORMATS))
-    to: str = option("-", "file to write, local or gs://; - is standard output", metavar="FILE")
+    to: str = option(
+        "-", "file to write, local or in a store; - is standard output", metavar="FILE"
+    )
     embeddings: bool = option(False, "with the embeddings, where the table has them")
 
 

@@ -31,7 +31,7 @@ class TrainOptions:
 
     data: str = argument(
         "folder of class folders (or of train, val, test), manifest (.csv, .jsonl, .parquet; on"
-        " disk or gs://), or tfds:NAME",
+        " disk or in a store), or tfds:NAME",
         metavar="DATA",
     )
     output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")

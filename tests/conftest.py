@@ -10,7 +10,10 @@ import shutil
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+from object_servers import SERVERS, forget_clients, missing
 from samples import SHARED_DATA, export_tiny
+
+from imagecensus.transforms.storage import protocol
 
 
 def pytest_collection_modifyitems(items):
@@ -61,6 +64,50 @@ def ordinary_user():
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    """Starts the emulator of a store by name, once; skips where it cannot be had."""
+    started = {}
+
+    def start(name: str):
+        if name not in started:
+            reason = missing(name)
+            if reason:
+                pytest.skip(reason)
+            started[name] = SERVERS[name]()
+            started[name].start(tmp_path_factory.mktemp(name))
+        return started[name]
+
+    yield start
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture
+def reach(servers, monkeypatch):
+    """Starts the emulator of a store by name, and sets what a user of it sets."""
+
+    def start(name: str):
+        server = servers(name)
+        for variable in list(os.environ):
+            if variable.startswith(("AWS_", "AZURE_", "STORAGE_EMULATOR")):
+                monkeypatch.delenv(variable)
+        for variable, value in server.environment.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
+        forget_clients()
+        return server
+
+    yield start
+    forget_clients()
+
+
+@pytest.fixture(params=list(SERVERS))
+def remote(request, reach):
+    """An emulator of each store in turn, behind a proxy that does harm."""
+    return reach(request.param)
 
 
 @pytest.fixture(scope="session")

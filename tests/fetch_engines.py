@@ -3,6 +3,8 @@
   python tests/fetch_engines.py flink     Beam's Flink job server (Maven) and Flink (PyPI)
   python tests/fetch_engines.py prism     Prism, from Beam's Go module
   python tests/fetch_engines.py bucket    fake-gcs-server, a bucket emulator, from its Go module
+  python tests/fetch_engines.py s3        versitygw, which speaks as S3 does, from its Go module
+  python tests/fetch_engines.py azure     Azurite, an emulator of Azure's storage, from npm
 
 Each does nothing where its part is there already, and says what is missing (Java, Maven, Go, a
 network) and exits 0 where it cannot be had: the tests that need it skip with that reason.
@@ -37,6 +39,11 @@ FLINK_HOME = CACHE / f"flink-{FLINK}"
 PRISM = pathlib.Path(PrismJobServer.BIN_CACHE) / "prism"
 FAKE_GCS_VERSION = "v1.56.1"
 FAKE_GCS = CACHE / f"fake-gcs-server-{FAKE_GCS_VERSION}" / "fake-gcs-server"
+VERSITY_VERSION = "v1.8.0"
+VERSITY = CACHE / f"versitygw-{VERSITY_VERSION}" / "versitygw"
+AZURITE_VERSION = "3.37.0"
+AZURITE_HOME = CACHE / f"azurite-{AZURITE_VERSION}"
+AZURITE = AZURITE_HOME / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 
 assert FLINK_MINOR in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
 
@@ -81,6 +88,23 @@ def fetch_bucket() -> str:
     if not FAKE_GCS.is_file():
         _go_install(f"github.com/fsouza/fake-gcs-server@{FAKE_GCS_VERSION}", FAKE_GCS.parent)
     return f"bucket emulator {FAKE_GCS}"
+
+
+def fetch_s3() -> str:
+    if not VERSITY.is_file():
+        package = f"github.com/versity/versitygw/cmd/versitygw@{VERSITY_VERSION}"
+        _go_install(package, VERSITY.parent)
+    return f"S3 emulator {VERSITY}"
+
+
+def fetch_azure() -> str:
+    if not AZURITE.is_file():
+        _need("node", "npm")
+        _run(
+            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix",
+             str(AZURITE_HOME), f"azurite@{AZURITE_VERSION}"]
+        )  # fmt: skip
+    return f"Azure emulator {AZURITE}"
 
 
 def _jar(beam: str) -> pathlib.Path:
@@ -160,9 +184,17 @@ def _run(command: list[str], **kwargs) -> None:
         raise Missing(f"{' '.join(command[:3])} ... failed: {' '.join(last)}")
 
 
+_FETCH = {
+    "flink": fetch_flink,
+    "prism": fetch_prism,
+    "bucket": fetch_bucket,
+    "s3": fetch_s3,
+    "azure": fetch_azure,
+}
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         try:
-            print({"flink": fetch_flink, "prism": fetch_prism, "bucket": fetch_bucket}[name]())
+            print(_FETCH[name]())
         except (Missing, subprocess.TimeoutExpired) as why:
             print(f"notice: {name}: {why}; its tests will be skipped")

@@ -39,7 +39,7 @@ from imagecensus.transforms.storage import store
 class Classification:
     """How images are classified; the same on every worker."""
 
-    model: str  # model folder, also gs://
+    model: str  # model folder, also in a store
     engine: str
     precision: str = "f32"
     top_k: int = 5

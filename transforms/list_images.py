@@ -45,7 +45,7 @@ def list_images(
     """Lists all inputs in turn.
 
     Args:
-      inputs: folders, files, globs, archives, manifests, gs:// prefixes and globs.
+      inputs: folders, files, globs, archives, manifests, prefixes and globs in stores.
       uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
       image_column: the column or feature of images in Parquet and TFRecords; empty: the usual.
       max_members: of one archive; the archive itself is a failed row in place of the others.

@@ -24,9 +24,9 @@ def read_image(
     """The whole file or object, or one member of a packed archive.
 
     Args:
-      uri: a local path, `file://` uri or `gs://` uri.
+      uri: a local path, `file://` uri or uri of a store.
       size: bytes as listed, or -1; a larger file than `max_bytes` is refused unread.
-      etag: a bucket object's generation as listed; that very generation is read.
+      etag: an object's version as listed; that very version is read.
       container, member: of the reference, for a member of an archive.
       place: for members without random access; see `read_archives`.
 

@@ -12,6 +12,7 @@ from imagecensus.jobs.command.options import (
     unknown_flag,
 )
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage.locations import is_bucket
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
@@ -31,11 +32,13 @@ class ClassifyOptions:
 
     inputs: tuple[str, ...] = argument(
         "folder, file, glob, archive (tar, zip, TFRecord, Parquet), manifest (txt, csv, tsv, jsonl,"
-        " parquet), gs:// prefix or glob",
+        " parquet), prefix or glob in a store (gs://, s3://, az://, abfss://)",
         nargs="+",
         metavar="INPUT",
     )
-    output: str = option(None, "folder or gs:// prefix of the dataset", "dataset", metavar="DIR")
+    output: str = option(
+        None, "folder, or prefix in a store, of the dataset", "dataset", metavar="DIR"
+    )
     model: str = option(
         None, "model folder; without it, MobileNet-V2 trained on ImageNet", "dataset", metavar="DIR"
     )
@@ -151,7 +154,7 @@ def _out_of_reach(options: ClassifyOptions) -> list[str]:
     return [
         f"{flag}={place}: Dataflow's workers reach no file of this machine; give a gs:// location"
         for flag, place in places.items()
-        if not place.startswith("gs://")
+        if not is_bucket(place)
     ]
 
 

@@ -32,7 +32,7 @@ def read_training_data(source: str, fractions: SplitFractions, *columns: str) ->
     """Like `read_labelled_data`, for manifests and images in buckets and archives too.
 
     Args:
-      source: a folder, a manifest (local or `gs://`), or `tfds:NAME`.
+      source: a folder, a manifest (local or in a store), or `tfds:NAME`.
       fractions: of the splits cut where the source has none.
       columns: of a manifest: label, path, split.
 
@@ -78,7 +78,7 @@ def _uri(location: str, base: str) -> str:
     if location.startswith("file://"):
         return store.uri_of_path(store.path_of_uri(location))
     if store.is_bucket(base) and not location.startswith("/"):
-        return store.join(base, location)
+        return store.resolve(base, location)
     return store.uri_of_path(os.fsencode(os.path.abspath(os.path.join(base, location))))
 
 

@@ -14,21 +14,31 @@ _SIGNED = (
     r"(https?://[^\s?#\"'<>]+)\?[^\s\"'<>]*?(?i:signature|x-amz-|x-goog-|\bsig=|token|secret|passw"
     r"|credential|api_?key|access_?key|\bkey=)[^\s\"'<>]*"
 )
+# Any scheme but abfs:// and abfss://, where a container's name stands in front of the host; said
+# without looking ahead, which Arrow's dialect cannot.
+_SCHEME = (
+    r"\b(?:[b-z][a-z0-9+.-]*|a(?:[ac-z0-9+.-][a-z0-9+.-]*)?|ab(?:[a-eg-z0-9+.-][a-z0-9+.-]*)?)://"
+)
+_NAMED = rf"(?i)({_SCHEME})[^\s/@\"']+@"  # names and passwords in front of a host
+_PASSWORD = r"(?i)(\babfss?://)[^\s/@:\"']*:[^\s/@\"']*@"
+_KEYS = r"\b(?:ya29\.[\w-]+|AIza[\w-]{30,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{30,})"
 _DATA_SECRETS = [  # pattern, replacement: in the dialect that Arrow and Python have in common
     (_SIGNED, rf"\1?{_HIDDEN}"),
-    (r"(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@", rf"\1{_HIDDEN}@"),
+    (_NAMED, rf"\1{_HIDDEN}@"),
+    (_PASSWORD, rf"\1{_HIDDEN}@"),
     (
         r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\z)",
         _HIDDEN,
     ),
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]*", _HIDDEN),
-    (r"\b(?:ya29\.[\w-]+|AIza[\w-]{30,}|AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,})", _HIDDEN),
+    (_KEYS, _HIDDEN),
 ]
-_MAY_HOLD = r"://|PRIVATE KEY|eyJ|ya29|AIza|AKIA|gh[pousr]_"
+_MAY_HOLD = r"://|PRIVATE KEY|eyJ|ya29|AIza|AKIA|ASIA|gh[pousr]_"
 _SECRETS = [
     # The query of a web address may be its signature; names and passwords in front of a host.
     (re.compile(r"(https?://[^\s?#\"'<>]+)\?[^\s\"'<>]*"), rf"\1?{_HIDDEN}"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@", re.I), rf"\1{_HIDDEN}@"),
+    (re.compile(_NAMED), rf"\1{_HIDDEN}@"),
+    (re.compile(_PASSWORD), rf"\1{_HIDDEN}@"),
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*KEY-----|\Z)", re.S),
         _HIDDEN,
@@ -36,11 +46,11 @@ _SECRETS = [
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.I), rf"\1 {_HIDDEN}"),
     # Access tokens and keys by their shapes: JSON web tokens, Google, Amazon, GitHub.
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), _HIDDEN),
-    (re.compile(r"\b(ya29\.[\w-]+|AIza[\w-]{30,}|AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,})"), _HIDDEN),
+    (re.compile(_KEYS), _HIDDEN),
     (
         re.compile(
-            r"((?:password|passwd|secret|token|api_?key|access_?key|private_?key|credentials?"
-            r"|x-goog-signature|x-amz-signature|signature)[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;)]+",
+            r"((?:password|passwd|secret|token|api_?key|access_?key|account_?key|private_?key|credentials?"
+            r"|x-goog-signature|x-amz-signature|signature|\bsig)[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;)]+",
             re.I,
         ),
         rf"\1{_HIDDEN}",

@@ -19,6 +19,8 @@ import tempfile
 import time
 import uuid
 
+from imagecensus.transforms.storage.locations import is_bucket
+
 _SLOT_BYTES = 16
 _NOBODY = bytes(_SLOT_BYTES)
 _SUFFIX = ".inflight"
@@ -32,7 +34,7 @@ def folder_for(state: str) -> str:
     Beside the output on disk; for a bucket in this machine's temporary folder: a journal is of use
     where the crash happened, and cannot be written to a bucket image by image.
     """
-    if state.startswith("gs://"):
+    if is_bucket(state):
         return folder_here("inflight", state)
     return os.path.join(state, "inflight")
 

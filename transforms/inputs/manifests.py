@@ -215,7 +215,7 @@ def _located(location: str, base: str) -> File:
         location = location.encode(errors="replace").decode()
         return (redact(location) if _SECRET.search(location) else location, -1, "")
     elif store.is_bucket(base) and not location.startswith("/"):
-        return (store.join(base, location), -1, "")
+        return (store.resolve(base, location), -1, "")
     else:
         path = os.path.abspath(os.fsencode(os.path.join(base, location)))
     return reference_of(path) or (store.uri_of_path(path), -1, "")

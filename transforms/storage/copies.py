@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-from imagecensus.transforms.storage.locations import is_bucket, store_of
+from imagecensus.transforms.storage.locations import is_bucket
 from imagecensus.transforms.storage.protocol import StorageError, Stored, as_sentence
+from imagecensus.transforms.storage.registry import store_of
 
 _AT_ONCE = 8
 

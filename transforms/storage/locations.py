@@ -1,15 +1,18 @@
-"""What a location says: which store it is in, and how it is split and joined."""
+"""What a location says: what kind of store it is in, and how it is split and joined."""
 
 from __future__ import annotations
 
-import functools
 import os
+import posixpath
 import re
 
-from imagecensus.transforms.storage.protocol import StorageError, Store
+from imagecensus.transforms.storage.protocol import StorageError
 
 WEB = ("http://", "https://")  # read only
-BUCKETS = ("gs://",)
+GOOGLE = ("gs://",)
+S3 = ("s3://", "s3a://")
+AZURE = ("az://", "azure://", "abfs://", "abfss://")
+BUCKETS = GOOGLE + S3 + AZURE
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -35,21 +38,14 @@ def split(location: str) -> tuple[str, str]:
     return f"{scheme}://{bucket}/", name
 
 
+def resolve(base: str, text: str) -> str:
+    """A relative name in a list as the list's folder in a store sees it: `..` leads upwards."""
+    root, folder = split(base + "/")
+    if {".", ".."}.isdisjoint(text.split("/")):  # else as it is: names may hold "//"
+        return root + folder + text
+    name = posixpath.normpath(folder + text)
+    return root + (folder + text if name.startswith("../") else name)
+
+
 def join(base: str, *names: str) -> str:
     return "/".join([base.rstrip("/"), *names]) if is_bucket(base) else os.path.join(base, *names)
-
-
-def store_of(location: str) -> Store:
-    """The store that a location is in."""
-    return _store(location.partition("://")[0] if is_bucket(location) else "file")
-
-
-@functools.cache
-def _store(scheme: str) -> Store:
-    if scheme == "gs":
-        from imagecensus.transforms.storage.gcs import GoogleStore
-
-        return GoogleStore()
-    from imagecensus.transforms.storage.local import LocalStore
-
-    return LocalStore()

@@ -15,8 +15,9 @@ import time
 import uuid
 
 from imagecensus.transforms.storage.local import not_writable
-from imagecensus.transforms.storage.locations import is_bucket, store_of
+from imagecensus.transforms.storage.locations import GOOGLE, is_bucket
 from imagecensus.transforms.storage.protocol import ConflictError, StorageError, as_sentence
+from imagecensus.transforms.storage.registry import store_of
 
 LEASE_SECONDS = 120.0
 _LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
@@ -31,6 +32,7 @@ class Lock:
 
     def __enter__(self) -> Lock:
         if is_bucket(self.location):
+            check_conditional_writes(os.path.dirname(self.location))
             self._lease = Lease(self.location)
             holder = self._lease.acquire()
             if holder:
@@ -86,6 +88,33 @@ class Lock:
         )
 
 
+def check_conditional_writes(folder: str) -> None:
+    """Refuses a folder of a store that overwrites what it was asked to leave alone.
+
+    Two runs would both hold the lock there. Google's is known to keep conditions.
+
+    Raises StorageError.
+    """
+    if folder.startswith(GOOGLE):
+        return
+    store, probe = store_of(folder), f"{folder}/probe-{uuid.uuid4().hex[:8]}"
+    with contextlib.suppress(ConflictError):  # with an answer that was lost: the name is new
+        store.write(probe, b"1", create_only=True)
+    try:
+        with as_sentence(probe, "read"):
+            version = store.stat(probe).version
+        for condition in ({"create_only": True}, {"if_match": "0" * len(version)}):
+            with contextlib.suppress(ConflictError):
+                store.write(probe, b"2", **condition)
+                raise StorageError(
+                    f"{folder}: this store overwrites objects that a write on a condition must"
+                    " leave alone, so that two runs could spoil each other's rows; choose an"
+                    " --output in a store that keeps conditions (If-Match, If-None-Match)"
+                )
+    finally:
+        store.delete(probe)
+
+
 class Lease:
     """A lock that outlives no run by much: an object that its owner renews.
 
@@ -134,7 +163,9 @@ class Lease:
                 owner = json.loads(self._store.read(self.uri))
             except (ValueError, FileNotFoundError):
                 owner = {}
-            return found.version, owner if isinstance(owner, dict) else {}, found.modified
+            owner = owner if isinstance(owner, dict) else {}
+            owner.pop("renewed", None)
+            return found.version, owner, found.modified
 
     def _is_dead(self, owner: dict, renewed: float) -> bool:
         if owner.get("host") == os.uname().nodename:
@@ -157,7 +188,8 @@ class Lease:
 
     def _put(self, version: str) -> bool:
         """Writes the object if it still is of that version; False where it is not."""
-        data = json.dumps(self._owner).encode()
+        # An ETag may be a digest of the bytes: each renewal has bytes of its own.
+        data = json.dumps(self._owner | {"renewed": time.time_ns()}).encode()
         try:
             self._store.write(self.uri, data, create_only=not version, if_match=version)
         except ConflictError:

@@ -20,10 +20,10 @@ from imagecensus.transforms.storage.locations import (
     is_address,
     is_bucket,
     join,
+    resolve,
     split,
-    store_of,
 )
-from imagecensus.transforms.storage.lock import Lock
+from imagecensus.transforms.storage.lock import Lock, check_conditional_writes
 from imagecensus.transforms.storage.protocol import (
     ChangedError,
     ConflictError,
@@ -31,6 +31,7 @@ from imagecensus.transforms.storage.protocol import (
     Stored,
     as_sentence,
 )
+from imagecensus.transforms.storage.registry import store_of
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -41,11 +42,13 @@ __all__ = [
     "Stored",
     "bucket_client",
     "bucket_object",
+    "check_conditional_writes",
     "is_address",
     "is_bucket",
     "join",
     "local_folder",
     "path_of_uri",
+    "resolve",
     "split",
     "split_bucket",
     "store_of",

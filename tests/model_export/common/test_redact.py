@@ -81,3 +81,15 @@ def test_ordinary_columns_stay():
     ]
     for column in (pa.array(texts), pa.array([1, None]), pa.array([{"a": texts}])):
         assert redact_column(column).equals(column)
+
+
+def test_a_container_s_name_is_no_secret():
+    uri = "abfss://photos@museum.dfs.core.windows.net/a.jpg"
+    assert redact(uri) == uri
+    assert redact_column(pa.array([uri]))[0].as_py() == uri
+    for hidden in ("abfss://user:pass@host/a", "abc://token@host/a", "a://token@host/a"):
+        for text in (redact(hidden), redact_column(pa.array([hidden]))[0].as_py()):
+            assert "pass" not in text and "token" not in text
+    key = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;Suffix=x"
+    assert "c2VjcmV0" not in redact(key)
+    assert "ASIAABCDEFGHIJKLMNOP" not in redact("id ASIAABCDEFGHIJKLMNOP")

@@ -7,13 +7,16 @@ import os
 import threading
 
 import pytest
+from object_servers import SERVERS
 
 from imagecensus.transforms.storage import store
 
 
-@pytest.fixture
-def folder(tmp_path) -> str:
-    return str(tmp_path)
+@pytest.fixture(params=["disk", *SERVERS])
+def folder(request, tmp_path, reach) -> str:
+    if request.param == "disk":
+        return str(tmp_path)
+    return reach(request.param).uri(f"conditions/{tmp_path.name}")
 
 
 def test_only_one_of_many_creates(folder):
@@ -84,14 +87,14 @@ def _made(folder: str, name: str) -> str:
     return f"{folder}/parts/{name}"
 
 
-def test_a_disk_without_hard_links_creates_only_once_too(folder, monkeypatch):
+def test_a_disk_without_hard_links_creates_only_once_too(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    location = f"{folder}/one"
+    location = f"{tmp_path}/one"
     store.write(location, b"1", create_only=True)
     with pytest.raises(store.ConflictError):
         store.write(location, b"2", create_only=True)
     assert store.read(location) == b"1"
-    assert os.listdir(folder) == ["one"]
+    assert os.listdir(tmp_path) == ["one"]

@@ -1,0 +1,28 @@
+"""Which store a location is in. A new kind of store is a class that keeps `Store`, named here."""
+
+from __future__ import annotations
+
+import functools
+
+from imagecensus.transforms.storage.locations import BUCKETS, is_bucket
+from imagecensus.transforms.storage.protocol import Store
+
+
+def store_of(location: str) -> Store:
+    """The store that a location is in."""
+    return _store(location.partition("://")[0] if is_bucket(location) else "file")
+
+
+@functools.cache
+def _store(scheme: str) -> Store:
+    if scheme == "gs":
+        from imagecensus.transforms.storage.gcs import GoogleStore
+
+        return GoogleStore()
+    if f"{scheme}://" in BUCKETS:
+        from imagecensus.transforms.storage.objects import ObjectStore
+
+        return ObjectStore()
+    from imagecensus.transforms.storage.local import LocalStore
+
+    return LocalStore()
