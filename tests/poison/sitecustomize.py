@@ -1,7 +1,7 @@
 """A decoder with real defects: put this folder on PYTHONPATH and Pillow opens poison.
 
-A file that starts with POISON:segv, :hang, :spin or :eat makes the decoder crash, wait, compute or
-allocate for ever, in C, as a defect in a codec would. And Parquet with POISON in it crashes Arrow.
+A file that starts with POISON:segv, :hang, :spin or :eat, or as a JPEG and then so, makes the
+decoder crash, wait, compute or allocate for ever, in C, as a defect in a codec would. And Parquet with POISON in it crashes Arrow.
 """
 
 import os
@@ -16,7 +16,8 @@ _open = PIL.Image.open
 def _poisoned_open(file, *args, **kwargs):
     import ctypes
 
-    head = file.getvalue()[:12] if hasattr(file, "getvalue") else b""
+    head = file.getvalue()[:16] if hasattr(file, "getvalue") else b""
+    head = head.removeprefix(b"\xff\xd8\xff")
     if head.startswith(b"POISON:segv"):
         ctypes.string_at(0)
     if head.startswith(b"POISON:hang"):

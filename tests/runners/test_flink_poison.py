@@ -36,7 +36,7 @@ def test_poison_costs_its_own_rows_in_a_worker_pool(poisoned_cluster, tmp_path, 
     make_photos(tmp_path / "photos", 60)
     poison = {"00007.jpg": b"eat", "00031.jpg": b"segv", "00052.jpg": b"hang"}
     for name, how in poison.items():
-        (tmp_path / "photos" / name).write_bytes(b"POISON:" + how)
+        (tmp_path / "photos" / name).write_bytes(b"\xff\xd8\xffPOISON:" + how)
     output = tmp_path / "out"
     run = command(tmp_path / "photos", tiny_model, output, *poisoned_cluster.job_flags)
     run += ["--decode-seconds=5", "--decode-memory=1G"]

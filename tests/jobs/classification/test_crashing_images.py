@@ -27,8 +27,8 @@ def _classify(images, model, output, *flags):
 def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     make_photos(tmp_path / "photos", 40)
     expected = {"00012.jpg": "decode_crash", "00031.jpg": "decode_timeout"}
-    (tmp_path / "photos" / "00012.jpg").write_bytes(b"POISON:segv")
-    (tmp_path / "photos" / "00031.jpg").write_bytes(b"POISON:hang")
+    (tmp_path / "photos" / "00012.jpg").write_bytes(b"\xff\xd8\xffPOISON:segv")
+    (tmp_path / "photos" / "00031.jpg").write_bytes(b"\xff\xd8\xffPOISON:hang")
     output = tmp_path / "out"
     ended = _classify(tmp_path / "photos", tiny_model, output)
     assert ended.returncode == 0, ended.stderr
@@ -44,7 +44,7 @@ def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
 def test_a_image_that_eats_all_memory_costs_its_own_row(tmp_path, tiny_model):
     """Whom the kernel killed is not run again unasked; the rerun isolates the image."""
     make_photos(tmp_path / "photos", 20)
-    (tmp_path / "photos" / "00007.jpg").write_bytes(b"POISON:eat")
+    (tmp_path / "photos" / "00007.jpg").write_bytes(b"\xff\xd8\xffPOISON:eat")
     run = (tmp_path / "photos", tiny_model, tmp_path / "out", "--decode-memory", "1G")
     killed = _classify(*run)
     assert killed.returncode == 128 + signal.SIGKILL

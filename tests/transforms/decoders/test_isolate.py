@@ -50,7 +50,7 @@ def test_errors_are_those_of_decode_image():
 def test_a_defective_decoder_costs_one_row(monkeypatch, poison, status, seconds):
     monkeypatch.setenv("PYTHONPATH", POISON)
     with pytest.raises(ImageError) as error:
-        _isolated(f"POISON:{poison}".encode(), seconds=seconds, memory=1 << 30)
+        _isolated(b"\xff\xd8\xffPOISON:" + poison.encode(), seconds=seconds, memory=1 << 30)
     assert error.value.status == status
 
 
