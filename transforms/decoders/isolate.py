@@ -7,6 +7,7 @@ those of `decode_image`: the child calls it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -126,7 +127,7 @@ def _child() -> None:
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
         info = decode_image(data, spec, pixels, request["max_pixels"], request["max_side"])
-        said = {"width": info.width, "height": info.height, "format": info.format}
+        said = dataclasses.asdict(info)
         body = pixels.tobytes()
     except ImageError as error:
         said = {"status": error.status, "error": str(error), "format": error.image_format}
