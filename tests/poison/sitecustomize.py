@@ -1,8 +1,8 @@
 """A decoder with real defects: put this folder on PYTHONPATH and Pillow opens poison.
 
 A file that starts with POISON:segv, :hang, :spin or :eat, or as a JPEG and then so, makes the
-decoder crash, wait, compute or allocate for ever, in C, as a defect in a codec would. And Parquet with
-POISON in it crashes Arrow.
+decoder crash, wait, compute or allocate for ever, in C, as a defect in a codec would. And
+Parquet with POISON in it crashes Arrow.
 """
 
 import os
