@@ -26,6 +26,7 @@ PACKAGES = [
     "imagecensus.transforms.engines",
     "imagecensus.transforms.inputs",
     "imagecensus.transforms.storage",
+    "imagecensus.transforms.storage.web",
     "imagecensus.model_export.common",
     "imagecensus.model_export.foreign",
     "imagecensus.model_export.decoding",

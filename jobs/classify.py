@@ -53,6 +53,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     from imagecensus.transforms.decoders import guard_listing
     from imagecensus.transforms.storage.locations import is_bucket
 
+    options.web.apply()
     output = options.output
     if not is_bucket(output):
         output = os.path.abspath(output)

@@ -72,6 +72,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]):
 
     flags = PipelineOptions(beam_args).get_all_options()
     options = take_model_folder(options)
+    options.web.apply()
     bad = False
     for findings in (
         check_machine(options),

@@ -156,7 +156,7 @@ def read_one_image(image: str):
     try:
         if image == STDIN:
             return "-", sys.stdin.buffer.read(MAX_BYTES)
-        if store.is_bucket(image):
+        if store.is_remote(image):
             return image, read_image(image)
         uri = store.uri_of_path(os.path.abspath(os.fsencode(image)))
         return uri, read_image(uri)
@@ -169,9 +169,7 @@ def read_one_image(image: str):
 def _validate(options: Options) -> None:
     problems = []
     for image in options.images:
-        if image.startswith(("http://", "https://")):
-            problems.append(f"{image}: web addresses are not read; download it first")
-        elif image != STDIN and not store.is_bucket(image) and os.path.isdir(image):
+        if image != STDIN and not store.is_remote(image) and os.path.isdir(image):
             problems.append(f"{image}: a folder; use `imagecensus classify` for many images")
     if options.images.count(STDIN) > 1:
         problems.append("-: standard input holds one image; name it once")

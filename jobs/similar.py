@@ -210,7 +210,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
     """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
     uri = options.image
-    if not store.is_bucket(uri) and not uri.startswith("file://"):
+    if not store.is_remote(uri) and not uri.startswith("file://"):
         uri = store.uri_of_path(os.path.abspath(os.fsencode(uri)))
     found = table.query(
         "SELECT uri, embedding FROM predictions WHERE uri IN (?, ?) AND status = 'ok'",

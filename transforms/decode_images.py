@@ -38,6 +38,7 @@ from imagecensus.transforms.decoders.guard_decoding import Guard
 from imagecensus.transforms.read_images import MAX_BYTES
 from imagecensus.transforms.records import ImageBatch, Status, Unit
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.web.policy import WebPolicy
 
 # Set by Ctrl-C in a run in this very process: units not begun yet are left for the rerun.
 STOP = threading.Event()
@@ -60,9 +61,10 @@ class Decoding:
     batch_images: int = 128
     window_batches: int = 2  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # 0: one per core
-    fetch_threads: int = 32  # readers ahead of the decoders, for buckets only
+    fetch_threads: int = 32  # readers ahead of the decoders, for stores and the web only
     journal: str = ""  # folder of the decoders' journals; empty: none
     seconds: float = isolate.DECODE_SECONDS  # longest that one image may take
+    web: WebPolicy = WebPolicy()  # how web addresses are read
     memory: int = isolate.DECODE_MEMORY  # most that a suspect of an earlier crash may take
 
 
@@ -110,7 +112,7 @@ class _Pending:
         }
         self._fetched = {}
         for row, uri in enumerate(self._uris):
-            if store.is_bucket(uri) and row not in self._tickets:
+            if store.is_remote(uri) and row not in self._tickets:
                 self._fetched[row] = pools.fetch.submit(self._read, row)
         step = 1 if self._tickets else _TASK_IMAGES
         self._tasks = [
@@ -225,6 +227,7 @@ class _DecodeImages(beam.DoFn):
 
     def setup(self):
         configure_pillow()
+        self._how.web.apply()
         self._pools = Pools(self._how)
 
     def start_bundle(self):

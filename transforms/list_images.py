@@ -67,7 +67,7 @@ def check_inputs(inputs: tuple[str, ...]) -> list[str]:
     """What is wrong with the inputs, as sentences, without listing them."""
     problems = []
     for text in inputs:
-        if store.is_bucket(text):
+        if store.is_remote(text):
             continue
         path = os.path.abspath(text)
         if not os.path.lexists(path) and not is_glob(text):
@@ -111,7 +111,7 @@ def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
 
 def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
-    named = text if store.is_bucket(text) else store.uri_of_path(absolute(text))
+    named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
     names = {f.name: new.name for f, new in zip(columns, passed_through(columns), strict=True)}
 
@@ -142,7 +142,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 
     Archives in a bucket are listed some at a time, as each listing waits for many requests.
     """
-    if not store.is_bucket(text):
+    if not store.is_remote(text):
         for reference in list_files(text):
             yield reference, members_of(reference)
         return

@@ -36,10 +36,8 @@ def read_image(
     try:
         if container is not None:
             return read_member(container, size, etag, member, max_bytes, place or Place())
-        if uri.startswith(store.WEB):
-            raise ImageError(
-                "read_error", "web addresses are not read; copy the image to a folder or bucket"
-            )
+        if store.is_web(uri):
+            return _read_address(uri, etag, max_bytes)
         if store.is_address(uri) and not uri.startswith("file://") and not store.is_bucket(uri):
             scheme = uri.partition("://")[0]
             raise ImageError(
@@ -84,6 +82,22 @@ def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
     return store.read(uri, etag)
+
+
+def _read_address(uri: str, etag: str, max_bytes: int) -> bytes:
+    from imagecensus.transforms.storage.web.fetch import PageError, TooLargeError
+    from imagecensus.transforms.storage.web.store import WebStore
+
+    try:
+        return WebStore().read(uri, etag, max_bytes)
+    except PageError as error:
+        raise ImageError("not_an_image", str(error.strerror)) from None
+    except TooLargeError as error:
+        raise ImageError(
+            "too_large", f"{error.strerror}, limit {max_bytes:,} (raise it with --max-bytes)"
+        ) from None
+    except FileNotFoundError as error:
+        raise ImageError("not_found", str(error.strerror)) from None
 
 
 def _too_many_bytes(size: int, max_bytes: int) -> ImageError:

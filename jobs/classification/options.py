@@ -12,7 +12,8 @@ from imagecensus.jobs.command.options import (
     unknown_flag,
 )
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms.storage.locations import is_bucket
+from imagecensus.transforms.storage.locations import is_address, is_bucket
+from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
@@ -76,6 +77,15 @@ class ClassifyOptions:
     decode_memory: str = option(
         "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
     )
+    allow_private_hosts: bool = option(
+        False, "also read web addresses of this machine and its networks", "web"
+    )
+    ignore_robots: bool = option(
+        False, "read web addresses against robots.txt and X-Robots-Tag", "web"
+    )
+    host_connections: int = option(
+        16, "connections to one web host at a time, in each process", "web", metavar="N"
+    )
     engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
     precision: str = option(
         "auto",
@@ -97,6 +107,14 @@ class ClassifyOptions:
     debug: bool = option(False, "show tracebacks", "machine")
 
     @property
+    def web(self) -> WebPolicy:
+        return WebPolicy(
+            allow_private_hosts=self.allow_private_hosts,
+            ignore_robots=self.ignore_robots,
+            host_connections=self.host_connections,
+        )
+
+    @property
     def shard_pair(self) -> tuple[int, int]:
         index, _, count = self.shard.partition("/")
         return int(index), int(count)
@@ -109,9 +127,22 @@ def validate(options: ClassifyOptions) -> None:
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")
+    elif is_address(options.output) and not is_bucket(options.output):
+        problems.append(
+            f"--output={options.output}: cannot be written there; give a folder or a store"
+            " (s3://, gs://, az://, abfss://)"
+        )
     if options.runner == DATAFLOW:
         problems += _out_of_reach(options)
-    positive = ("top_k", "max_pixels", "max_side", "max_members", "unit_images", "decode_seconds")
+    positive = (
+        "top_k",
+        "max_pixels",
+        "max_side",
+        "max_members",
+        "unit_images",
+        "decode_seconds",
+        "host_connections",
+    )
     for name in positive:
         if getattr(options, name) < 1:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")

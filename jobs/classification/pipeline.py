@@ -62,6 +62,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         journal=layout.inflight,
         seconds=options.decode_seconds,
         memory=size_in_bytes(options.decode_memory),
+        web=options.web,
     )
     # A worker elsewhere fetches a bucket's model itself.
     location = options.model if options.model and store.is_bucket(options.model) else run.model

@@ -39,7 +39,7 @@ def read_training_data(source: str, fractions: SplitFractions, *columns: str) ->
     Raises:
       UserError: what keeps the data from being trained on.
     """
-    if not store.is_bucket(source):
+    if not store.is_remote(source):
         return read_labelled_data(source, fractions, *columns, locate=locate_images)
     if not source.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet")):
         raise UserError(
@@ -73,18 +73,18 @@ def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:
 
 
 def _uri(location: str, base: str) -> str:
-    if store.is_bucket(location) or location.startswith(store.WEB):
+    if store.is_remote(location):
         return location
     if location.startswith("file://"):
         return store.uri_of_path(store.path_of_uri(location))
-    if store.is_bucket(base) and not location.startswith("/"):
+    if store.is_remote(base) and not location.startswith("/"):
         return store.resolve(base, location)
     return store.uri_of_path(os.fsencode(os.path.abspath(os.path.join(base, location))))
 
 
 def _archive_of(uri: str) -> str | None:
     """The archive of a member's uri, ARCHIVE#NAME; None for a file of its own."""
-    if "#" not in uri or (not store.is_bucket(uri) and store.exists(uri)):
+    if "#" not in uri or (not store.is_remote(uri) and store.exists(uri)):
         return None
     for end in (index for index, letter in enumerate(uri) if letter == "#"):
         if listing.is_archive_name(uri[:end]) and store.exists(uri[:end]):
@@ -100,7 +100,7 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
     """
     found: dict[str, Read] = {}
     place, folder = Place(), None
-    path = archive if store.is_bucket(archive) else os.fsdecode(store.path_of_uri(archive))
+    path = archive if store.is_remote(archive) else os.fsdecode(store.path_of_uri(archive))
     for batch in list_images((path,)):
         for row in batch.to_pylist():
             if row["uri"] not in wanted:

@@ -14,6 +14,10 @@ _SIGNED = (
     r"(https?://[^\s?#\"'<>]+)\?[^\s\"'<>]*?(?i:signature|x-amz-|x-goog-|\bsig=|token|secret|passw"
     r"|credential|api_?key|access_?key|\bkey=)[^\s\"'<>]*"
 )
+_SECRET_PARAMETER = re.compile(
+    r"[^=]*(?:signature|token|secret|passw|credential|api_?key|access_?key)[^=]*=|(?:sig|key|auth)=",
+    re.I,
+)
 # Any scheme but abfs:// and abfss://, where a container's name stands in front of the host; said
 # without looking ahead, which Arrow's dialect cannot.
 _SCHEME = (
@@ -86,6 +90,17 @@ def _redact_nested(value):
     if isinstance(value, (list, tuple)):
         return type(value)(map(_redact_nested, value))
     return redact_column(pa.array([value]))[0].as_py() if isinstance(value, str) else value
+
+
+def redact_address(url: str) -> str:
+    """A web address without what only its owner may know; the rest, and so its identity, stays."""
+    url = re.sub(r"(://)[^\s/@?#]+@", rf"\1{_HIDDEN}@", url, count=1)
+    address, mark, query = url.partition("?")
+    parts = [
+        f"{part.partition('=')[0]}={_HIDDEN}" if _SECRET_PARAMETER.match(part) else part
+        for part in query.split("&")
+    ]
+    return address + mark + "&".join(parts)
 
 
 def redact(text: str) -> str:

@@ -76,7 +76,6 @@ def test_files_that_are_none(tiny_model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["https://example.org/a.jpg"], "web addresses are not read"),
         (["."], "imagecensus classify"),
         (["-", "-"], "name it once"),
         (["a.jpg", "--top-k", "0"], "--top-k"),

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import is_ignored, is_own
+from imagecensus.model_export.common.redact import redact_address
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
 
@@ -34,11 +35,13 @@ class InputError(UserError):
 
 def list_files(text: str) -> Iterator[File]:
     """The files of an input, one after the other. Raises InputError."""
+    if store.is_web(text):
+        return list_address(text)
     return list_bucket(text) if store.is_bucket(text) else list_local(text)
 
 
 def is_glob(text: str) -> bool:
-    return bool(_GLOB_CHARACTERS.search(text))
+    return not store.is_web(text) and bool(_GLOB_CHARACTERS.search(text))
 
 
 def list_local(text: str) -> Iterator[File]:
@@ -124,6 +127,20 @@ def reference_of(path: bytes) -> File | None:
     if not stat.S_ISREG(info.st_mode):
         return None
     return (store.uri_of_path(path), info.st_size, str(info.st_mtime_ns))
+
+
+def list_address(text: str) -> Iterator[File]:
+    """The reference of one web address. Raises InputError where it does not answer."""
+    shown = redact_address(text)
+    if shown != text:
+        raise InputError(
+            f"{shown}: its address holds a signature or key, which is not kept; give one without"
+        )
+    try:
+        found = store.stat(text)
+    except OSError as error:
+        raise InputError(f"{text}: {error.strerror}; check the address") from None
+    yield (text, found.size, found.version)
 
 
 def list_bucket(text: str) -> Iterator[File]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.common.redact import redact, redact_address
 from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
@@ -48,7 +48,12 @@ URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_p
 
 def is_manifest(text: str) -> bool:
     """Whether an input's name is a manifest's; a Parquet file may hold images nevertheless."""
-    return text.lower().endswith(MANIFEST_SUFFIXES) and not is_glob(text)
+    return _path_of(text).lower().endswith(MANIFEST_SUFFIXES) and not is_glob(text)
+
+
+def _path_of(location: str) -> str:
+    """A location without the query of a web address."""
+    return location.partition("?")[0] if store.is_web(location) else location
 
 
 def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
@@ -58,8 +63,8 @@ def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatc
     locations are taken from the manifest's folder. A column that has the name of an output column
     gets the prefix `manifest_`.
     """
-    base = location.rsplit("/", 1)[0] if store.is_bucket(location) else os.path.dirname(location)
-    if location.lower().endswith(".txt"):
+    base = os.path.dirname(_path_of(location))
+    if _path_of(location).lower().endswith(".txt"):
         with store.local_copy(location) as path:
             lines = _list_lines(path, base)
             while chunk := list(itertools.islice(lines, CHUNK)):
@@ -111,7 +116,7 @@ def check_header(location: str, path: str, names: list[str]) -> None:
     Raises:
       InputError: the first line does not hold these names.
     """
-    if not location.lower().endswith((".csv", ".tsv")):
+    if not _path_of(location).lower().endswith((".csv", ".tsv")):
         return
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         line = next((line for line in file if line.strip()), "")
@@ -132,7 +137,7 @@ def _rows(location: str):
     """A stream of Arrow batches of a manifest's rows, read by DuckDB."""
     import duckdb
 
-    reader = _MANIFEST_READERS[os.path.splitext(location.lower())[1]]
+    reader = _MANIFEST_READERS[os.path.splitext(_path_of(location).lower())[1]]
     try:
         with store.local_copy(location) as path, duckdb.connect() as connection:
             relation = connection.sql(f"SELECT * FROM {reader}", params=[path])
@@ -146,7 +151,7 @@ def _rows(location: str):
 
 def manifest_columns(location: str, uri_column: str = "") -> list[pa.Field]:
     """The columns that a manifest passes through to the output. Raises InputError."""
-    if location.lower().endswith(".txt"):
+    if _path_of(location).lower().endswith(".txt"):
         return []
     with _rows(location) as rows:
         column = _uri_column(location, rows.schema.names, uri_column)
@@ -206,15 +211,15 @@ def _located(location: str, base: str) -> File:
     if store.is_bucket(location):
         # Names in buckets are UTF-8; what is not stays visible in the row that finds nothing.
         return (location.encode(errors="replace").decode(), -1, "")
-    if location.startswith(store.WEB):  # its row says that it is not read; no query, no secret
+    if store.is_web(location):  # one with a secret in it: its row says that it is not read
         location = location.encode(errors="replace").decode()
-        return (redact(location).removesuffix("?[redacted]"), -1, "")
+        return (redact_address(location), -1, "")
     if location.startswith("file://"):
         path = store.path_of_uri("file://" + location[7:].removeprefix("localhost"))
     elif store.is_address(location):  # of a store that is not read: its row says so
         location = location.encode(errors="replace").decode()
         return (redact(location) if _SECRET.search(location) else location, -1, "")
-    elif store.is_bucket(base) and not location.startswith("/"):
+    elif store.is_web(base) or (store.is_bucket(base) and not location.startswith("/")):
         return (store.resolve(base, location), -1, "")
     else:
         path = os.path.abspath(os.fsencode(os.path.join(base, location)))

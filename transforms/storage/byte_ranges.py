@@ -34,7 +34,7 @@ def open_stream(location: str, size: int, etag: str = "", block: int = 0) -> io.
 
     Raises like `read_range`, also while it is read.
     """
-    if store.is_bucket(location):
+    if store.is_remote(location):
         return io.BufferedReader(_ObjectStream(location, size, etag), block or BUCKET_BLOCK)
     return open(open_file(location, etag), "rb", buffering=block or DISK_BLOCK)
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-from imagecensus.transforms.storage.locations import is_bucket
+from imagecensus.transforms.storage.locations import is_bucket, is_web
 from imagecensus.transforms.storage.protocol import StorageError, Stored, as_sentence
 from imagecensus.transforms.storage.registry import store_of
 
@@ -25,6 +25,10 @@ def local_folder(location: str) -> str:
 
     Raises StorageError: nothing there, or it cannot be read.
     """
+    if is_web(location):
+        raise StorageError(
+            f"{location}: a folder cannot be read from the web; download it, or copy it to a store"
+        )
     if not is_bucket(location):
         return location
     prefix = location.rstrip("/") + "/"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import urllib.parse
 
 from imagecensus.transforms.storage.protocol import StorageError
 
@@ -19,6 +20,16 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 def is_bucket(location: str) -> bool:
     """Whether it is in an object store."""
     return location.startswith(BUCKETS)
+
+
+def is_web(location: str) -> bool:
+    """Whether it is a web address, which is only read."""
+    return location[:8].lower().startswith(WEB)
+
+
+def is_remote(location: str) -> bool:
+    """Whether it is somewhere else than on disk: each read is a request."""
+    return is_bucket(location) or is_web(location)
 
 
 def is_address(location: str) -> bool:
@@ -40,6 +51,8 @@ def split(location: str) -> tuple[str, str]:
 
 def resolve(base: str, text: str) -> str:
     """A relative name in a list as the list's folder in a store sees it: `..` leads upwards."""
+    if is_web(base):
+        return urllib.parse.urljoin(base + "/", text)
     root, folder = split(base + "/")
     if {".", ".."}.isdisjoint(text.split("/")):  # else as it is: names may hold "//"
         return root + folder + text
@@ -48,4 +61,4 @@ def resolve(base: str, text: str) -> str:
 
 
 def join(base: str, *names: str) -> str:
-    return "/".join([base.rstrip("/"), *names]) if is_bucket(base) else os.path.join(base, *names)
+    return "/".join([base.rstrip("/"), *names]) if is_remote(base) else os.path.join(base, *names)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 
-from imagecensus.transforms.storage.locations import BUCKETS, is_bucket
+from imagecensus.transforms.storage.locations import BUCKETS, is_bucket, is_web
 from imagecensus.transforms.storage.protocol import Store
 
 
 def store_of(location: str) -> Store:
     """The store that a location is in."""
+    if is_web(location):
+        return _store("https")
     return _store(location.partition("://")[0] if is_bucket(location) else "file")
 
 
@@ -23,6 +25,10 @@ def _store(scheme: str) -> Store:
         from imagecensus.transforms.storage.objects import ObjectStore
 
         return ObjectStore()
+    if scheme == "https":
+        from imagecensus.transforms.storage.web.store import WebStore
+
+        return WebStore()
     from imagecensus.transforms.storage.local import LocalStore
 
     return LocalStore()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import urllib.parse
 from collections.abc import Iterator
 
 from imagecensus.transforms.storage import local
@@ -19,6 +20,8 @@ from imagecensus.transforms.storage.locations import (
     WEB,
     is_address,
     is_bucket,
+    is_remote,
+    is_web,
     join,
     resolve,
     split,
@@ -45,6 +48,8 @@ __all__ = [
     "check_conditional_writes",
     "is_address",
     "is_bucket",
+    "is_remote",
+    "is_web",
     "join",
     "local_folder",
     "path_of_uri",
@@ -123,12 +128,12 @@ def atomic_path(location: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def local_copy(location: str) -> Iterator[str]:
-    """A local path of the object while the block lasts: a bucket's object is downloaded."""
-    if not is_bucket(location):
+    """A local path of the object while the block lasts: what is elsewhere is downloaded."""
+    if not is_remote(location):
         yield location
         return
     with tempfile.TemporaryDirectory(prefix="imagecensus-") as folder:
-        path = os.path.join(folder, os.path.basename(location))
+        path = os.path.join(folder, os.path.basename(urllib.parse.urlsplit(location).path))
         with open(path, "wb") as file:
             file.write(read(location))
         yield path
@@ -136,7 +141,7 @@ def local_copy(location: str) -> Iterator[str]:
 
 def exists(location: str) -> bool:
     """Raises StorageError where a store does not tell."""
-    if not is_bucket(location):
+    if not is_remote(location):
         return os.path.exists(path_of_uri(location))
     with as_sentence(location, "looked up"):
         try:

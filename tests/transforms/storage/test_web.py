@@ -1,0 +1,267 @@
+"""Lists of web addresses through the command line, against a server that misbehaves."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pyarrow.parquet as pq
+import pytest
+from samples import make_photos
+from web_server import WebServer
+
+from imagecensus.jobs.cli import main
+from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.storage import protocol, store
+from imagecensus.transforms.storage.web import connections, manners, policy
+from imagecensus.transforms.storage.web.policy import WebPolicy
+
+PHOTOS = 12
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    server = WebServer()
+    for path in make_photos(tmp_path / "photos", PHOTOS):
+        name = path.rpartition("/")[2]
+        with open(path, "rb") as file:
+            server.files[f"/{name}"] = file.read()
+    monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    manners.forget()
+    connections._pools.cache_clear()
+    yield server
+    WebPolicy().apply()
+    server.stop()
+
+
+@pytest.fixture
+def private(web):
+    WebPolicy(allow_private_hosts=True).apply()
+    return web
+
+
+@pytest.fixture
+def expected(tmp_path, web, tiny_model):
+    output = f"{tmp_path}/expected"
+    assert main(["classify", f"{tmp_path}/photos", f"--model={tiny_model}",
+                 f"--output={output}", "--no-report"]) == 0  # fmt: skip
+    rows = pq.read_table(f"{output}/predictions").to_pylist()
+    return {row["uri"].rpartition("/")[2]: (row["label"], row["score"]) for row in rows}
+
+
+def _classify(tmp_path, tiny_model, uris, *flags, output="out") -> list[dict]:
+    (tmp_path / "list.txt").write_text("\n".join(uris) + "\n")
+    flags = flags or ("--allow-private-hosts",)
+    assert main(["classify", f"{tmp_path}/list.txt", f"--model={tiny_model}", "--no-report",
+                 f"--output={tmp_path}/{output}", "--max-failure-rate=1", *flags]) == 0  # fmt: skip
+    return pq.read_table(f"{tmp_path}/{output}/predictions").to_pylist()
+
+
+def _names(web) -> list[str]:
+    return sorted(web.files)[:PHOTOS]
+
+
+@pytest.mark.parametrize("fault", ["", "/503x2", "/429x2", "/resetx2", "/truncatex2", "/to/"])
+def test_a_list_gives_the_rows_of_the_same_images_on_disk(
+    tmp_path, web, tiny_model, expected, fault
+):
+    uris = [f"{web.url}{fault}{name}" for name in _names(web)]
+    rows = _classify(tmp_path, tiny_model, uris)
+    assert {row["uri"].rpartition("/")[2]: (row["label"], row["score"]) for row in rows} == expected
+    assert sorted(row["uri"] for row in rows) == sorted(uris)
+    asked = len(web.asked)
+    assert len(_classify(tmp_path, tiny_model, uris)) == PHOTOS
+    assert len(web.asked) == asked, "a finished row is never asked for again"
+
+
+def test_each_address_has_a_row_that_says_what_became_of_it(tmp_path, web, tiny_model):
+    [photo, *_] = _names(web)
+    web.files |= {"/page.jpg": b"<!doctype html><html>", "/big.jpg": bytes(100_000), "/cut.jpg":
+                  web.files[photo][:-400], "/noai.jpg": b"x", "/other.jpg": web.files[photo],
+                  "/packed.jpg": web.files[photo], "/empty.jpg": b""}  # fmt: skip
+    web.headers |= {
+        "/page.jpg": {"Content-Type": "text/html; charset=utf-8"},
+        "/noai.jpg": {"X-Robots-Tag": "noai, noimageai"},
+        "/other.jpg": {"X-Robots-Tag": "googlebot: noindex"},
+        "/packed.jpg": {"packed": "1"},
+    }
+    statuses = {
+        photo: "ok",
+        "/gone.jpg": "not_found",
+        "/page.jpg": "not_an_image",
+        "/big.jpg": "too_large",
+        "/cut.jpg": "truncated",
+        "/noai.jpg": "permission_denied",
+        "/other.jpg": "ok",
+        "/packed.jpg": "ok",
+        "/empty.jpg": "empty_file",
+        "/loop": "read_error",
+        "/to/ftp://example.org/a.jpg": "read_error",
+        "/503x99" + photo: "read_error",
+        photo + "?token=abc": "read_error",
+        photo + "?id=5": "ok",
+    }
+    uris = [web.url + path for path in statuses] + ["http://nosuchhost.invalid/a.jpg"]
+    rows = _classify(tmp_path, tiny_model, uris, "--allow-private-hosts", "--max-bytes=50K")
+    found = {row["uri"].removeprefix(web.url).replace("[redacted]", "abc"): row for row in rows}
+    assert {path: found[path]["status"] for path in statuses} == statuses
+    assert "no such host" in found["http://nosuchhost.invalid/a.jpg"]["error"]
+    assert "redirects" in found["/loop"]["error"]
+    assert "noai" in found["/noai.jpg"]["error"]
+    assert "a page" in found["/page.jpg"]["error"]
+    for row in rows:
+        assert "Traceback" not in (row["error"] or "") and "0x" not in (row["error"] or "")
+
+
+def test_nothing_of_a_private_network_is_asked(tmp_path, web, tiny_model):
+    [photo, *_] = _names(web)
+    port = web.url.rpartition(":")[2]
+    hosts = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f000001", "2130706433", "127.1"]
+    uris = [f"http://{host}:{port}{photo}" for host in hosts] + ["http://169.254.169.254/latest"]
+    rows = _classify(tmp_path, tiny_model, uris, "--ignore-robots")
+    assert {row["status"] for row in rows} == {"permission_denied"}
+    assert all("--allow-private-hosts" in row["error"] for row in rows)
+    assert not web.asked
+
+
+def test_a_redirect_into_a_private_network_is_not_followed(web, monkeypatch):
+    """Of a public host, here made one by name: each hop is looked at."""
+    [photo, *_] = _names(web)
+    public = connections.is_public
+    monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1" or public(ip))
+    assert read_image(web.url + photo)
+    other = web.url.replace("127.0.0.1", "127.0.0.2")
+    with pytest.raises(Exception, match="127.0.0.2, an address of a private network"):
+        read_image(f"{web.url}/to/{other}{photo}")
+
+
+@pytest.mark.parametrize(
+    "address, public",
+    [
+        ("8.8.8.8", True), ("2606:4700::1111", True), ("64:ff9b::808:808", True),
+        ("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.0.1", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("::", False),
+        ("::1", False), ("fe80::1%eth0", False), ("fd00::1", False), ("224.0.0.1", False),
+        ("255.255.255.255", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False),
+        ("2002:0a00:0001::", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_public(address, public):
+    assert connections.is_public(address) == public
+
+
+def test_robots_txt_is_asked_once_and_heeded(tmp_path, web, tiny_model):
+    web.files["/robots.txt"] = b"User-agent: *\nDisallow: /00003.jpg\n"
+    uris = [web.url + name for name in _names(web)]
+    rows = _classify(tmp_path, tiny_model, uris)
+    denied = [row for row in rows if row["status"] != "ok"]
+    assert [row["uri"] for row in denied] == [f"{web.url}/00003.jpg"]
+    assert "robots.txt" in denied[0]["error"]
+    assert web.asked.count("/robots.txt") == 1
+    rows = _classify(
+        tmp_path, tiny_model, uris, "--allow-private-hosts", "--ignore-robots", output="all"
+    )
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    "values, tag",
+    [
+        (["noai"], "noai"), (["index, NoIndex"], "noindex"), (["none"], "none"),
+        (["imagecensus: noai"], "noai"), (["googlebot: noai, noindex"], ""), (["all"], ""),
+        ([], ""),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST"], ""), (["all", "noimageai"], "noimageai"),
+        (["max-snippet:5, noindex"], "noindex"),
+    ],
+)  # fmt: skip
+def test_what_a_robots_tag_forbids(values, tag):
+    assert manners.forbidding_tag(values) == tag
+
+
+def test_a_server_is_asked_again_when_it_says(private, monkeypatch):
+    import time
+
+    [photo, *_] = _names(private)
+    begun = time.monotonic()
+    assert read_image(f"{private.url}/retryafterx1{photo}") == private.files[photo]
+    assert time.monotonic() - begun > 0.9
+
+
+def test_an_answer_that_drips_is_given_up(private, monkeypatch):
+    private.headers["/00000.jpg"] = {"drip": "1"}
+    monkeypatch.setattr(protocol, "RETRY_SECONDS", 0.5)
+    with pytest.raises(Exception, match="bytes came within 0.5 s"):
+        read_image(f"{private.url}/00000.jpg")
+
+
+def test_a_host_gets_so_many_connections_at_most(tmp_path, web, tiny_model):
+    web.delay = 0.02
+    uris = [f"{web.url}{name}?{at}" for name in _names(web) for at in range(4)]
+    _classify(tmp_path, tiny_model, uris, "--allow-private-hosts", "--host-connections=3")
+    assert 2 <= web.most <= 3
+
+
+def test_an_archive_on_the_web_is_read_by_ranges(tmp_path, web, tiny_model, expected):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in _names(web):
+            archive.writestr(name[1:], web.files[name])
+    web.files["/all.zip"] = packed.getvalue()
+    rows = _one(tmp_path, tiny_model, f"{web.url}/all.zip")
+    assert {row["uri"].partition("#")[2]: (row["label"], row["score"]) for row in rows} == expected
+    web.headers["/all.zip"] = {"no-head": "1"}
+    assert len(_one(tmp_path, tiny_model, f"{web.url}/all.zip?v=2")) == PHOTOS
+
+
+def _one(tmp_path, tiny_model, uri) -> list[dict]:
+    output = f"{tmp_path}/{abs(hash(uri))}"
+    assert main(["classify", uri, f"--model={tiny_model}", f"--output={output}", "--no-report",
+                 "--allow-private-hosts"]) == 0  # fmt: skip
+    return pq.read_table(f"{output}/predictions").to_pylist()
+
+
+def test_one_image_and_a_list_on_the_web(tmp_path, web, tiny_model):
+    [row] = _one(tmp_path, tiny_model, f"{web.url}/00001.jpg")
+    assert (row["status"], len(row["etag_or_mtime"])) == ("ok", 12)
+    web.files["/lists/some.csv"] = b"url,at\n../00002.jpg,2\n/00003.jpg,3\n"
+    rows = _one(tmp_path, tiny_model, f"{web.url}/lists/some.csv?v=1")
+    assert sorted((row["uri"], row["at"], row["status"]) for row in rows) == [
+        (f"{web.url}/00002.jpg", 2, "ok"), (f"{web.url}/00003.jpg", 3, "ok"),
+    ]  # fmt: skip
+
+
+def test_what_was_replaced_is_not_taken_for_what_was_listed(private):
+    uri = f"{private.url}/00001.jpg"
+    version = store.stat(uri).version
+    assert read_image(uri, etag=version)
+    private.files["/00001.jpg"] += b"more"
+    with pytest.raises(Exception, match="replaced"):
+        read_image(uri, etag=version)
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["https://example.invalid/a.tar"], "no such host"),
+        (["http://127.0.0.1:1/a.jpg"], "--allow-private-hosts"),
+        (["https://h.invalid/a.jpg?X-Amz-Signature=abc"], "signature or key"),
+        (["--output=https://example.org/out", "."], "cannot be written there"),
+        (["--model=https://example.org/model", "."], "cannot be read from the web"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(tmp_path, web, tiny_model, capfd, flags, told):
+    command = ["classify", f"--model={tiny_model}", f"--output={tmp_path}/out", *flags]
+    assert main(command) == 2
+    said = capfd.readouterr().err
+    assert told in said
+    assert "Traceback" not in said and "abc" not in said
+
+
+def test_the_policy_travels_to_other_processes():
+    given = WebPolicy(allow_private_hosts=True, host_connections=3, image_side=896)
+    given.apply()
+    assert policy.current() == given
+    WebPolicy().apply()
+    assert policy.current() == WebPolicy()

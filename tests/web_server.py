@@ -1,0 +1,146 @@
+"""A web server on loopback that serves files, and misbehaves by the address that is asked for."""
+
+from __future__ import annotations
+
+import collections
+import gzip
+import hashlib
+import http.server
+import re
+import socket
+import struct
+import threading
+import time
+
+
+class WebServer:
+    """Files by path; before them, in a path, what is to go wrong: /503x2/a.jpg fails twice.
+
+    Attributes:
+      files: bytes by path.
+      headers: more headers by path.
+      asked: paths in the order of requests; `most` connections were open at once.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.asked: list[str] = []
+        self.times: collections.Counter = collections.Counter()
+        self.open = self.most = 0
+        self.delay = 0.0
+        self.lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.web = self
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self):
+        super().setup()
+        with self.server.web.lock:
+            self.server.web.open += 1
+            self.server.web.most = max(self.server.web.most, self.server.web.open)
+
+    def finish(self):
+        with self.server.web.lock:
+            self.server.web.open -= 1
+        super().finish()
+
+    def do_GET(self):
+        web = self.server.web
+        path = self.path.partition("?")[0]
+        with web.lock:
+            web.asked.append(self.path)
+            web.times[self.path] += 1
+            time_of = web.times[self.path]
+        time.sleep(web.delay)
+        self._serve(web, path, time_of)
+
+    do_HEAD = do_GET
+
+    def _serve(self, web, path: str, time_of: int) -> None:
+        wanted = re.match(r"/(\w+?)x(\d+)(/.*)", path)
+        if wanted and wanted[1] in ("503", "429", "reset", "truncate", "retryafter"):
+            path = wanted[3]
+            if time_of <= int(wanted[2]):
+                return self._fail(web, wanted[1], path)
+        if path.startswith("/loop"):
+            return self._answer(302, {"Location": f"/loop?{time_of}"}, b"")
+        if path.startswith("/to/"):
+            return self._answer(302, {"Location": self.path[4:]}, b"page")
+        data = web.files.get(path)
+        if data is None:
+            return self._answer(404, {"Content-Type": "text/html"}, b"<html>none</html>")
+        tag = f'"{hashlib.sha256(data).hexdigest()[:12]}"'
+        headers = {"ETag": tag, "Accept-Ranges": "bytes"} | web.headers.get(path, {})
+        if headers.pop("no-head", None) and self.command == "HEAD":
+            return self._answer(405, {}, b"")
+        if self.headers.get("If-Match") not in (None, tag):
+            return self._answer(412, {}, b"")
+        if headers.pop("drip", None):
+            return self._drip(headers, data)
+        if headers.pop("packed", None):
+            data, headers["Content-Encoding"] = gzip.compress(data), "gzip"
+        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if span and not headers.pop("no-ranges", None):
+            first, last = int(span[1]), min(int(span[2]), len(data) - 1)
+            if first >= len(data):
+                return self._answer(416, {}, b"")
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            return self._answer(206, headers, data[first : last + 1])
+        headers.pop("no-ranges", None)
+        return self._answer(200, headers, data)
+
+    def _fail(self, web, how: str, path: str) -> None:
+        if how == "reset":
+            return self._reset()
+        if how == "truncate":
+            data = web.files[path]
+            self._answer(200, {"Content-Length": str(len(data))}, data[: len(data) // 2])
+            return self._reset()
+        if how == "retryafter":
+            return self._answer(503, {"Retry-After": "1"}, b"")
+        return self._answer(int(how), {}, b"busy")
+
+    def _drip(self, headers, data: bytes) -> None:
+        self._answer(200, headers | {"Content-Length": str(len(data))}, data[:1])
+        for at in range(1, len(data)):
+            time.sleep(0.2)
+            try:
+                self.wfile.write(data[at : at + 1])
+            except OSError:
+                return
+
+    def _reset(self) -> None:
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _answer(self, status: int, headers: dict, data: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in ({"Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
