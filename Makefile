@@ -93,9 +93,15 @@ formats-page: env  ## write docs/formats.md from the table of formats
 	$(VENV)/bin/python -m imagecensus.model_export.decoding.formats_page > docs/formats.md
 
 .PHONY: lint
-lint: env  ## check style
+lint: env  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
+
+.PHONY: types
+types: env  ## check types
+	@.ci/link-package $(VENV)/typing
+	$(BIN)/mypy
 
 .PHONY: lock
 lock:  ## resolve the dependencies of setup.py for all supported Pythons; UPGRADE=1 takes the newest releases

@@ -14,7 +14,7 @@ _LARGEST_BATCH = 64
 
 
 @dataclasses.dataclass(kw_only=True)  # not frozen: Beam sets attributes of a transform
-class ClassifyUris(beam.PTransform):  # type: ignore[misc]
+class ClassifyUris(beam.PTransform):
     """Uris of images to rows of predictions: `PCollection[str]` to `PCollection[dict]`.
 
     Each uri gives exactly one row with the columns and statuses of the table of `imagecensus
@@ -44,7 +44,7 @@ class ClassifyUris(beam.PTransform):  # type: ignore[misc]
         )
 
 
-class _ClassifyBatch(beam.DoFn):  # type: ignore[misc]
+class _ClassifyBatch(beam.DoFn):
     def __init__(self, options: ClassifyUris) -> None:
         self._options = (options.model, options.engine, options.top_k, options.embeddings)
         self._predictor: Predictor | None = None
