@@ -6,19 +6,21 @@ table: its uris are those of the table.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import tempfile
 from collections.abc import Callable
 
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.jobs.training_data.class_folders import read_class_folders
+from imagecensus.jobs.training_data.manifest import read_manifest
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.training.labelled_data import (
     LabelledData,
     SplitFractions,
-    read_labelled_data,
+    check,
+    complete,
 )
+from imagecensus.model_export.training.splits import DataError, Split
 from imagecensus.transforms.archives import listing
 from imagecensus.transforms.archives.reading import Place, is_sequential
 from imagecensus.transforms.list_images import list_images
@@ -28,31 +30,55 @@ from imagecensus.transforms.storage import store
 Read = Callable[[], bytes]
 
 
-def read_training_data(source: str, fractions: SplitFractions, *columns: str) -> LabelledData:
-    """Like `read_labelled_data`, for manifests and images in buckets and archives too.
+def read_training_data(
+    source: str,
+    fractions: SplitFractions,
+    label_column: str = "label",
+    path_column: str = "",
+    split_column: str = "split",
+) -> LabelledData:
+    """Finds the images, labels and splits of any supported source.
 
     Args:
-      source: a folder, a manifest (local or in a store), or `tfds:NAME`.
+      source: a folder of class folders (or of `train`, `val`, `test` with class folders), a
+        manifest (local or in a store), or `tfds:NAME`.
       fractions: of the splits cut where the source has none.
-      columns: of a manifest: label, path, split.
+      label_column, path_column, split_column: of a manifest; the path column is found by name
+        where empty, the split column may be missing.
 
     Raises:
-      UserError: what keeps the data from being trained on.
+      DataError: with everything that keeps the data from being trained on.
     """
-    if not store.is_remote(source):
-        return read_labelled_data(source, fractions, *columns, locate=locate_images)
+    columns = (label_column, path_column, split_column)
+    if source.startswith("tfds:"):
+        from imagecensus.jobs.training_data.tfds import read_tfds
+
+        labels, found = read_tfds(source.removeprefix("tfds:"))
+    elif store.is_remote(source):
+        labels, found = _read_remote(source, *columns)
+    elif os.path.isdir(source):
+        labels, found = read_class_folders(source)
+    elif os.path.isfile(source):
+        base = os.path.dirname(os.path.abspath(source))
+        labels, found = read_manifest(source, *columns, locate_images, base)
+    else:
+        raise DataError(f"{source}: no such folder or manifest")
+    splits = complete(found, fractions)
+    check(source, labels, splits)
+    return LabelledData(source, tuple(labels), splits)
+
+
+def _read_remote(source: str, *columns: str) -> tuple[list[str], dict[str, Split]]:
     if not source.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet")):
-        raise UserError(
+        raise DataError(
             f"{source}: class folders in a bucket are not read; copy them to a disk, or list the"
             " images in a manifest (.csv, .jsonl, .parquet) with a column of labels"
         )
-    base = source.rpartition("/")[0]
     try:
         with store.local_copy(source) as path:
-            data = read_labelled_data(path, fractions, *columns, locate=locate_images, base=base)
+            return read_manifest(path, *columns, locate_images, source.rpartition("/")[0])
     except FileNotFoundError:
-        raise UserError(f"{source}: no such manifest") from None
-    return dataclasses.replace(data, source=source)
+        raise DataError(f"{source}: no such manifest") from None
 
 
 def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:

@@ -20,8 +20,9 @@ from imagecensus.jobs.cli import main
 from imagecensus.jobs.results.browse_rows import PAGE, Filter, Rows
 from imagecensus.jobs.results.corrections import COLUMNS, Corrections
 from imagecensus.jobs.results.open_table import open_table
+from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data
+from imagecensus.model_export.training.labelled_data import SplitFractions
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -123,7 +124,7 @@ def test_corrections_become_a_manifest(client, output):
         (second["uri"], '=cat "x",', "dog"),
     ]
     assert rows_of(client, corrected=1)["total"] == 2
-    data = read_labelled_data(f"{output}/corrections.csv", SplitFractions())
+    data = read_training_data(f"{output}/corrections.csv", SplitFractions())
     assert sorted(data.labels) == ['=cat "x",', "wolf"]
     names = [name for split in data.splits.values() for name in split.names]
     assert sorted(names) == [first["uri"], second["uri"]]

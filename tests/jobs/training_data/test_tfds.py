@@ -10,9 +10,10 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is no
 
 from images import CLASSES, draw  # noqa: E402
 
+from imagecensus.jobs.training_data.sources import read_training_data  # noqa: E402
 from imagecensus.model_export.preprocess import PreprocessSpec  # noqa: E402
 from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images  # noqa: E402
-from imagecensus.model_export.training.labelled_data import SplitFractions, read_labelled_data  # noqa: E402
+from imagecensus.model_export.training.labelled_data import SplitFractions  # noqa: E402
 from imagecensus.model_export.training.splits import DataError  # noqa: E402
 
 
@@ -47,7 +48,7 @@ class TinyShapes(tfds.core.GeneratorBasedBuilder):
 
 def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    data = read_labelled_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    data = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
     assert data.labels == CLASSES
     sizes = {name: len(split) for name, split in data.splits.items()}
     assert sizes == {"train": 32, "val": 8, "test": 12}
@@ -64,4 +65,4 @@ def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatc
 def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match="tfds:no_such_set: cannot be prepared"):
-        read_labelled_data("tfds:no_such_set", SplitFractions())
+        read_training_data("tfds:no_such_set", SplitFractions())

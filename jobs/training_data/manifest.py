@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,6 @@ from imagecensus.model_export.training.splits import (
     SPLITS,
     DataError,
     Split,
-    read_file,
 )
 
 _PATH_COLUMNS = ("uri", "path", "file", "filename", "image", "image_path")
@@ -23,26 +21,14 @@ _PATH_COLUMNS = ("uri", "path", "file", "filename", "image", "image_path")
 Locate = Callable[[list[str], str], list[tuple[str, Callable[[], bytes]]]]
 
 
-def locate_files(locations: list[str], base: str) -> list[tuple[str, Callable[[], bytes]]]:
-    """Local files: paths, or `file://` uris."""
-    found = []
-    for location in locations:
-        if location.startswith("file://"):
-            path = os.fsdecode(urllib.parse.unquote_to_bytes(location.removeprefix("file://")))
-        else:
-            path = os.path.abspath(os.path.join(base, location))
-        found.append((path, lambda path=path: read_file(path)))
-    return found
-
-
 def read_manifest(
     path: str,
-    label_column: str = "label",
-    path_column: str = "",
-    split_column: str = "split",
-    locate: Locate = locate_files,
-    base: str = "",
-):
+    label_column: str,
+    path_column: str,
+    split_column: str,
+    locate: Locate,
+    base: str,
+) -> tuple[list[str], dict[str, Split]]:
     """Labels, and the splits that a manifest names.
 
     Args:
@@ -50,7 +36,7 @@ def read_manifest(
       label_column, path_column, split_column: the path column is found by name where empty, the
         split column may be missing.
       locate: finds the images.
-      base: where relative locations start; empty: the manifest's folder.
+      base: where relative locations start.
 
     Raises:
       DataError: with the row or column that is wrong.
@@ -80,7 +66,6 @@ def read_manifest(
     class_ids = {label: class_id for class_id, label in enumerate(labels)}
     ids = np.asarray([class_ids[text] for text in texts], np.int32)
     splits = _splits(path, table, split_column)
-    base = base or os.path.dirname(os.path.abspath(path))
     images = locate([str(name) for name in names], base)
     once = _without_repeats(path, images, texts, splits)
     found = {}
