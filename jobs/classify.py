@@ -80,6 +80,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
     from imagecensus.transforms.dataset.layout import (
         claim,
         dataset_ingredients,
+        fact_columns,
         fingerprint_of,
         ingredients,
     )
@@ -133,6 +134,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
         passthrough=passthrough,
+        facts=fact_columns(present, options.gps),
     )
     fingerprint = fingerprint_of(wanted)
     run = Run(
@@ -194,7 +196,8 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         if todo:
             fields = {"run_id": run.run_id, "units": len(todo), "engine": engine}
             activity.LOGGER.info("classifying %d units", len(todo), extra={"fields": fields})
-            run_pipeline(options, beam_args, run, layout, contract, top_k, todo)
+            facts = tuple(wanted.get("facts", ()))
+            run_pipeline(options, beam_args, run, layout, contract, top_k, todo, facts)
         if run.template:
             print(
                 f"pipeline   {run.template}, for Dataflow to run\nWhen it has ended, run the same"

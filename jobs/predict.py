@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import xxhash
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
@@ -21,6 +22,7 @@ from imagecensus.model_export.preprocess import ImageError, configure_pillow, de
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.engines.registry import choose_engine, load_engine
 from imagecensus.transforms.read_images import MAX_BYTES, read_image
+from imagecensus.transforms.records import FACTS, GPS_FACTS
 from imagecensus.transforms.storage import store
 
 STDIN = "-"
@@ -46,6 +48,7 @@ class Options:
     top_k: int = option(5, "best classes shown per image", metavar="K")
     json: bool = option(False, "one JSON object per line, with the table's columns")
     engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
+    gps: bool = option(False, "also where the image was taken, where it says so; with --json")
     trust_model: bool = option(False, "run a model whose graph may touch files or the network")
 
 
@@ -56,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     )
     _validate(options)
     predictor = Predictor(
-        _model_folder(options), options.engine, options.top_k, options.trust_model
+        _model_folder(options), options.engine, options.top_k, options.trust_model, gps=options.gps
     )
     failed = False
     for row in predictor.predict(read_one_image(image) for image in options.images):
@@ -72,7 +75,15 @@ class Predictor:
       contract: of the model.
     """
 
-    def __init__(self, model: str, engine: str = "auto", top_k: int = 5, trust: bool = False):
+    def __init__(
+        self,
+        model: str,
+        engine: str = "auto",
+        top_k: int = 5,
+        trust: bool = False,
+        *,
+        gps: bool = False,
+    ):
         """Raises UserError: no such model, one not to be trusted, an engine that is not here."""
         self.contract = read_contract(model)
         if not trust:
@@ -82,7 +93,7 @@ class Predictor:
                 f"--top-k={top_k}: {model} answers with {self.contract.top_k} classes;"
                 " export it again with a larger top-k"
             )
-        self._top_k = top_k
+        self._top_k, self._gps = top_k, gps
         self._engine = load_engine(choose_engine(engine), model)
         configure_pillow()
 
@@ -110,11 +121,16 @@ class Predictor:
             row = {"uri": name, "status": "ok", "error": None, "label": None, "class_id": None}
             row |= {"score": None, "top_k": None, "width": None, "height": None, "format": None}
             row["bytes"] = len(data) if isinstance(data, bytes) else None
+            facts = (*FACTS, *GPS_FACTS) if self._gps else FACTS
+            row |= dict.fromkeys(facts)
             try:
                 if isinstance(data, ImageError):
                     raise data
-                info = decode_image(data, self.contract.preprocess, pixels[len(good)])
+                row["xxh128"] = xxhash.xxh3_128_hexdigest(data)
+                spec, out = self.contract.preprocess, pixels[len(good)]
+                info = decode_image(data, spec, out, gps=self._gps)
                 row |= {"width": info.width, "height": info.height, "format": info.format}
+                row |= {name: getattr(info, name) for name in facts if name != "xxh128"}
                 good.append(row)
             except ImageError as error:
                 row |= {"status": error.status, "error": str(error), "format": error.image_format}

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from tables import row, write_table
 
-from imagecensus.transforms.records import OUTPUT_COLUMNS, Status
+from imagecensus.transforms.records import FACT_TYPES, OUTPUT_COLUMNS, Status
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "output.md").read_text("utf-8")
 
@@ -53,6 +53,6 @@ def test_the_other_queries_run(output):
 def test_each_column_and_status_is_explained():
     columns = DOC[DOC.index("## Columns") : DOC.index("## Statuses")]
     statuses = DOC[DOC.index("## Statuses") : DOC.index("## Questions")]
-    for name in OUTPUT_COLUMNS:
+    for name in (*OUTPUT_COLUMNS, *FACT_TYPES):
         assert f"`{name}`" in columns
     assert re.findall(r"^\| `(\w+)`", statuses, re.M) == [status.value for status in Status]

@@ -24,6 +24,7 @@ from imagecensus.transforms import counters, fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.engines.registry import load_engine
 from imagecensus.transforms.records import (
+    FACT_TYPES,
     REF_COLUMNS,
     STATUS_TYPE,
     TOP_K_TYPE,
@@ -143,10 +144,12 @@ def classify_batch(
         vectors[good] = embeddings
         values = pa.array(vectors.ravel(), mask=np.repeat(at < 0, embedding_size))
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding_size)
+    columns |= {n: pa.array(values, FACT_TYPES[n]) for n, values in batch.facts.items()}
     passthrough = [field for field in refs.schema if field.name not in REF_COLUMNS]
     for field in passthrough:
         columns[field.name] = refs.column(field.name)
-    schema = prediction_schema(pa.schema(passthrough), embedding_size if how.embeddings else None)
+    size = embedding_size if how.embeddings else None
+    schema = prediction_schema(pa.schema(passthrough), size, tuple(batch.facts))
     table = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
     return PredictionBatch(batch.unit, table, batch.last)
 

@@ -8,6 +8,8 @@ import time
 
 from apache_beam.metrics import Metrics
 
+from imagecensus.model_export.preprocess import ImageInfo
+
 NAMESPACE = "imagecensus"
 STAGES_TIMED = ("read", "decode", "infer", "write")
 
@@ -19,7 +21,18 @@ IMAGES_FAILED = Metrics.counter(NAMESPACE, "images_failed")
 BATCHES_SPLIT = Metrics.counter(NAMESPACE, "batches_split")
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
 IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read or to decode
+# What was done to images, or not, that a person may want to know of: see docs/formats.md.
+NOTED = {
+    name: Metrics.counter(NAMESPACE, name)
+    for name in ("images_depth_scaled", "images_colour_converted", "images_with_more_pages")
+}
 SLOW = Metrics.string_set(NAMESPACE, "slow")  # which, as JSON: uri, stage, seconds
+
+
+def noted_of(info: ImageInfo) -> tuple[str, ...]:
+    """The counters of `NOTED` that an image counts in."""
+    said = (info.depth_scaled, info.colour_converted, (info.pages or 1) > 1)
+    return tuple(name for name, so in zip(NOTED, said, strict=True) if so)
 
 
 class Stages:

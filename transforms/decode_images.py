@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import xxhash
 from apache_beam.transforms.window import GlobalWindows
 
 from imagecensus.model_export.common.redact import redact
@@ -25,6 +27,7 @@ from imagecensus.model_export.preprocess import (
     MAX_PIXELS,
     MAX_SIDE,
     ImageError,
+    ImageInfo,
     PreprocessSpec,
     configure_pillow,
 )
@@ -36,7 +39,7 @@ from imagecensus.transforms.dataset.parts import failed_rows
 from imagecensus.transforms.decoders import isolate
 from imagecensus.transforms.decoders.guard_decoding import Guard
 from imagecensus.transforms.read_images import MAX_BYTES
-from imagecensus.transforms.records import ImageBatch, Status, Unit
+from imagecensus.transforms.records import GPS_FACTS, ImageBatch, Status, Unit
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
@@ -66,6 +69,7 @@ class Decoding:
     seconds: float = isolate.DECODE_SECONDS  # longest that one image may take
     web: WebPolicy = WebPolicy()  # how web addresses are read
     memory: int = isolate.DECODE_MEMORY  # most that a suspect of an earlier crash may take
+    facts: tuple[str, ...] = ()  # columns of `FACT_TYPES` that are kept
 
 
 class Pools:
@@ -98,6 +102,9 @@ class _Pending:
         self._error = [None] * rows
         self._width, self._height = [None] * rows, [None] * rows
         self._format, self._bytes = [None] * rows, [None] * rows
+        self._facts = {name: [None] * rows for name in how.facts}
+        self._noted = [()] * rows
+        self._gps = any(name in how.facts for name in GPS_FACTS)
         self._uris = refs.column("uri").to_pylist()
         self._sizes = refs.column("size").to_pylist()
         self._etags = refs.column("etag_or_mtime").to_pylist()
@@ -142,6 +149,8 @@ class _Pending:
                 fetched = self._fetched.pop(row, None)
                 data = fetched.result() if fetched else self._read(row)
                 self._bytes[row] = len(data)
+                if "xxh128" in self._facts:
+                    self._facts["xxh128"][row] = xxhash.xxh3_128_hexdigest(data)
                 with counters.STAGES.measure("decode"):
                     info = self._guard.decode(
                         self._uris[row],
@@ -150,13 +159,22 @@ class _Pending:
                         self._pixels[row],
                         self._how.max_pixels,
                         self._how.max_side,
+                        self._gps,
                     )
-                self._width[row], self._height[row] = info.width, info.height
-                self._format[row] = info.format
+                self._keep(row, info)
             except ImageError as error:
                 self._status[row] = error.status
                 self._error[row] = str(error)
                 self._format[row] = error.image_format
+
+    def _keep(self, row: int, info: ImageInfo) -> None:
+        """Notes what a file said of itself."""
+        self._width[row], self._height[row] = info.width, info.height
+        self._format[row] = info.format
+        for name, values in self._facts.items():
+            if name != "xxh128":
+                values[row] = getattr(info, name)
+        self._noted[row] = counters.noted_of(info)
 
     def result(self) -> ImageBatch:
         """Waits for the batch's tasks."""
@@ -175,6 +193,8 @@ class _Pending:
             self._bytes,
             pixels,
             self._last,
+            self._facts,
+            collections.Counter(itertools.chain.from_iterable(self._noted)),
         )
 
 
@@ -259,6 +279,8 @@ def _count(batch: ImageBatch) -> None:
     """Counts a batch; here, as Beam's metrics belong to the thread that works on a bundle."""
     counters.IMAGES_READ.inc(len(batch))
     counters.BYTES_READ.inc(sum(size or 0 for size in batch.bytes))
+    for name, images in batch.noted.items():
+        counters.NOTED[name].inc(images)
     for slow in activity.take_slow():
         counters.IMAGES_SLOW.inc()
         counters.SLOW.add(redact(json.dumps(slow)))

@@ -6,8 +6,10 @@ Arrow record batches and one uint8 array, no Python object per image.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -50,15 +52,32 @@ TOP_K_TYPE = pa.list_(
 )
 STATUS_TYPE = pa.dictionary(pa.int8(), pa.string())
 
+# What a file says of itself beside its pixels, and what its bytes are. Datasets that were begun
+# before there were these columns go on without them. GPS_FACTS are kept only where asked for.
+FACT_TYPES = {
+    "taken_at": pa.string(),
+    "camera": pa.string(),
+    "orientation": pa.int8(),
+    "pages": pa.int32(),
+    "xxh128": pa.string(),
+    "latitude": pa.float64(),
+    "longitude": pa.float64(),
+}
+GPS_FACTS = ("latitude", "longitude")
+FACTS = tuple(name for name in FACT_TYPES if name not in GPS_FACTS)
+
 
 def prediction_schema(
-    passthrough: pa.Schema | None = None, embedding_size: int | None = None
+    passthrough: pa.Schema | None = None,
+    embedding_size: int | None = None,
+    facts: Sequence[str] = (),
 ) -> pa.Schema:
     """The schema of the output table: one row per image.
 
     Args:
       passthrough: columns of the manifest that go along with each image.
       embedding_size: length of the embedding column; None leaves the column out.
+      facts: of `FACT_TYPES`. A list's column of such a name takes its place.
     """
     fields = [
         pa.field("uri", pa.string(), nullable=False),
@@ -77,8 +96,19 @@ def prediction_schema(
     if embedding_size is not None:
         # Rows without a prediction hold a list of nulls: Arrow cannot read a null list back.
         fields.append(pa.field("embedding", pa.list_(pa.float32(), embedding_size)))
+    theirs = {field.name.casefold() for field in passthrough or ()}
+    fields.extend(pa.field(name, FACT_TYPES[name]) for name in facts if name not in theirs)
     fields.extend(passthrough or ())
     return pa.schema(fields)
+
+
+def facts_in(rows: pa.Table | pa.RecordBatch) -> tuple[str, ...]:
+    """The facts that a table has columns of."""
+    return tuple(
+        name
+        for name, kind in FACT_TYPES.items()
+        if name in rows.schema.names and rows.schema.field(name).type == kind
+    )
 
 
 OUTPUT_COLUMNS = tuple(prediction_schema(embedding_size=1).names)
@@ -111,6 +141,8 @@ class ImageBatch:
       width, height, format, bytes: N values or None: what the file says of itself.
       pixels: uint8 [M, height, width, 3], the M images decoded, in row order.
       last: this is the unit's final batch.
+      facts: of `FACT_TYPES`, those that the dataset keeps: N values or None each.
+      noted: how many images had something that is counted, by the counter's name.
     """
 
     unit: Unit
@@ -123,6 +155,8 @@ class ImageBatch:
     bytes: list
     pixels: np.ndarray
     last: bool
+    facts: dict[str, list] = dataclasses.field(default_factory=dict)
+    noted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __len__(self) -> int:
         return len(self.status)

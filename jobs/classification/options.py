@@ -55,6 +55,10 @@ class ClassifyOptions:
     )
     top_k: int = option(5, "best classes kept per image", "dataset", metavar="K")
     embeddings: bool = option(False, "add a column with each image's embedding", "dataset")
+    gps: bool = option(
+        False, "add columns latitude and longitude, where images say where they were taken",
+        "dataset",
+    )  # fmt: skip
     uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
     image_column: str = option(
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"

@@ -31,7 +31,7 @@ def build_pipeline(pipeline, units, decoding, classification, layout, provenance
     )
 
 
-def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> None:
+def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=()) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C.
 
     Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns.
@@ -63,6 +63,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units) -> Non
         seconds=options.decode_seconds,
         memory=size_in_bytes(options.decode_memory),
         web=options.web,
+        facts=facts,
     )
     # A worker elsewhere fetches a bucket's model itself.
     location = options.model if options.model and store.is_bucket(options.model) else run.model

@@ -18,6 +18,11 @@ from imagecensus.transforms.storage import store
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
 _SHOWN_LABELS = 8
+_NOTED = {
+    "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen",
+    "images_depth_scaled": "{:,} of more than 8 bits were scaled by their own range",
+    "images_colour_converted": "{:,} were converted from their colour profile",
+}
 
 
 @dataclasses.dataclass
@@ -170,6 +175,13 @@ def summary(layout: Layout, report: dict) -> str:
             f"slow       {count:,} images took over a second; longest:"
             f" {slowest['seconds']:,.1f} s to {slowest['stage']} {slowest['uri']}"
         )
+    noted = [
+        text.format(report["counters"][name])
+        for name, text in _NOTED.items()
+        if report["counters"].get(name)
+    ]
+    if noted:
+        lines.append("noted      " + "; ".join(noted))
     lines.append(f"table      {layout.parts}")
     lines.append(f"run report {layout.run_report}")
     return "\n".join(lines)

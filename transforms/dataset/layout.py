@@ -16,6 +16,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
 from imagecensus.transforms.decoders import inflight
+from imagecensus.transforms.records import FACTS, GPS_FACTS
 from imagecensus.transforms.storage import store
 
 DATASET_VERSION = 1
@@ -109,9 +110,11 @@ def ingredients(
     max_side: int,
     max_bytes: int,
     passthrough: pa.Schema,
+    facts: tuple[str, ...] = (),
 ) -> dict:
     """All that decides what the rows say. Engines do not: they agree within a tolerance."""
     return {
+        **({"facts": list(facts)} if facts else {}),
         "version": DATASET_VERSION,
         "model": contract.digest,
         "preprocess": contract.preprocess.to_json(),
@@ -137,6 +140,12 @@ def dataset_ingredients(layout: Layout) -> dict:
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def fact_columns(present: dict, gps: bool) -> tuple[str, ...]:
+    """The facts that a dataset keeps, given what it was begun with (empty: it is new)."""
+    old = bool(present) and "facts" not in present  # begun when there were none
+    return (*(() if old else FACTS), *(GPS_FACTS if gps else ()))
 
 
 def claim(layout: Layout, wanted: dict, dry_run: bool = False) -> None:

@@ -79,21 +79,22 @@ class Guard:
         out: np.ndarray,
         max_pixels: int,
         max_side: int = MAX_SIDE,
+        gps: bool = False,
     ) -> ImageInfo:
         """See `decode_image`. Suspects are decoded in a child process."""
         if self._journal is None:
-            return decode_image(data, spec, out, max_pixels, max_side)
+            return decode_image(data, spec, out, max_pixels, max_side, gps)
         digest = inflight.digest_of(uri)
         if digest in self._suspects:
             return isolate.decode_isolated(
-                data, spec, out, max_pixels, self._seconds, self._memory, max_side
+                data, spec, out, max_pixels, self._seconds, self._memory, max_side, gps=gps
             )
         slot = self._slot()
         self._journal.enter(slot, digest)
         try:
             with activity.doing("decode", uri):
                 fault_injection.reached("decode")
-                return decode_image(data, spec, out, max_pixels, max_side)
+                return decode_image(data, spec, out, max_pixels, max_side, gps)
         finally:
             self._journal.leave(slot)
 

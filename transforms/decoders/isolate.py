@@ -39,6 +39,7 @@ def decode_isolated(
     memory: int = DECODE_MEMORY,
     max_side: int = MAX_SIDE,
     lenient: bool = False,
+    gps: bool = False,
 ) -> ImageInfo:
     """Like `decode_image`, in a child process.
 
@@ -51,7 +52,7 @@ def decode_isolated(
       ImageError: also with `decode_crash` and `decode_timeout`.
     """
     request = {"spec": spec.to_json(), "max_pixels": max_pixels, "seconds": seconds}
-    request |= {"memory": memory, "max_side": max_side, "lenient": lenient}
+    request |= {"memory": memory, "max_side": max_side, "lenient": lenient, "gps": gps}
     child = subprocess.Popen(
         child_command("imagecensus.transforms.decoders.isolate"),
         stdin=subprocess.PIPE,
@@ -126,7 +127,8 @@ def _child() -> None:
     data = sys.stdin.buffer.read()
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
-        info = decode_image(data, spec, pixels, request["max_pixels"], request["max_side"])
+        limits = request["max_pixels"], request["max_side"]
+        info = decode_image(data, spec, pixels, *limits, gps=request["gps"])
         said = dataclasses.asdict(info)
         body = pixels.tobytes()
     except ImageError as error:
