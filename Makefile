@@ -98,9 +98,14 @@ lint: env  ## check style and types
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory types
 
+.PHONY: docs
+docs: env  ## build the documentation as a site in build/site
+	@.ci/link-package build/typing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 .PHONY: types
 types: env  ## check types
-	@.ci/link-package $(VENV)/typing
+	@.ci/link-package build/typing
 	$(BIN)/mypy
 
 .PHONY: lock

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -97,7 +97,9 @@ class Predictor:
         self._engine = load_engine(choose_engine(engine), model)
         configure_pillow()
 
-    def predict(self, images, embeddings: bool = False) -> Iterator[dict]:
+    def predict(
+        self, images: Iterable[tuple[str, bytes | ImageError]], embeddings: bool = False
+    ) -> Iterator[dict]:
         """Rows with the columns of the table, in order.
 
         Args:
