@@ -103,10 +103,7 @@ def _look() -> None:
             age = age + 1 if known is mark else 0
             ages[thread] = (mark, age)
             if age and age % STUCK_SECONDS == 0:
-                fields = {"stage": mark[0], "subject": mark[1], "seconds": age}
-                LOGGER.warning(
-                    "waiting for %d s: %s of %s", age, mark[0], mark[1], extra={"fields": fields}
-                )
+                log_waiting(mark[0], mark[1], age)
             if mark[0] == "decode" and age > _deadline:
                 LOGGER.error(
                     "%s: in the decoder for over %g s; this process ends, and a rerun decodes"
@@ -117,6 +114,12 @@ def _look() -> None:
                 os._exit(HUNG_EXIT_CODE)
         if _decoders:
             _set_alarm(2 * _deadline + 10)
+
+
+def log_waiting(stage: str, subject: str, seconds: float) -> None:
+    """Logs that one thing takes long."""
+    fields = {"stage": stage, "subject": subject, "seconds": int(seconds)}
+    LOGGER.warning("waiting for %d s: %s of %s", seconds, stage, subject, extra={"fields": fields})
 
 
 def decoders_begin() -> None:

@@ -1,0 +1,223 @@
+"""Decoding in child processes: the same pixels, and a typed row whatever a decoder does."""
+
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from samples import photo
+
+from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
+from imagecensus.transforms.decoders import sandbox
+from imagecensus.transforms.decoders.pool import DecodersError, Pool
+from imagecensus.transforms.decoders.requests import Request
+from imagecensus.transforms.image_ref import ImageRef, Limits
+
+POISON = str(pathlib.Path(__file__).parents[2] / "poison")
+SPEC = PreprocessSpec(height=32, width=40)
+
+
+def _jpeg(seed=1):
+    file = io.BytesIO()
+    photo(seed).save(file, "JPEG")
+    return file.getvalue()
+
+
+def _poison(how):
+    return b"\xff\xd8\xffPOISON:" + how.encode()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(processes=2) as one:
+        yield one
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", POISON)
+    with Pool(Limits(decode_memory=1 << 30), processes=2) as one:
+        yield one
+
+
+def _decode_all(pool, sources, spec=SPEC, seconds=60):
+    """The answer to each source, bytes or a path; and the pixels."""
+    pixels = np.zeros((len(sources), *spec.shape), np.uint8)
+    answers, all_there = {}, threading.Event()
+
+    def request(row, source):
+        def done(answer):
+            answers[row] = answer
+            if len(answers) == len(sources):
+                all_there.set()
+
+        what = {"data": source} if isinstance(source, bytes) else {"ref": ImageRef(uri=source)}
+        return Request(
+            call="decode", done=done, out=pixels[row], how=pool.how(spec),
+            seconds=seconds, max_bytes=pool.limits.max_bytes, **what,
+        )  # fmt: skip
+
+    pool.submit([request(row, source) for row, source in enumerate(sources)])
+    assert all_there.wait(60)
+    return [answers[row] for row in range(len(sources))], pixels
+
+
+def test_pixels_and_facts_are_those_of_decode_image(pool, tmp_path):
+    files = [_jpeg(seed) for seed in range(20)]
+    expected = np.zeros((20, *SPEC.shape), np.uint8)
+    infos = [decode_image(data, SPEC, expected[row]) for row, data in enumerate(files)]
+    (tmp_path / "a.jpg").write_bytes(files[0])
+    answers, pixels = _decode_all(pool, [str(tmp_path / "a.jpg"), *files[1:]])
+    assert [answer.info for answer in answers] == infos
+    assert [answer.size for answer in answers] == [len(data) for data in files]
+    assert set(answers[0].spent) == {"read", "decode"} and set(answers[1].spent) == {"decode"}
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_errors_are_those_of_decode_image(pool):
+    with pytest.raises(ImageError) as expected:
+        decode_image(b"no image", SPEC, np.zeros(SPEC.shape, np.uint8))
+    with pytest.raises(ImageError) as error:
+        pool.decode(b"no image", SPEC, np.zeros(SPEC.shape, np.uint8))
+    assert error.value.status == expected.value.status == "not_an_image"
+    assert str(error.value) == str(expected.value)
+
+
+def test_a_file_that_is_missing_is_a_typed_answer(pool, tmp_path):
+    [answer], _ = _decode_all(pool, [str(tmp_path / "none.jpg")])
+    assert answer.error.status == "not_found"
+
+
+def test_files_larger_than_the_shared_memory_are_decoded(pool):
+    noise = np.random.default_rng(1).integers(0, 255, (2000, 2000, 3), np.uint8)
+    ppm = b"P6 2000 2000 255 " + noise.tobytes()
+    assert len(ppm) > 2 * sandbox.AREA_BYTES
+    expected = np.zeros(SPEC.shape, np.uint8)
+    decode_image(ppm, SPEC, expected)
+    answers, pixels = _decode_all(pool, [_jpeg(), ppm, _jpeg(), ppm, _jpeg(2)])
+    assert not [answer.error for answer in answers if answer.error]
+    np.testing.assert_array_equal(pixels[1], expected)
+    np.testing.assert_array_equal(pixels[3], expected)
+
+
+def test_only_a_lenient_request_accepts_a_file_that_ends_early(pool):
+    whole = _jpeg()
+    cut = whole[: -len(whole) // 8]
+    out = np.zeros(SPEC.shape, np.uint8)
+    pool.decode(cut, SPEC, out, lenient=True)
+    assert out.any()
+    with pytest.raises(ImageError) as error:
+        pool.decode(cut, SPEC, out)
+    assert error.value.status == "truncated"
+
+
+@pytest.mark.parametrize(
+    "poison, status, seconds",
+    [("segv", "decode_crash", 60), ("lock", "decode_timeout", 2), ("hang", "decode_timeout", 2),
+     ("eat", "too_large", 60)],
+)  # fmt: skip
+def test_a_defective_decoder_costs_one_row(poisoned, poison, status, seconds):
+    sources = [_jpeg(seed) for seed in range(24)]
+    sources[9] = _poison(poison)
+    answers, pixels = _decode_all(poisoned, sources, seconds=seconds)
+    assert {row: a.error.status for row, a in enumerate(answers) if a.error} == {9: status}
+    assert all(pixels[row].any() for row in range(24) if row != 9)
+
+
+def test_many_crashers_cost_their_own_rows(poisoned):
+    sources = [_poison("segv") if row % 3 == 0 else _jpeg(row) for row in range(30)]
+    answers, _ = _decode_all(poisoned, sources)
+    failed = {row for row, answer in enumerate(answers) if answer.error}
+    assert failed == set(range(0, 30, 3))
+    assert {a.error.status for a in answers if a.error} == {"decode_crash"}
+    assert "SIGSEGV" in str(answers[0].error)
+
+
+def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
+    """A child that the kernel or a person ends says nothing about the image it had begun."""
+    out = np.zeros(SPEC.shape, np.uint8)
+    pool.decode(_jpeg(), SPEC, out)
+    for driver in pool._drivers:
+        os.kill(driver._child._process.pid, signal.SIGKILL)
+    answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
+    assert not [answer.error for answer in answers if answer.error]
+
+
+def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no room on this machine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Pool(processes=1) as one,
+        pytest.raises(DecodersError, match="no room on this machine"),
+    ):
+        one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+
+
+def test_a_child_is_confined(pool):
+    pool.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+    pid = pool._drivers[0]._child._process.pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+    soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
+    assert soft["Max core file size"] == "0"
+    assert soft["Max open files"] == str(sandbox.OPEN_FILES)
+    assert soft["Max address space"] == str(pool.limits.decode_memory)
+
+
+ORPHANS = """
+import sys, time, numpy as np, threading
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.transforms.decoders.pool import Pool
+pool = Pool(processes=1)
+data = b"\\xff\\xd8\\xffPOISON:lock"
+out = np.zeros((8, 8, 3), np.uint8)
+threading.Thread(target=pool.decode, args=(data, PreprocessSpec(8, 8), out), daemon=True).start()
+while pool._drivers[0]._child is None or pool._drivers[0]._child._mark.get()[1] != 3:
+    time.sleep(0.01)
+print(pool._drivers[0]._child._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_child_that_hangs_ends_with_its_parent():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHANS],
+        env={**os.environ, "PYTHONPATH": POISON},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+            state = pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+def test_closing_leaves_no_process_and_no_descriptor():
+    def held():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = held()
+    one = Pool(processes=2)
+    one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+    children = [driver._child._process for driver in one._drivers]
+    one.close()
+    assert all(child.returncode is not None for child in children)
+    assert held() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))

@@ -1,0 +1,274 @@
+"""One decoder process as its parent sees it: what is sent, what comes back, how long it takes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+
+from imagecensus.model_export.decoding.errors import ImageError
+from imagecensus.model_export.preprocess import ImageInfo
+from imagecensus.transforms import activity, fault_injection
+from imagecensus.transforms.decoders import sandbox
+from imagecensus.transforms.decoders.requests import Answer, Request
+from imagecensus.transforms.records import Status
+
+AHEAD = 2  # groups sent and not answered yet, each with memory of its own
+_LOOK_SECONDS = 0.25
+_DYING_SECONDS = 10
+_PLAIN = (int, float, str, bool, type(None))
+_STATUSES = frozenset(status.value for status in Status)
+_STAGES = {
+    sandbox.IDLE: "start of a decoder", sandbox.READ: "read", sandbox.OPEN: "read",
+    sandbox.DECODE: "decode", sandbox.WAIT: "wait to decode", sandbox.LIST: "look into",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Death:
+    """How a child ended.
+
+    Attributes:
+      code: its exit code, or minus its signal.
+      stage: what it was doing with `fault`.
+      late: it was ended, as it took too long.
+      fault: the request that it had begun.
+      left: all others that it had been sent and had not answered.
+      said: on standard error, before it was ready.
+    """
+
+    code: int
+    stage: int
+    late: bool
+    fault: Request | None
+    left: list[Request]
+    said: str
+
+
+class Child:
+    """A decoder process. Used by one thread.
+
+    Attributes:
+      sent: the groups that it has not answered yet, at most `AHEAD`, each with its area.
+    """
+
+    def __init__(self, memory: int, large: int) -> None:
+        """Args:
+        memory: bytes of its address space.
+        large: descriptor of the file that processes lock for images of very many pixels.
+        """
+        self._areas = [sandbox.Area(sandbox.anonymous_file("area")) for _ in range(AHEAD)]
+        self._mark = sandbox.Mark(sandbox.anonymous_file("mark"))
+        self._next = 0  # area
+        self._received = b""
+        self._errors = sandbox.anonymous_file("errors")
+        self._late = 0  # number of the request that took too long
+        self._looked: tuple[int, int] = (0, sandbox.IDLE)
+        self._age, self._reported = 0.0, 0
+        self.sent: collections.deque[tuple[int, list[Request]]] = collections.deque()
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._socket.settimeout(_LOOK_SECONDS)
+        areas = [(area.handle, area.size) for area in self._areas]
+        config = {"memory": memory, "areas": areas, "mark": self._mark.handle}
+        config |= {"large": large, "socket": theirs.fileno()}
+        handles = (*(area.handle for area in self._areas), self._mark.handle, large)
+        with theirs:
+            self._process = sandbox.start_child(
+                "imagecensus.transforms.decoders.worker",
+                json.dumps(config),
+                (*handles, theirs.fileno()),
+                self._errors,
+            )
+
+    def send(self, group: list[Request]) -> None:
+        """Sends requests; `receive` gets their answers.
+
+        Raises:
+          MemoryError: their bytes have no room.
+          OSError: the child died.
+        """
+        area = self._areas[self._next]
+        said = [self._place(request) for request in group]
+        size = sum(len(request.data or b"") for request in group)
+        pixels = sum(request.out.nbytes for request in group if request.out is not None)
+        try:
+            area.resize(size + pixels)
+        except (OSError, ValueError):
+            raise MemoryError from None
+        at = 0
+        for request, fields in zip(group, said, strict=True):
+            if request.out is not None:
+                request.pixels = fields["pixels"] = at
+                at += request.out.nbytes
+        for request, fields in zip(group, said, strict=True):
+            if request.data is not None:
+                area.map[at : at + len(request.data)] = request.data
+                fields["data"] = (at, len(request.data))
+                at += len(request.data)
+        index, self._next = self._next, (self._next + 1) % AHEAD
+        message = {"area": index, "size": area.size, "free": at, "requests": said}
+        self.sent.append((index, group))
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _place(self, request: Request) -> dict[str, Any]:
+        """A request as the child takes it."""
+        fields: dict[str, Any] = {"number": request.number, "call": request.call, "ref": None}
+        if request.ref is not None:
+            fault_injection.reached("read")
+            ref = request.ref
+            fields["ref"] = (ref.uri, ref.size, ref.etag, ref.container, ref.member)
+            fields["max_bytes"] = request.max_bytes
+        if request.call == "decode":
+            fault_injection.reached("decode")
+            fields["how"] = request.how
+        if request.arguments:
+            fields["arguments"] = request.arguments
+        return fields
+
+    def receive(self) -> list[tuple[Request, Answer]] | None:
+        """The answers to the group that was sent first, or None: the child died.
+
+        Whatever takes too long ends the child.
+
+        Raises:
+          ValueError, KeyError, TypeError, AttributeError or IndexError: no answer of a sound child.
+        """
+        while True:
+            line = self._line()
+            if line is None:
+                return None
+            said = json.loads(line)
+            if said.get("ready"):
+                continue
+            index, group = self.sent[0]
+            area = self._areas[index]
+            area.follow(int(said["size"]))
+            answers = [
+                (request, _answer(request, one, area))
+                for request, one in zip(group, said["answers"], strict=True)
+            ]
+            self.sent.popleft()
+            return answers
+
+    def _line(self) -> bytes | None:
+        """The next line of the child; None: it died."""
+        looked = time.monotonic()
+        while b"\n" not in self._received:
+            try:
+                got = self._socket.recv(1 << 16)
+            except TimeoutError:
+                now = time.monotonic()
+                self._look(now - looked)
+                looked = now
+                continue
+            except OSError:
+                return None
+            if not got:
+                return None
+            self._received += got
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def _look(self, elapsed: float) -> None:
+        """Sees how long the child has been busy with one thing, and ends it where that is too long.
+
+        Counted in looks and not by the clock: where a process was stopped or a machine slept,
+        nothing has hung.
+        """
+        mark = self._mark.get()
+        if mark != self._looked:
+            self._looked, self._age, self._reported = mark, 0.0, 0
+            return
+        self._age += min(elapsed, 2 * _LOOK_SECONDS)
+        number, stage = mark
+        request = self._find(number)
+        if request is None:
+            return
+        if stage in sandbox.TIMED and request.seconds and self._age > request.seconds:
+            self._late = number
+            self.kill()
+        minutes = int(self._age // activity.STUCK_SECONDS)
+        if minutes > self._reported:
+            self._reported = minutes
+            activity.log_waiting(_STAGES[stage], request.subject, self._age)
+
+    def _find(self, number: int) -> Request | None:
+        return next((one for _, group in self.sent for one in group if one.number == number), None)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def bury(self) -> Death:
+        """What is left of it, once its socket is closed."""
+        try:
+            code = self._process.wait(_DYING_SECONDS)
+        except subprocess.TimeoutExpired:  # it only closed its socket
+            self._process.kill()
+            code = self._process.wait()
+        number, stage = self._mark.get()
+        fault = self._find(number) if stage != sandbox.IDLE else None
+        left = [one for _, group in self.sent for one in group if one is not fault]
+        self.sent.clear()
+        with open(self._errors, "rb", closefd=False) as file:
+            file.seek(0)
+            said = file.read(1 << 16).decode(errors="replace").strip().splitlines()
+        return Death(
+            code=code,
+            stage=stage,
+            late=number == self._late,
+            fault=fault,
+            left=left,
+            said=said[-1] if said else "",
+        )
+
+    def close(self) -> None:
+        """Ends it, and gives back what was shared with it."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._socket.close()
+        for area in self._areas:
+            area.close()
+        self._mark.close()
+        os.close(self._errors)
+
+
+def _answer(request: Request, said: dict[str, Any], area: sandbox.Area) -> Answer:
+    """The child's answer, which is believed in nothing but its pixels and its words."""
+    spent = {stage: _two_numbers(said[stage]) for stage in ("read", "decode") if stage in said}
+    size = int(said["bytes"]) if "bytes" in said else None
+    if "status" in said:
+        status, text, name = said["status"], said["error"], said["format"]
+        if status not in _STATUSES or not isinstance(text, str):
+            raise ValueError(status)
+        if name is not None and not isinstance(name, str):
+            raise TypeError(name)
+        return Answer(error=ImageError(status, text, name), size=size, spent=spent)
+    if request.out is None:
+        first, length = map(int, said["data"])
+        if first < 0 or length < 0 or first + length > area.size:
+            raise IndexError(first)
+        return Answer(data=area.map[first : first + length], size=length, spent=spent)
+    fields = said["info"]
+    if not all(isinstance(value, _PLAIN) for value in fields.values()):
+        raise TypeError("info")
+    info = ImageInfo(**fields)
+    if not (isinstance(info.width, int) and isinstance(info.height, int)):
+        raise TypeError("info")
+    out = request.out
+    out[...] = np.frombuffer(area.map, np.uint8, out.size, request.pixels).reshape(out.shape)
+    return Answer(info=info, size=size, spent=spent)
+
+
+def _two_numbers(said: list[float]) -> tuple[float, float]:
+    wall, cpu = said
+    return float(wall), float(cpu)

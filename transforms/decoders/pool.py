@@ -1,0 +1,326 @@
+"""The processes that decode images and open archives, as one pool.
+
+Each child has a thread here that keeps it busy: it sends requests in groups, always one ahead, and
+hands on the answers. What a child does to itself costs the one image that it had begun: the thread
+reads from shared memory which one that was, starts another child and sends it the others again. An
+image is blamed only where a child died of it that had done nothing before: what came earlier
+might have left its memory damaged or full.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import threading
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.decoding.errors import ImageError
+from imagecensus.model_export.preprocess import ImageInfo, PreprocessSpec
+from imagecensus.transforms.decoders import sandbox
+from imagecensus.transforms.decoders.child import AHEAD, Child, Death
+from imagecensus.transforms.decoders.requests import Answer, ReaderDied, Request
+from imagecensus.transforms.image_ref import ImageRef, Limits
+
+_GROUP = 4  # requests of one message: large against its cost, small against a batch
+_GROUP_BYTES = 8 << 20
+_HELD_BYTES = 64 << 20  # read from archives front to back and not decoded yet
+_FUTILE = 3  # children in a row that died before they began anything
+
+
+class DecodersError(UserError):
+    """No decoder process can be started. The message says what it said."""
+
+
+class Pool:
+    """Decoder processes. Methods may be called from any thread."""
+
+    def __init__(self, limits: Limits | None = None, processes: int = 0) -> None:
+        """Args:
+        limits: of one image, unless a request has others; their memory is each process's.
+        processes: 0: one per core.
+        """
+        self.limits = limits or Limits()
+        self.processes = processes or os.cpu_count() or 1
+        self.large = sandbox.anonymous_file("large")
+        self._changed = threading.Condition()
+        self._queue: collections.deque[Request] = collections.deque()
+        self._pinned = [collections.deque[Request]() for _ in range(self.processes)]
+        self._held = 0
+        self.closed: Exception | None = None  # why nothing is taken any more
+        self.fatal: dict[tuple[Any, ...], str] = {}
+        self._drivers = [_Driver(self, index) for index in range(self.processes)]
+        for driver in self._drivers:
+            driver.start()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes. What was not answered yet is answered with an error."""
+        self.break_down(RuntimeError("the decoder processes were closed"))
+        for driver in self._drivers:
+            driver.join()
+        if self.large >= 0:
+            os.close(self.large)
+            self.large = -1
+
+    def how(self, spec: PreprocessSpec, limits: Limits | None = None, lenient: bool = False) -> str:
+        """How images are to be decoded, as `submit` takes it; made once, used for many.
+
+        Args:
+          lenient: a file that ends too early gives what there is of it. To look at only.
+        """
+        limits = limits or self.limits
+        fields = {"spec": spec.to_json(), "max_pixels": limits.max_pixels}
+        return json.dumps({**fields, "max_side": limits.max_side, "lenient": lenient})
+
+    def decode(
+        self, data: bytes, spec: PreprocessSpec, out: np.ndarray, *,
+        limits: Limits | None = None, lenient: bool = False,
+    ) -> ImageInfo:  # fmt: skip
+        """See `decode_image`.
+
+        Raises:
+          ImageError: also with `decode_crash` and `decode_timeout`.
+          DecodersError: no process can be started.
+        """
+        how = self.how(spec, limits, lenient)
+        seconds = (limits or self.limits).decode_seconds
+        answer = self._ask(call="decode", data=data, out=out, how=how, seconds=seconds)
+        assert answer.info
+        return answer.info
+
+    def read(self, ref: ImageRef, max_bytes: int) -> bytes:
+        """See `read_image`: the bytes of a member of an archive."""
+        answer = self._ask(
+            call="read", ref=ref, max_bytes=max_bytes, seconds=self.limits.decode_seconds,
+            pin=ref.container or ref.uri, place=place_of(ref),
+        )  # fmt: skip
+        assert answer.data is not None
+        return answer.data
+
+    def ask(self, call: str, *arguments: Any, pin: str) -> bytes:
+        """The answer of `look_into` to a question about the archive `pin`.
+
+        Raises:
+          ReaderDied: the child did.
+        """
+        answer = self._ask(call=call, arguments=arguments, seconds=0, pin=pin)
+        assert answer.data is not None
+        return answer.data
+
+    def _ask(self, **fields: Any) -> Answer:
+        answered = threading.Event()
+        answers: list[Answer] = []
+
+        def done(answer: Answer) -> None:
+            answers.append(answer)
+            answered.set()
+
+        self.submit([Request(done=done, **fields)])
+        answered.wait()
+        if answers[0].error:
+            raise answers[0].error
+        return answers[0]
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Queues requests; each one's `done` is called once."""
+        with self._changed:
+            refused = self.closed
+            if not refused:
+                for request in requests:
+                    if request.pin:
+                        index = zlib.crc32(request.pin.encode()) % self.processes
+                        self._pinned[index].append(request)
+                    else:
+                        self._queue.append(request)
+                self._changed.notify_all()
+        if refused:
+            for request in requests:
+                request.done(Answer(error=refused))
+
+    def take(
+        self, index: int, again: collections.deque[Request], wait: bool
+    ) -> list[Request] | None:
+        """For a driver: the next group; empty: there is nothing now; None: the pool is closed."""
+        with self._changed:
+            while True:
+                if self.closed:
+                    return None
+                group: list[Request] = []
+                size = 0
+                for queue in (again, self._pinned[index], self._queue):
+                    while queue and len(group) < _GROUP and size < _GROUP_BYTES:
+                        if queue[0].pin and queue is not again and self._held >= _HELD_BYTES:
+                            break
+                        group.append(queue.popleft())
+                        size += len(group[-1].data or b"")
+                if group or not wait:
+                    return group
+                self._changed.wait()
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that were read ahead; negative: that were decoded."""
+        with self._changed:
+            self._held += size
+            if size < 0:
+                self._changed.notify_all()
+
+    def break_down(self, error: Exception) -> None:
+        """Answers all that is queued, and what may come, with an error."""
+        with self._changed:
+            self.closed = self.closed or error
+            left = [*self._queue, *(one for queue in self._pinned for one in queue)]
+            self._queue.clear()
+            for queue in self._pinned:
+                queue.clear()
+            self._changed.notify_all()
+        for request in left:
+            request.done(Answer(error=error))
+
+
+def place_of(ref: ImageRef) -> tuple[Any, ...] | None:
+    """What of an archive has to be read front to back up to this member; None: nothing."""
+    if ref.container is None or ref.member is None:
+        return None
+    kind, *where = json.loads(ref.member)
+    return (ref.container, where[0]) if kind == "parquet" else None
+
+
+class _Driver(threading.Thread):
+    """Keeps one child busy, and replaces it where it dies."""
+
+    def __init__(self, pool: Pool, index: int) -> None:
+        super().__init__(name=f"decoder-{index}", daemon=True)
+        self._pool, self._index = pool, index
+        self._child: Child | None = None
+        self._again: collections.deque[Request] = collections.deque()
+        self._number = self._first = 0  # the last request's, the child's first one's
+        self._futile = 0
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            self._pool.break_down(error)
+        finally:
+            left = list(self._again)
+            if self._child:
+                left += [one for _, group in self._child.sent for one in group]
+                self._child.close()
+            for request in left:
+                request.done(Answer(error=self._pool.closed))
+
+    def _work(self) -> None:
+        while True:
+            child = self._living_child()
+            group = self._pool.take(self._index, self._again, wait=not child.sent)
+            if group is None:
+                return
+            group = self._without_fatal(group)
+            if group:
+                self._send(child, group)
+            elif child.sent:
+                self._receive(child)
+            if len(child.sent) == AHEAD:
+                self._receive(child)
+
+    def _living_child(self) -> Child:
+        if self._child is None:
+            self._child = Child(self._pool.limits.decode_memory, self._pool.large)
+            self._first = self._number + 1
+        return self._child
+
+    def _without_fatal(self, group: list[Request]) -> list[Request]:
+        """The group without what lies behind something that ended a child."""
+        if not self._pool.fatal:
+            return group
+        kept = []
+        for request in group:
+            reason = self._pool.fatal.get(request.place) if request.place else None
+            if reason is None:
+                kept.append(request)
+            else:
+                self._answer(request, Answer(error=ImageError("read_error", reason)))
+        return kept
+
+    def _send(self, child: Child, group: list[Request]) -> None:
+        for request in group:
+            self._number += 1
+            request.number = self._number
+        try:
+            child.send(group)
+        except MemoryError:
+            error = ImageError("too_large", "not enough memory to decode")
+            for request in group:
+                self._answer(request, Answer(error=error))
+        except OSError:  # it died just now
+            self._bury(child)
+
+    def _receive(self, child: Child) -> None:
+        """Waits for the answer to the oldest group, or the child's end."""
+        try:
+            answers = child.receive()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            child.kill()
+            _, group = child.sent.popleft()
+            error = ImageError("decode_crash", "the decoder's answer cannot be read")
+            answers = [(request, Answer(error=error)) for request in group]
+        if answers is None:
+            self._bury(child)
+            return
+        self._futile = 0
+        for request, answer in answers:
+            self._answer(request, answer)
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        if request.held:
+            self._pool.hold(-request.held)
+        request.done(answer)
+
+    def _bury(self, child: Child) -> None:
+        """After a child's death: one request may be at fault, the others are sent again."""
+        death = child.bury()
+        child.close()
+        self._child = None
+        again = death.left
+        if death.fault is None:
+            self._futile += 1
+        elif death.late or death.fault.number == self._first:
+            error = _fault(death.fault, death)
+            if death.fault.place:
+                self._pool.fatal[death.fault.place] = str(error)
+            self._answer(death.fault, Answer(error=error))
+        else:  # alone in a new child it shows whether it is at fault
+            again = [death.fault, *again]
+        self._again.extendleft(reversed(again))
+        if self._futile >= _FUTILE:
+            raise DecodersError(
+                f"no decoder process can work here: each one {sandbox.ending(death.code)}"
+                + (f" ({death.said})" if death.said else "")
+            )
+
+
+def _fault(request: Request, death: Death) -> Exception:
+    """What is said of a request over which a child ended."""
+    how = sandbox.ending(death.code)
+    within = f"within {request.seconds:g} s (raise it with --decode-seconds)"
+    if death.stage == sandbox.LIST:
+        return ReaderDied(f"the reader of its archive {how}")
+    if death.stage in (sandbox.OPEN, sandbox.READ):
+        late = f"not read from its archive {within}"
+        return ImageError("read_error", late if death.late else f"the reader of its archive {how}")
+    if death.late:
+        return ImageError("decode_timeout", f"not decoded {within}")
+    if death.code in sandbox.OUT_OF_MEMORY:
+        return ImageError("too_large", "not enough memory to decode")
+    return ImageError("decode_crash", f"the decoder {how}")
