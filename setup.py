@@ -30,6 +30,7 @@ PACKAGES = [
     "imagecensus.model_export.common",
     "imagecensus.model_export.foreign",
     "imagecensus.model_export.decoding",
+    "imagecensus.model_export.decoding.readers",
     "imagecensus.model_export.training",
 ]
 

@@ -29,9 +29,10 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagecensus.model_export.decoding import colour, legacy, metadata, table, tiff
+from imagecensus.model_export.decoding import colour, legacy, metadata, table
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
 from imagecensus.model_export.decoding.opened import Opened, Picture
+from imagecensus.model_export.decoding.readers import tiff_damage
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
 MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something
@@ -172,7 +173,7 @@ def configure_pillow() -> None:
     """Process-wide Pillow settings that `decode_image` relies on. Safe to call again."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header
-    tiff.listen_to_libtiff()
+    tiff_damage.listen_to_libtiff()
     # Pillow warns about odd metadata; what is wrong with an image is told by its row.
     warnings.filterwarnings("ignore", module=r"PIL\..*")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)

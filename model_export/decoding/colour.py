@@ -46,7 +46,7 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
         image = image.convert("RGB")
     if transform is None or mode != image.mode:
         return image
-    return ImageCms.applyTransform(image, transform)
+    return ImageCms.applyTransform(image, transform) or image
 
 
 def is_srgb(icc: bytes) -> bool:
@@ -77,4 +77,4 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
 
 
 def _lab_to_srgb(image: Image.Image) -> Image.Image:
-    return ImageCms.applyTransform(image, _lab_transform())
+    return ImageCms.applyTransform(image, _lab_transform()) or image

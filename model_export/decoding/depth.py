@@ -14,15 +14,18 @@ NaN and infinities are black. Alpha is not looked at, and is scaled like the col
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 _NARROW = 8
 Range = tuple[float, float]
+Pixels = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 
 def to_eight_bits(
-    samples: np.ndarray, stated: Range | None = None, inverted: bool = False, colours: int = 0
-) -> tuple[np.ndarray, bool]:
+    samples: Pixels, stated: Range | None = None, inverted: bool = False, colours: int = 0
+) -> tuple[Pixels, bool]:
     """Samples as 8 bits.
 
     Args:
@@ -53,7 +56,7 @@ def _full_range(dtype: np.dtype) -> Range:
     return 0.0, float(np.iinfo(dtype).max)
 
 
-def _range_of(samples: np.ndarray, stated: Range | None) -> tuple[float, float, bool]:
+def _range_of(samples: Pixels, stated: Range | None) -> tuple[float, float, bool]:
     """(black, white, whether that is from the values)."""
     if stated is not None:
         return (*stated, False)
@@ -73,14 +76,14 @@ def _range_of(samples: np.ndarray, stated: Range | None) -> tuple[float, float, 
     return 0.0, white, not usual
 
 
-def _bounds(samples: np.ndarray) -> Range:
+def _bounds(samples: Pixels) -> Range:
     return (float(samples.min()), float(samples.max())) if samples.size else (0.0, 0.0)
 
 
-def _scale(samples: np.ndarray, low: float, high: float) -> np.ndarray:
+def _scale(samples: Pixels, low: float, high: float) -> Pixels:
     bits = int(high + 1).bit_length() - 1
     if samples.dtype.kind in "iu" and low == 0 and high == (1 << bits) - 1 and bits >= 8:
-        return (np.clip(samples, 0, int(high)) >> (bits - 8)).astype(np.uint8)
+        return np.asarray(np.clip(samples, 0, int(high)) >> (bits - 8), np.uint8)
     if high <= low:
         return np.zeros(samples.shape, np.uint8)
     # Float32 holds 16-bit numbers exactly, and halves the memory.
@@ -88,4 +91,4 @@ def _scale(samples: np.ndarray, low: float, high: float) -> np.ndarray:
     scaled = np.nan_to_num(samples.astype(kind), nan=low, posinf=low, neginf=low)
     scaled -= low
     scaled *= 255.0 / (high - low)
-    return (np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)
+    return np.asarray(np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)

@@ -8,13 +8,15 @@ new models.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from imagecensus.model_export.decoding import colour, jpeg, tiff, tiff_tags
+from imagecensus.model_export.decoding import colour
 from imagecensus.model_export.decoding.metadata import read_orientation
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.readers import jpeg, tiff_damage, tiff_tags
 from imagecensus.model_export.decoding.signatures import identify
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
@@ -27,7 +29,7 @@ def open_legacy(data: bytes) -> Opened | None:
         return None
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (Image.UnidentifiedImageError, ValueError):
+    except (UnidentifiedImageError, ValueError):
         return None
     if not _is_sound(image, data):
         return None
@@ -35,10 +37,10 @@ def open_legacy(data: bytes) -> Opened | None:
     def load(need: Need) -> Picture:
         return _load(image, data, need)
 
-    return Opened(format=image.format, width=image.width, height=image.height, load=load)
+    return Opened(format=image.format or name, width=image.width, height=image.height, load=load)
 
 
-def _is_sound(image: Image.Image, data: bytes) -> bool:
+def _is_sound(image: Any, data: bytes) -> bool:
     if image.format in ("JPEG", "MPO"):
         frame = jpeg.read_frame(data)
         return frame is not None and frame.is_scalable
@@ -60,9 +62,9 @@ def _load(image: Image.Image, data: bytes, need: Need) -> Picture:
         image.load()
     elif image.format == "TIFF":
         orientation = _orientation(image)  # and Pillow turns it too
-        tiff.listen_to_libtiff()
-        with tiff.told_of_damage():
-            tiff.check_data(data, tiff_tags.read_tiff(data).pages[0])
+        tiff_damage.listen_to_libtiff()
+        with tiff_damage.told_of_damage():
+            tiff_damage.check_data(data, tiff_tags.read_tiff(data).pages[0])
             image.load()
     else:
         image.load()

@@ -86,6 +86,6 @@ def _position(exif: Image.Exif) -> tuple[float | None, float | None]:
     return latitude, longitude
 
 
-def _degrees(value: tuple) -> float:
+def _degrees(value: tuple[float, ...]) -> float:
     degrees, minutes, seconds = (float(part) for part in (*value, 0, 0)[:3])
     return degrees + minutes / 60 + seconds / 3600

@@ -171,4 +171,4 @@ def _is_tga(data: bytes) -> bool:
         return False
     size = width * height * ((bits + 7) // 8)
     body = len(data) - 18 - text - colours * ((colour_bits + 7) // 8)
-    return body >= size if kind < 8 else body >= size // 128
+    return bool(body >= size if kind < 8 else body >= size // 128)

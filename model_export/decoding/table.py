@@ -6,9 +6,21 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from imagecensus.model_export.decoding import extra, jpeg, netpbm, pillow_reader, tiff
 from imagecensus.model_export.decoding.errors import ImageError, unsupported
 from imagecensus.model_export.decoding.opened import Opened
+from imagecensus.model_export.decoding.readers import (
+    dicom,
+    hdr,
+    heif,
+    jpeg,
+    jpeg2000,
+    jpeg_xl,
+    netpbm,
+    pillow_reader,
+    png,
+    raw,
+    tiff,
+)
 from imagecensus.model_export.decoding.signatures import identify, is_raw
 
 
@@ -34,10 +46,7 @@ FORMATS = {
             name="JPEG", open=jpeg.open_jpeg, libraries="Pillow; imagecodecs for over 8 bits",
             note="also MPO (its first image); 12 bits and lossless; decoded at 1/2, 1/4 or 1/8",
         ),
-        Format(
-            name="PNG", open=pillow_reader.open_png,
-            libraries="Pillow; imagecodecs for colour whose 16 bits are not filled",
-        ),
+        Format(name="PNG", open=png.open_png, libraries="Pillow"),
         _plain("GIF", "the first frame"),
         _plain("WEBP", "the first frame"),
         Format(
@@ -49,7 +58,7 @@ FORMATS = {
         ),
         _plain("AVIF"),
         Format(
-            name="JPEG2000", open=pillow_reader.open_jpeg2000,
+            name="JPEG2000", open=jpeg2000.open_jpeg2000,
             libraries="Pillow; imagecodecs for colour or alpha of over 8 bits",
             note="decoded at a lower resolution level",
         ),
@@ -64,14 +73,14 @@ FORMATS = {
         Format(
             name="PSD", open=pillow_reader.open_psd, libraries="Pillow", note="flattened, 8 bits",
         ),
-        Format(name="HEIF", open=extra.open_heif, libraries="pi-heif", note="HEIC; 8 to 12 bits"),
-        Format(name="JPEG XL", open=extra.open_jpeg_xl, libraries="imagecodecs"),
+        Format(name="HEIF", open=heif.open_heif, libraries="pi-heif", note="HEIC; 8 to 12 bits"),
+        Format(name="JPEG XL", open=jpeg_xl.open_jpeg_xl, libraries="imagecodecs"),
         Format(
-            name="HDR", open=extra.open_hdr, libraries="imagecodecs",
+            name="HDR", open=hdr.open_hdr, libraries="imagecodecs",
             note="light above 1 is white, then the curve of sRGB",
         ),
         Format(
-            name="DICOM", open=extra.open_dicom, libraries="pydicom; imagecodecs",
+            name="DICOM", open=dicom.open_dicom, libraries="pydicom; imagecodecs",
             note="the first frame, with the window that the file states",
         ),
     )
@@ -92,9 +101,9 @@ def open_image(data: bytes) -> Opened:
     name = identify(data)
     if name is None:
         raise ImageError("not_an_image", f"no known image format; starts with {bytes(data[:16])!r}")
-    raw = name if is_raw(name) else extra.raw_tiff_name(data) if name == "TIFF" else None
-    if raw is not None:
-        return extra.open_raw(data, raw)
+    camera = name if is_raw(name) else raw.raw_tiff_name(data) if name == "TIFF" else None
+    if camera is not None:
+        return raw.open_raw(data, camera)
     found = FORMATS.get(name)
     if found is None:
         raise unsupported(name)

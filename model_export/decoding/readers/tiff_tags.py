@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 _MAX_PAGES, _MAX_VALUES = 4096, 1 << 20
 _FORMATS = {
@@ -34,7 +35,7 @@ class Page:
     """
 
     offset: int
-    tags: dict[int, tuple]
+    tags: dict[int, tuple[Any, ...]]
     places: dict[int, int]
     orientation_type: int = 3  # SHORT; careless writers take others
 
@@ -145,7 +146,7 @@ class _Reader:
         entry, at = (20, offset + 8) if big else (12, offset + 2)
         if count > 4096:
             raise struct.error
-        tags: dict[int, tuple] = {}
+        tags: dict[int, tuple[Any, ...]] = {}
         places: dict[int, int] = {}
         orientation_type = 3
         for i in range(count):

@@ -1,9 +1,45 @@
-"""The header of a JPEG XL file: size and orientation, which its decoder tells only with pixels."""
+"""JPEG XL, by imagecodecs; it tells size and orientation only with pixels: they are read here."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
+from imagecensus.model_export.decoding import depth
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra
+from imagecensus.model_export.decoding.metadata import exif_of
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 _SIZES = (9, 13, 18, 30)
+
+
+def open_jpeg_xl(data: bytes) -> Opened:
+    try:
+        import imagecodecs
+    except ImportError:
+        raise needs_extra("JPEG XL") from None
+    try:
+        width, height, orientation = read_header(data)
+    except (ValueError, IndexError):
+        raise ImageError("decode_error", "the JPEG XL header is damaged", "JPEG XL") from None
+
+    def load(need: Need) -> Picture:
+        samples = imagecodecs.jpegxl_decode(data, keeporientation=True)
+        if samples.ndim == 4:
+            samples = samples[0]
+        colours = 3 if samples.ndim == 3 and samples.shape[2] >= 3 else 1
+        stated = (0.0, 255.0) if samples.dtype == np.uint8 else None
+        pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
+        return Picture(
+            image=from_pixels(pixels, colours),
+            orientation=orientation,
+            exif=exif_of(read_exif(data)),
+            depth_scaled=scaled,
+        )
+
+    return Opened(format="JPEG XL", width=width, height=height, load=load)
 
 
 def read_header(data: bytes) -> tuple[int, int, int]:
@@ -41,7 +77,7 @@ def _codestream(data: bytes) -> bytes:
     raise ValueError
 
 
-def _boxes(data: bytes):
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     if data[:2] == b"\xff\x0a":
         return
     at = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
@@ -81,14 +81,14 @@ def open_jpeg(data: bytes) -> Opened:
             pages=getattr(image, "n_frames", 1),
         )
 
-    return Opened(format=image.format, width=image.width, height=image.height, load=load)
+    return Opened(format=image.format or "JPEG", width=image.width, height=image.height, load=load)
 
 
 def open_pillow(data: bytes) -> Image.Image:
     """A JPEG or MPO with its header read by Pillow. Raises ImageError."""
     try:
         return Image.open(io.BytesIO(data), formats=("JPEG",))
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("decode_error", "the JPEG header is damaged", "JPEG") from None
 
 

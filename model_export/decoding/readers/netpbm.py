@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 
-from imagecensus.model_export.decoding import depth, pillow_reader
+from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, truncated
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.readers import pillow_reader
 
 _FIELD = re.compile(rb"(?:\s|#[^\n]*\n)*([^\s#]+)")
 _PAM = re.compile(rb"(\w+)[ \t]*([^\n]*)\n")
@@ -65,6 +66,8 @@ def _read_fields(data: bytes) -> tuple[int, int, float, int]:
     fields, at = [], 2
     for _ in range(3):
         found = _FIELD.match(data, at)
+        if found is None:
+            raise ValueError
         fields.append(found[1])
         at = found.end()
     return int(fields[0]), int(fields[1]), float(fields[2]), at + 1

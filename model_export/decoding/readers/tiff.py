@@ -7,53 +7,27 @@ imagecodecs the rest. Orientation is set to 1 before either sees the page, as bo
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import io
-import threading
-from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
-from imagecensus.model_export.decoding import colour, depth, tiff_tags
-from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
+from imagecensus.model_export.decoding import colour, depth
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
-from imagecensus.model_export.decoding.tiff_tags import Page, Tiff
+from imagecensus.model_export.decoding.readers import tiff_tags
+from imagecensus.model_export.decoding.readers.pillow_reader import fill_depth, open_with_pillow
+from imagecensus.model_export.decoding.readers.tiff_damage import (
+    check_data,
+    listen_to_libtiff,
+    told_of_damage,
+)
+from imagecensus.model_export.decoding.readers.tiff_tags import Page, Tiff
 
 _JPEG, _OLD_JPEG, _GROUP4, _UNCOMPRESSED = 7, 6, 4, 1
 _PILLOW_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 50000))
-_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-_said = threading.local()  # what libtiff said to this thread
-
-
-@_HANDLER
-def _on_error(module: bytes, text: bytes, _: int) -> None:
-    if getattr(_said, "errors", None) is not None:
-        _said.errors.append((module or b"libtiff").decode("latin-1"))
-
-
-@functools.cache
-def listen_to_libtiff() -> None:
-    """libtiff goes on after damage, and says so to a handler only: that it does, rows tell."""
-    with contextlib.suppress(OSError, AttributeError), open("/proc/self/maps") as maps:
-        for path in {line.split()[-1] for line in maps if "/libtiff" in line}:
-            library = ctypes.CDLL(path)
-            library.TIFFSetErrorHandler(_on_error)
-            library.TIFFSetWarningHandler(None)
-
-
-@contextlib.contextmanager
-def told_of_damage() -> Iterator[None]:
-    """Raises ImageError after the block where libtiff found damage in it."""
-    _said.errors = []
-    try:
-        yield
-        if _said.errors:
-            raise ImageError("decode_error", f"{_said.errors[0]}: damaged data", "TIFF")
-    finally:
-        _said.errors = None
 
 
 def open_tiff(data: bytes) -> Opened:
@@ -112,52 +86,6 @@ def _level(tiff: Tiff, page: Page, need: tuple[int, int]) -> Page:
     return min([page, *levels], key=lambda other: other.size[0])
 
 
-def check_data(data: bytes, page: Page) -> None:
-    """Raises ImageError where strips or tiles lie outside of the file or end too early."""
-    tiled = 324 in page.tags
-    places = page.tags.get(324 if tiled else 273, ())
-    sizes = page.tags.get(325 if tiled else 279, ())
-    if not places:
-        raise ImageError("decode_error", "the TIFF page names no data", "TIFF")
-    compression = page.get(tiff_tags.COMPRESSION, 1)
-    if compression == _UNCOMPRESSED and not tiled:
-        if places[-1] + _last_strip(page, len(places)) > len(data):
-            raise truncated("TIFF", "its last strip is cut")
-        return
-    for place, size in zip(places, sizes, strict=False):
-        if size and place + size > len(data):
-            raise truncated("TIFF", "a strip or tile is cut")
-        if compression == _GROUP4 and size and not _ends_group4(data, place + size, page):
-            raise truncated("TIFF", "a strip of fax group 4 lacks its end")
-        # libtiff makes up what a JPEG lacks, without an error.
-        end = data[max(place, place + size - 64) : place + size]
-        if compression == _JPEG and size and b"\xff\xd9" not in end:
-            raise truncated("TIFF", "a JPEG strip or tile is cut")
-
-
-def _ends_group4(data: bytes, end: int, page: Page) -> bool:
-    """Whether the mark is there that ends group 4: libtiff makes up the lines that are missing."""
-    last = data[max(end - 64, 0) : end].rstrip(b"\x00")[-8:]
-    bits = "".join(f"{byte:08b}" for byte in last)
-    if page.get(266, 1) == 2:
-        bits = "".join(f"{byte:08b}"[::-1] for byte in last)
-    return ("0" * 11 + "1") * 2 in bits
-
-
-def _last_strip(page: Page, strips: int) -> int:
-    """Bytes of the last strip of an uncompressed page."""
-    width, height = page.size
-    bits = page.tags.get(tiff_tags.BITS, (1,))
-    planes = page.get(tiff_tags.PLANAR, 1) == 2
-    samples = 1 if planes else page.get(tiff_tags.SAMPLES, 1)
-    per_plane = max(strips // (page.get(tiff_tags.SAMPLES, 1) if planes else 1), 1)
-    rows = min(page.get(tiff_tags.ROWS, height) or height, height)
-    last = height - rows * (per_plane - 1)
-    if page.get(tiff_tags.PHOTOMETRIC) == 6 or last <= 0:
-        return 1  # subsampled: its decoder counts
-    return (width * samples * int(bits[0]) + 7) // 8 * last
-
-
 def _pillow_reads(tiff: Tiff, page: Page) -> bool:
     bits = page.tags.get(tiff_tags.BITS, (1,))
     formats = set(page.tags.get(tiff_tags.SAMPLE_FORMAT, (1,)))
@@ -178,9 +106,11 @@ def _pillow_reads(tiff: Tiff, page: Page) -> bool:
         return photometric == 1 and native and (depth_of, kind) in (
             (16, 1), (16, 2), (32, 2), (32, 3),
         )  # fmt: skip
+    contiguous = page.get(tiff_tags.PLANAR, 1) == 1
+    if kind == 1 and _is_deep_colour(page):
+        return contiguous
     if kind != 1 or depth_of > 8:
         return False
-    contiguous = page.get(tiff_tags.PLANAR, 1) == 1
     if photometric == 3:
         return samples == 1
     if photometric == 6:
@@ -192,15 +122,27 @@ def _pillow_reads(tiff: Tiff, page: Page) -> bool:
     return photometric in (2, 5) or (photometric == 8 and samples == 3)
 
 
+def _is_deep_colour(page: Page) -> bool:
+    """RGB or RGBA of 16 bits."""
+    bits, extra = page.tags.get(tiff_tags.BITS, (1,)), page.tags.get(tiff_tags.EXTRA_SAMPLES, ())
+    if page.get(tiff_tags.PHOTOMETRIC) != 2 or bits[0] != 16:
+        return False
+    return len(bits) == 3 or (len(bits) == 4 and extra in ((0,), (2,)))
+
+
 def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
     if _pillow_reads(tiff, page):
-        with contextlib.suppress(Image.UnidentifiedImageError):
+        with contextlib.suppress(UnidentifiedImageError):
             image = Image.open(io.BytesIO(data), formats=("TIFF",))
             _repair_palette(image, page)
             listen_to_libtiff()
             with told_of_damage():
                 image.load()
-            return _from_pillow(image, page)
+                picture = _from_pillow(image, page)
+                if _is_deep_colour(page):
+                    stated = _stated(np.uint16, page, 16)
+                    fill_depth(picture, image, lambda: open_with_pillow(data, "TIFF"), stated)
+            return picture
     return _load_with_tifffile(data, page)
 
 
@@ -227,12 +169,12 @@ def _from_pillow(image: Image.Image, page: Page) -> Picture:
 def _load_with_tifffile(data: bytes, page: Page) -> Picture:
     photometric = page.get(tiff_tags.PHOTOMETRIC)
     try:
-        import imagecodecs
+        import imagecodecs  # noqa: F401 — tifffile's decoders
         import tifffile
     except ImportError:
         raise needs_extra("TIFF", "TIFF of this depth, colour or compression") from None
     if photometric not in (0, 1, 2, 3, 5) or (photometric == 5 and page.get(258) > 16):
-        return _load_as_rgb(data, imagecodecs)
+        return _load_as_rgb(data)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             first = file.pages[0]
@@ -241,7 +183,7 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
     except (ValueError, NotImplementedError, KeyError) as error:
         if photometric in (5,) or page.get(tiff_tags.BITS, 1) > 8:
             raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
-        return _load_as_rgb(data, imagecodecs)
+        return _load_as_rgb(data)
     if samples.ndim > 3:
         raise unsupported("TIFF", "TIFF with volumes is not read here")
     if page.get(tiff_tags.PLANAR, 1) == 2 and samples.ndim == 3:
@@ -252,8 +194,10 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
     return _from_samples(samples, page)
 
 
-def _load_as_rgb(data: bytes, imagecodecs) -> Picture:
+def _load_as_rgb(data: bytes) -> Picture:
     """What libtiff makes RGBA of: YCbCr, Lab, LogLuv, and others of up to 8 bits."""
+    import imagecodecs
+
     try:
         pixels = imagecodecs.tiff_decode(data, asrgb=True)
     except Exception as error:
@@ -273,8 +217,12 @@ def _from_samples(samples: np.ndarray, page: Page) -> Picture:
         samples = samples.astype(np.uint8) * 255
     bits = page.tags.get(tiff_tags.BITS, (1,))[0]
     pixels, scaled = depth.to_eight_bits(
-        samples, _stated(samples, page, bits), photometric == 0, colours
+        samples, _stated(samples.dtype, page, bits), photometric == 0, colours
     )
+    if samples.ndim == 3 and samples.shape[2] > colours and extra[0] == 1 and photometric != 5:
+        # Colours that are multiplied by their alpha already: white only has to be added.
+        white = 255 - pixels[..., colours : colours + 1].astype(np.uint16)
+        pixels = np.minimum(pixels[..., :colours] + white, 255).astype(np.uint8)
     if photometric == 5:
         return Picture(image=Image.fromarray(pixels[..., :4], "CMYK").convert("RGB"))
     return Picture(image=from_pixels(pixels, colours), icc=_icc(page), depth_scaled=scaled)
@@ -284,9 +232,9 @@ def _icc(page: Page) -> bytes | None:
     return bytes(page.tags[34675]) if 34675 in page.tags else None
 
 
-def _stated(samples: np.ndarray, page: Page, bits: int) -> tuple[float, float] | None:
+def _stated(dtype: npt.DTypeLike, page: Page, bits: int) -> depth.Range | None:
     """The range that the tags state: odd numbers of bits, or Min- and MaxSampleValue."""
-    if samples.dtype.kind not in "iu":
+    if np.dtype(dtype).kind not in "iu":
         return None
     high = page.get(tiff_tags.MAX_SAMPLE)
     low = page.get(tiff_tags.MIN_SAMPLE)
@@ -294,4 +242,4 @@ def _stated(samples: np.ndarray, page: Page, bits: int) -> tuple[float, float] |
         return float(low), float(high)
     if bits % 8:
         return 0.0, float((1 << bits) - 1)
-    return (0.0, 255.0) if samples.dtype == np.uint8 else None
+    return (0.0, 255.0) if dtype == np.uint8 else None

@@ -1,0 +1,42 @@
+"""HEIC and its kin, by pi-heif."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imagecensus.model_export.decoding import depth
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
+from imagecensus.model_export.decoding.metadata import exif_of
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+
+
+def open_heif(data: bytes) -> Opened:
+    """HEIC and its kin. The container turns the image itself, so that EXIF's tag is not applied."""
+    try:
+        import pi_heif
+    except ImportError:
+        raise needs_extra("HEIF") from None
+    try:
+        file = pi_heif.open_heif(data)
+    except (ValueError, RuntimeError, SyntaxError, OSError, EOFError) as error:
+        text = str(error)
+        if "nsupported" in text or "not supported" in text.lower():
+            raise unsupported("HEIF", f"HEIF of this kind is not read here: {text}") from None
+        raise ImageError("decode_error", f"the HEIF header is damaged: {text}", "HEIF") from None
+    width, height = file.size
+
+    def load(need: Need) -> Picture:
+        mode, icc = file.mode, file.info.get("icc_profile")
+        exif = exif_of(file.info.get("exif"))
+        rows = np.asarray(file)
+        scaled = False
+        if ";16" in mode:
+            bits = int(file.info.get("bit_depth", 16))
+            rows, scaled = depth.to_eight_bits(rows, (0.0, float((1 << bits) - 1)))
+        colours = 1 if mode.startswith(("L", "I")) else 3
+        return Picture(
+            image=from_pixels(rows, colours), icc=icc, exif=exif, pages=len(file),
+            depth_scaled=scaled,
+        )  # fmt: skip
+
+    return Opened(format="HEIF", width=width, height=height, load=load)

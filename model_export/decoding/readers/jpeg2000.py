@@ -1,0 +1,70 @@
+"""JPEG 2000, by Pillow at a lower resolution level, and by imagecodecs where Pillow misreads it."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from imagecensus.model_export.decoding import depth
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.readers.pillow_reader import describe, open_with_pillow
+
+
+def open_jpeg2000(data: bytes) -> Opened:
+    """JPEG 2000: by resolution level where it is much larger than needed."""
+    try:
+        bits, signed, levels = _read_codestream(data)
+    except (ValueError, IndexError):
+        raise ImageError("decode_error", "the JPEG2000 header is damaged", "JPEG2000") from None
+    image = open_with_pillow(data, "JPEG2000")
+    if signed or (max(bits) > 8 and len(bits) > 1):
+        return _open_deep_jpeg2000(data, image, bits, signed)
+
+    def load(need: Need) -> Picture:
+        picture_need, level = need(1), 0
+        while level < min(levels, 8) and all(
+            side >> (level + 1) >= least
+            for side, least in zip(image.size, picture_need, strict=True)
+        ):
+            level += 1
+        setattr(image, "reduce", level)  # noqa: B010 — an attribute of this plugin alone
+        image.load()
+        if image.mode.startswith("I") and max(bits) < 16:  # Pillow spreads them over 16 bits
+            pixels, _ = depth.to_eight_bits(np.asarray(image), (0, 65535))
+            return Picture(image=from_pixels(pixels, colours=1), pages=1)
+        return describe(image)
+
+    return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)
+
+
+def _read_codestream(data: bytes) -> tuple[list[int], bool, int]:
+    """Bits of each component, whether one is signed, and how often the size can be halved."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    if at < 0:
+        raise ValueError
+    count = int.from_bytes(data[at + 40 : at + 42], "big")
+    depths = [data[at + 42 + 3 * i] for i in range(count)]
+    if not depths:
+        raise ValueError
+    style = data.find(b"\xff\x52", at)
+    levels = data[style + 9] if style > 0 else 0
+    return [(d & 0x7F) + 1 for d in depths], any(d & 0x80 for d in depths), levels
+
+
+def _open_deep_jpeg2000(data: bytes, image: Image.Image, bits: list[int], signed: bool) -> Opened:
+    try:
+        import imagecodecs
+    except ImportError:
+        raise needs_extra("JPEG2000", f"JPEG2000 of {max(bits)} bits a sample") from None
+    if signed or len(set(bits)) > 1:
+        raise unsupported("JPEG2000", "JPEG2000 of signed or uneven samples is not read here")
+
+    def load(need: Need) -> Picture:
+        samples = imagecodecs.jpeg2k_decode(data)
+        colours = 3 if len(bits) >= 3 else 1
+        stated = (0, (1 << bits[0]) - 1) if bits[0] < 16 else None
+        pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
+        return Picture(image=from_pixels(pixels, colours), depth_scaled=scaled)
+
+    return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)

@@ -1,0 +1,162 @@
+"""The formats that Pillow reads right: opened by it, then made 8 bits, L or RGB."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from imagecensus.model_export.decoding import colour, depth
+from imagecensus.model_export.decoding.depth import Pixels
+from imagecensus.model_export.decoding.errors import ImageError, unsupported
+from imagecensus.model_export.decoding.metadata import read_orientation
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+
+_MAX_ICC = 16 << 20
+_RLE4 = 2
+
+
+def open_with_pillow(data: bytes, name: str, plugin: str | None = None) -> Image.Image:
+    """The image with its header read. Raises ImageError."""
+    try:
+        return Image.open(io.BytesIO(data), formats=(plugin or name,))
+    except UnidentifiedImageError:
+        raise ImageError("decode_error", f"the {name} header is damaged", name) from None
+
+
+def open_plain(data: bytes, name: str, plugin: str | None = None) -> Opened:
+    """Any format of 8 bits a sample."""
+    image = open_with_pillow(data, name, plugin)
+
+    def load(need: Need) -> Picture:
+        image.load()
+        return describe(image)
+
+    return Opened(format=name, width=image.width, height=image.height, load=load)
+
+
+def describe(image: Image.Image, deep: bool = False) -> Picture:
+    """A loaded image of Pillow's as a picture. EXIF is asked for after loading: asking loads."""
+    exif = None
+    if "exif" in image.info or "xmp" in image.info or image.format in ("PNG", "TIFF"):
+        with contextlib.suppress(Exception):  # a broken block is no reason to lose a good image
+            exif = image.getexif()
+    icc = image.info.get("icc_profile")
+    scaled = False
+    if image.mode.startswith(("I", "F")):
+        pixels, scaled = depth.to_eight_bits(np.asarray(image))
+        flat = from_pixels(pixels, colours=1)
+    else:
+        flat = colour.flatten(image, icc)
+    return Picture(
+        image=flat,
+        orientation=read_orientation(exif),
+        icc=icc if image.mode not in ("CMYK", "LAB") else None,
+        exif=exif,
+        pages=count_frames(image),
+        depth_scaled=scaled,
+    )
+
+
+def fill_depth(
+    picture: Picture,
+    image: Image.Image,
+    open_again: Callable[[], Image.Image],
+    stated: depth.Range | None = None,
+) -> None:
+    """Sees that colour of 16 bits a sample is seen by `depth`'s rule.
+
+    Pillow keeps the high bytes, which is right where they are filled; else the picture gets an
+    image of both. `stated`: (black, white) that the file states.
+    """
+    high = np.asarray(image)[..., :3]
+    filled = high.max(initial=0) >= 128 and int(high.max()) - int(high.min()) >= 32
+    if filled and stated is None:
+        return
+    samples = _read_both_bytes(open_again)
+    colours = 1 if samples.shape[2] == 2 else 3
+    pixels, picture.depth_scaled = depth.to_eight_bits(samples, stated, colours=colours)
+    picture.image = from_pixels(pixels, colours)
+
+
+def _read_both_bytes(open_again: Callable[[], Any]) -> Pixels:
+    """Colour of 16 bits a sample, of which Pillow keeps the high bytes: uint16 [H, W, S].
+
+    Its decoder is asked twice, the second time as if the bytes of each sample were swapped.
+    `open_again` gives the image with its header read, each time anew.
+    """
+    high, low = open_again(), open_again()
+    if high.tile[0].args == "LA;16B":  # has no swapped form: its 4 bytes as those of RGBA
+        high.tile = [tile._replace(args="RGBA") for tile in high.tile]
+        parts = np.asarray(high).astype(np.uint16)
+        both: Pixels = parts[..., 0::2] << 8 | parts[..., 1::2]
+        return both
+    low.tile = [tile._replace(args=_swapped(tile.args)) for tile in low.tile]
+    samples: Pixels = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    return samples
+
+
+def _swapped(args: Any) -> Any:
+    """What a tile of Pillow's says to its decoder, with the other order of bytes."""
+    if not isinstance(args, str):
+        return (_swapped(args[0]), *args[1:])
+    native = "L" if sys.byteorder == "little" else "B"
+    order = args[-1].replace("N", native)
+    return args[:-1] + ("B" if order == "L" else "L")
+
+
+def count_frames(image: Image.Image) -> int | None:
+    """None where counting breaks off. The image's own pixels may be lost."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:
+        return None
+
+
+def open_bmp(data: bytes) -> Opened:
+    if data[14:18] == b"\x28\x00\x00\x00" and int.from_bytes(data[30:34], "little") == _RLE4:
+        raise unsupported("BMP", "BMP packed as RLE4 is not read here")  # Pillow garbles it
+    try:
+        return open_plain(data, "BMP")
+    except ImageError:
+        if len(data) < 54:
+            raise
+        raise unsupported("BMP", "BMP of this kind is not read here") from None
+
+
+def open_psd(data: bytes) -> Opened:
+    """The flattened image. Its fourth channel is transparency only where the file says so."""
+    try:
+        image = open_with_pillow(data, "PSD")
+    except ImageError:
+        raise unsupported("PSD", "PSD of this depth or colour mode is not read here") from None
+
+    def load(need: Need) -> Picture:
+        image.load()
+        if image.mode == "RGBA" and not _psd_is_transparent(data):
+            opaque = image.convert("RGBA")
+            opaque.putalpha(255)
+            opaque.info = dict(image.info)
+            opaque.format = image.format
+            picture = describe(opaque)
+        else:
+            picture = describe(image)
+        picture.pages = 1  # Pillow counts layers
+        return picture
+
+    return Opened(format="PSD", width=image.width, height=image.height, load=load)
+
+
+def _psd_is_transparent(data: bytes) -> bool:
+    at = 26
+    for _ in range(2):  # colour mode data, image resources
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    # Lengths of the layer and mask section and of its layers, then their number: below 0 where
+    # the first channel beyond the colours is the transparency of all.
+    layers = int.from_bytes(data[at + 4 : at + 8], "big")
+    return layers > 0 and int.from_bytes(data[at + 8 : at + 10], "big", signed=True) < 0

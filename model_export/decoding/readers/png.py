@@ -1,0 +1,78 @@
+"""PNG, by Pillow, also where its texts or profile unpack to more than Pillow's limits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from PIL import Image
+
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.readers.pillow_reader import (
+    describe,
+    fill_depth,
+    open_with_pillow,
+)
+
+_MAX_ICC = 16 << 20
+
+
+def open_png(data: bytes) -> Opened:
+    """PNG, also where its texts or profile unpack to more than Pillow's limits."""
+    try:
+        image, bulky = _header(data), False
+    except ValueError:
+        image, bulky = _header(data, True), True
+    size, bits = image.size, data[24]
+
+    def load(need: Need) -> Picture:
+        nonlocal image, bulky
+        try:
+            image.load()
+        except ValueError as error:
+            if "too large" not in str(error):
+                raise
+            image, bulky = _header(data, True), True
+            image.load()
+        if bulky:
+            image.info.setdefault("icc_profile", _profile(data))
+        picture = describe(image)
+        if bits == 16 and not image.mode.startswith("I"):
+            fill_depth(picture, image, lambda: _header(data, bulky))
+        return picture
+
+    return Opened(format="PNG", width=size[0], height=size[1], load=load)
+
+
+def _header(data: bytes, bulky: bool = False) -> Image.Image:
+    return open_with_pillow(_without_texts(data) if bulky else data, "PNG")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, end) of each chunk of a PNG."""
+    at = 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield bytes(data[at + 4 : at + 8]), at, at + 12 + size
+        at += 12 + size
+
+
+def _without_texts(data: bytes) -> bytes:
+    kept = [data[:8]]
+    kept += [
+        data[start:end]
+        for kind, start, end in _chunks(data)
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+    ]
+    return b"".join(kept)
+
+
+def _profile(data: bytes) -> bytes | None:
+    for kind, start, end in _chunks(data):
+        if kind == b"iCCP":
+            packed = data[start + 8 : end - 4].partition(b"\x00")[2][1:]
+            try:
+                return zlib.decompressobj().decompress(packed, _MAX_ICC)
+            except zlib.error:
+                return None
+    return None

@@ -1,0 +1,107 @@
+"""Colour of 16 bits a sample, with nothing installed but Pillow, and with the extra."""
+
+import io
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from samples import photo
+
+from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
+
+SPEC = PreprocessSpec(height=48, width=64)
+EIGHT = np.asarray(photo(3)).astype(np.uint16)
+EIGHT[0, 0], EIGHT[0, 1] = 255, 0
+
+
+def decode(data):
+    out = np.empty(SPEC.shape, np.uint8)
+    return decode_image(data, SPEC, out), out
+
+
+def png_of(samples: np.ndarray) -> bytes:
+    """A PNG of 16 bits a sample, made from numbers: [H, W, S]."""
+    height, width, count = samples.shape
+    rows = samples.astype(">u2").tobytes()
+    step = width * count * 2
+    raw = b"".join(b"\0" + rows[at : at + step] for at in range(0, len(rows), step))
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[count], 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["base", "extra"])
+def installed(request, monkeypatch):
+    """Runs a test without the libraries of the extra, and with them."""
+    if request.param == "extra":
+        pytest.importorskip("imagecodecs")
+        return
+    for name in ("imagecodecs", "tifffile"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def at_depth(bits: int) -> np.ndarray:
+    """The 8-bit pixels as samples of so many bits in 16."""
+    return (EIGHT << (bits - 8)) | (EIGHT >> (16 - bits))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_png(installed, bits, alpha):
+    samples = at_depth(bits)
+    if alpha:
+        samples = np.dstack([samples, np.full(samples.shape[:2], 65535, np.uint16)])
+    info, out = decode(png_of(samples))
+    assert np.abs(out.astype(int) - EIGHT).max() <= 1
+    assert info.depth_scaled == (bits < 16)
+
+
+def test_png_of_grey_and_alpha(installed):
+    grey = at_depth(12)[..., 0]
+    alpha = np.full_like(grey, 65535)
+    alpha[10:20] = 0
+    _, out = decode(png_of(np.dstack([grey, alpha])))
+    assert (out[10:20] == 255).all()
+    assert np.abs(out[20:, :, 1].astype(int) - EIGHT[20:, :, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_tiff(order, compression, bits, alpha, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    samples, buffer = at_depth(bits), io.BytesIO()
+    if alpha:
+        samples = np.dstack([samples, np.full(samples.shape[:2], 65535, np.uint16)])
+    tifffile.imwrite(
+        buffer, samples, byteorder=order, compression=compression, photometric="rgb",
+        extrasamples=["unassalpha"] if alpha else None,
+    )  # fmt: skip
+    for name in ("imagecodecs", "tifffile"):
+        monkeypatch.setitem(sys.modules, name, None)
+    info, out = decode(buffer.getvalue())
+    assert np.abs(out.astype(int) - EIGHT).max() <= 1
+    assert info.depth_scaled == (bits < 16)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_tiff_whose_colours_are_multiplied_by_alpha(dtype):
+    tifffile = pytest.importorskip("tifffile")
+    top, buffer = np.iinfo(dtype).max, io.BytesIO()
+    alpha = np.linspace(0, 1, 48)[:, None, None] * np.ones((48, 64, 1))
+    samples = np.dstack([EIGHT / 255 * alpha, alpha]) * top
+    tifffile.imwrite(buffer, samples.astype(dtype), photometric="rgb", extrasamples=["assocalpha"])
+    _, out = decode(buffer.getvalue())
+    expected = 255 + (EIGHT - 255.0) * alpha
+    assert np.abs(out - expected).max() <= 2
