@@ -25,20 +25,19 @@ from imagecensus.jobs.classification.options import (
     validate_beam,
 )
 from imagecensus.jobs.command import process
-from imagecensus.jobs.command.options import parse_options, size_in_bytes
+from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.redact import redact
 
 
 def main(argv: list[str]) -> int:
     """Runs the job; returns its exit code. Raises UserError for what the user can mend."""
-    options, beam_args = parse_options(
+    options, beam_args = parse_known_options(
         ClassifyOptions,
         argv,
         "imagecensus classify",
         "Classifies every image of the inputs into a Parquet table.",
         EPILOG,
-        pass_through=True,
     )
     validate(options)
     if beam_args:

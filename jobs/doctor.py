@@ -11,6 +11,8 @@ import dataclasses
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 from imagecensus.jobs.classification.options import (
     DATAFLOW,
@@ -26,7 +28,7 @@ from imagecensus.jobs.classification.runner_checks import (
 )
 from imagecensus.jobs.classification.runners import is_remote
 from imagecensus.jobs.classify import _model_folder
-from imagecensus.jobs.command.options import argument, parse_options
+from imagecensus.jobs.command.options import argument, parse_known_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
 from imagecensus.transforms.storage import store
@@ -37,7 +39,7 @@ _STORES = {scheme[:-3]: "google" for scheme in GOOGLE}
 _STORES |= {scheme[:-3]: "s3" for scheme in S3} | {scheme[:-3]: "azure" for scheme in AZURE}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DoctorOptions(ClassifyOptions):
     """What `classify` takes; inputs may be left out, or be the model folder alone."""
 
@@ -48,13 +50,12 @@ class DoctorOptions(ClassifyOptions):
 
 def main(argv: list[str]) -> int:
     """Prints the findings; 1 where one of them would stop or spoil a run."""
-    options, beam_args = parse_options(
+    options, beam_args = parse_known_options(
         DoctorOptions,
         argv,
         "imagecensus doctor",
         "Checks whether a classify run with these arguments can work, before it spends anything.",
         "exit codes: 0 nothing in the way; 1 something is",
-        pass_through=True,
     )
     validate_beam(beam_args)
     failed = False
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     return int(failed)
 
 
-def examine(options: ClassifyOptions, beam_args: list[str]):
+def examine(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
     """Yields the findings, cheap checks first; workers are asked when all else is well."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -105,14 +106,10 @@ def _is_model_folder(text: str) -> bool:
         return False
 
 
-def check_machine(options: ClassifyOptions):
+def check_machine(options: ClassifyOptions) -> Iterator[Finding]:
     """Versions, memory and disk of this machine."""
     yield Finding("ok", "versions", f"{versions_here()}, here")
-    try:
-        with open("/proc/meminfo") as file:
-            free = int(re.search(r"MemAvailable:\s+(\d+)", file.read())[1]) << 10
-    except (OSError, TypeError):
-        free = None
+    free = _free_memory()
     if free is not None:
         # Measured: 0.7 GB for the process with MobileNet-V2; images being decoded on top.
         threads = options.threads or os.cpu_count() or 1
@@ -123,7 +120,17 @@ def check_machine(options: ClassifyOptions):
         yield Finding(level, "memory", f"{text} with {threads} threads", remedy)
 
 
-def check_credentials(options: ClassifyOptions):
+def _free_memory() -> int | None:
+    """Bytes that processes may take without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            found = re.search(r"MemAvailable:\s+(\d+)", file.read())
+    except OSError:
+        return None
+    return int(found[1]) << 10 if found else None
+
+
+def check_credentials(options: ClassifyOptions) -> Iterator[Finding]:
     """Whether the stores that are to be used can be asked, and Google where Dataflow is."""
     places = [*options.inputs, options.output or "", options.model or ""]
     asked = {store.split(place)[0]: place for place in places if store.is_bucket(place)}
@@ -142,7 +149,7 @@ def check_credentials(options: ClassifyOptions):
             yield finding
 
 
-def check_inputs(options: ClassifyOptions):
+def check_inputs(options: ClassifyOptions) -> Iterator[Finding]:
     """Whether something is listed, and the first image can be read."""
     from imagecensus.model_export.image_formats import ImageError
     from imagecensus.transforms.list_images import list_images
@@ -168,7 +175,7 @@ def check_inputs(options: ClassifyOptions):
             yield Finding("fail", "input", str(error), "mend that, or leave the input out")
 
 
-def check_output(options: ClassifyOptions, flags: dict):
+def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     """Whether the output can be written and read back, and there is room."""
     if not options.output:
         if options.model and not options.inputs:
@@ -213,7 +220,7 @@ def check_output(options: ClassifyOptions, flags: dict):
         yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free", remedy)
 
 
-def check_model(options: ClassifyOptions, flags: dict):
+def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     """Whether the model loads in the engine and answers its golden images as recorded."""
     from imagecensus.model_export.contract import read_contract
     from imagecensus.model_export.safety import check_graph

@@ -204,7 +204,7 @@ def _measure(table: Table) -> dict:
         np.ma.filled(arrays[name], 0) for name in ("truth", "predicted", "score", "rank")
     )
     [(top_k,)] = table.query("SELECT max(len(top_k)) FROM judged")
-    return measure(truth, predicted, score, rank, labels, top_k or 1)
+    return measure(truth, predicted, score=score, rank=rank, labels=labels, top_k=top_k or 1)
 
 
 def _rows(table: Table, sql: str) -> list[dict]:

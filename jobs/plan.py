@@ -17,6 +17,7 @@ import random
 import statistics
 import tempfile
 import time
+from typing import Any
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
@@ -48,19 +49,19 @@ _LISTED_PER_REQUEST = 1000
 _ROW_BYTES = 200  # of the table, compressed, without embeddings
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """Options of `imagecensus plan`."""
 
     inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
-    model: str = option(None, "model folder", "dataset", metavar="DIR")
-    weights: str = option(None, "weights of the default model", "dataset", metavar="FILE")
+    model: str | None = option(None, "model folder", "dataset", metavar="DIR")
+    weights: str | None = option(None, "weights of the default model", "dataset", metavar="FILE")
     sample: int = option(400, "images measured", "forecast")
-    images: int = option(
+    images: int | None = option(
         None, "how many images the archive has, instead of listing it", "forecast", type=int,
         metavar="N",
     )  # fmt: skip
-    deadline: float = option(None, "hours that the run may take", "forecast", type=float)
+    deadline: float | None = option(None, "hours that the run may take", "forecast", type=float)
     vcpus: int = option(4, "of one worker", "forecast")
     prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
     engine: str = option("auto", "as for classify", "machine", metavar="NAME")
@@ -68,7 +69,7 @@ class PlanOptions:
     seed: int = option(0, "of the sample", "forecast")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
     """What the sample showed, in seconds and bytes."""
 
@@ -78,7 +79,7 @@ class Measured:
     seconds_per_image: float
     relative_error: float  # half of a 95 % interval of seconds_per_image
     bytes_per_image: float
-    cpu_shares: dict
+    cpu_shares: dict[str, float]
 
     @property
     def seconds(self) -> float:
@@ -110,7 +111,7 @@ def _store_kind(inputs: tuple[str, ...]) -> str:
     return "s3" if place.startswith(S3) else "azure" if place.startswith(AZURE) else ""
 
 
-def read_prices(path: str, kind: str = "") -> dict:
+def read_prices(path: str, kind: str = "") -> dict[str, float]:
     """The price table of a kind of store, overridden by a JSON file. Raises UserError."""
     usual = PRICES | _OF_STORES.get(kind, {})
     if not path:
@@ -166,12 +167,15 @@ def measure(options: PlanOptions) -> Measured:
     )
 
 
-def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
+def sample_listing(
+    inputs: tuple[str, ...], size: int, seed: int, stop_after: int | None
+) -> tuple[int, list[str], list[int]]:
     """Reservoir sample over the listing: (images listed, uris, sizes)."""
     from imagecensus.transforms.list_images import list_images
 
     rng = random.Random(seed)
-    kept, count = [], 0
+    kept: list[tuple[str, int]] = []
+    count = 0
     for batch in list_images(inputs):
         for row in zip(batch.column("uri").to_pylist(), batch.column("size").to_pylist()):  # noqa: B905
             count += 1
@@ -185,7 +189,7 @@ def sample_listing(inputs, size: int, seed: int, stop_after: int | None):
     return count, [uri for uri, _ in kept], [size for _, size in kept]
 
 
-def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
+def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict[str, Any]:
     """Classifies some images by the real job: wall seconds, and CPU seconds by stage."""
     from imagecensus.jobs.classify import main as classify
 
@@ -209,7 +213,9 @@ def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict:
     }
 
 
-def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dict) -> str:
+def forecast(
+    measured: Measured, vcpus: int, deadline: float | None, prices: dict[str, float]
+) -> str:
     """The forecast as text."""
     m = measured
     cores = os.cpu_count() or 1
@@ -254,7 +260,9 @@ def forecast(measured: Measured, vcpus: int, deadline: float | None, prices: dic
     return "\n".join(lines)
 
 
-def cost_per_million(core_seconds: float, bytes_per_image: float, prices: dict) -> dict:
+def cost_per_million(
+    core_seconds: float, bytes_per_image: float, prices: dict[str, float]
+) -> dict[str, float]:
     """Dollars by kind for a million images, `core_seconds` each."""
     hours = core_seconds * 1e6 / 3600
     compute = hours * (prices["vcpu_hour"] + prices["gib_per_vcpu"] * prices["gib_hour"])

@@ -12,7 +12,8 @@ import dataclasses
 import datetime
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jinja2
 
@@ -69,7 +70,7 @@ STATUS_MEANING = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `imagecensus report`."""
 
@@ -104,7 +105,7 @@ def write_report(output: str, labels: int = 8, examples: int = 4, sample: int = 
     return write_bytes(output, REPORT_FILE, render(facts).encode())
 
 
-def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
+def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict[str, Any]:
     """All that the page shows, as plain values; bounded, however long the table is."""
     run = read_json(table.output, "run_report.json")
     statuses = count_statuses(table)
@@ -141,7 +142,7 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict:
     return facts
 
 
-def _evaluation(output: str) -> dict:
+def _evaluation(output: str) -> dict[str, Any]:
     """What `imagecensus evaluate` left, if it was run (by a version that wrote the same)."""
     evaluation = read_json(output, EVALUATION_FILE)
     if evaluation.get("format") != EVALUATION_FORMAT:
@@ -154,14 +155,18 @@ def _evaluation(output: str) -> dict:
     }
 
 
-def _add_thumbnails(images: Images, tiles: list[dict], make) -> None:
+def _add_thumbnails(
+    images: Images,
+    tiles: list[dict[str, Any]],
+    make: Callable[[Images, list[str], int], dict[str, bytes]],
+) -> None:
     thumbnails = make(images, [tile["uri"] for tile in tiles], THUMBNAIL_SIDE)
     for tile in tiles:
         if tile["uri"] in thumbnails:
             tile["src"] = _data_uri(thumbnails[tile["uri"]], "jpeg")
 
 
-def render(facts: dict) -> str:
+def render(facts: dict[str, Any]) -> str:
     """The page. Every value is escaped by Jinja; none is marked safe."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "results", "pages")),
@@ -183,7 +188,7 @@ def render(facts: dict) -> str:
     return environment.get_template("report.html.j2").render(facts)
 
 
-def clip(text, length: int = 160) -> str:
+def clip(text: object, length: int = 160) -> str:
     """A long text with its middle left out: a name tells most at its two ends."""
     text = "" if text is None else str(text)
     if len(text) <= length:

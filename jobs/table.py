@@ -18,7 +18,7 @@ FORMATS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `imagecensus table`."""
 

@@ -7,9 +7,9 @@ import sys
 import tempfile
 
 from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
-from imagecensus.model_export.default_model import cache_folder
 from imagecensus.model_export.precision import has_int8
 
 

@@ -42,7 +42,7 @@ def job_server_jar(flink_version: str, repository: str = "") -> str:
       JarError: what is in the cache is not what was downloaded.
     """
     artifact = f"beam-runners-flink-{flink_version}-job-server"
-    jar = os.path.join(JavaJarServer.JAR_CACHE, JavaJarServer.jar_name(artifact, BEAM))
+    jar: str = os.path.join(JavaJarServer.JAR_CACHE, JavaJarServer.jar_name(artifact, BEAM))
     if not os.path.isfile(jar):
         repository = repository or JavaJarServer.MAVEN_CENTRAL_REPOSITORY
         group = JavaJarServer.BEAM_GROUP_ID

@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import urllib.request
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from imagecensus.jobs.classification.options import DATAFLOW, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS
@@ -24,37 +25,32 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def check_runner(options: ClassifyOptions, flags: dict):
+def check_runner(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     """Whether the runner is there, of the right version, and its flags fit together."""
-    checks = {
-        IN_PROCESS: lambda: iter([Finding("ok", "runner", "in this process")]),
-        "FlinkRunner": lambda: _check_flink(flags),
-        "PrismRunner": lambda: _check_prism(flags),
-        DATAFLOW: lambda: _check_dataflow(options, flags),
-    }
-    unknown = Finding("warn", "runner", f"{options.runner}: nothing known about it", "try it small")
-    yield from checks.get(options.runner, lambda: iter([unknown]))()
+    if options.runner == IN_PROCESS:
+        yield Finding("ok", "runner", "in this process")
+    elif options.runner == "FlinkRunner":
+        yield from _check_flink(flags)
+    elif options.runner == "PrismRunner":
+        yield from _check_prism(flags)
+    elif options.runner == DATAFLOW:
+        yield from _check_dataflow(options, flags)
+    else:
+        text = f"{options.runner}: nothing known about it"
+        yield Finding("warn", "runner", text, "try it small")
 
 
-def _check_flink(flags: dict):
-    from apache_beam.version import __version__ as beam
-
+def _check_flink(flags: dict[str, Any]) -> Iterator[Finding]:
     if not shutil.which("java"):
         yield Finding(
             "fail", "flink", "no java here", "install Java 11 or 17; the job server is a jar"
         )
-    jar = flags.get("flink_job_server_jar")
-    if jar and "://" not in jar:
-        if not os.path.isfile(jar):
-            yield Finding("fail", "flink", f"{jar}: no such job server", "run make flink-env")
-        elif f"-{beam}" not in os.path.basename(jar):
-            text = f"{os.path.basename(jar)} is not of Beam {beam}, which is installed here"
-            yield Finding("warn", "flink", text, "use that version's where you can get it")
+    yield from _check_flink_jar(flags.get("flink_job_server_jar"))
     master = flags.get("flink_master") or "[auto]"
-    kind = flags.get("environment_type")
     if master in MAGIC_MASTERS:
         yield Finding("ok", "flink", f"{master}: Flink {flags['flink_version']} in the job server")
         return
+    kind = flags.get("environment_type")
     if kind == "LOOPBACK":
         yield Finding(
             "fail",
@@ -68,6 +64,24 @@ def _check_flink(flags: dict):
         remedy = "give --environment_type=EXTERNAL and --environment_config=HOST:PORT"
         yield Finding("warn", "flink", text, remedy)
     url = master if "://" in master else f"http://{master}"
+    yield from _check_flink_cluster(url, flags)
+
+
+def _check_flink_jar(jar: str | None) -> Iterator[Finding]:
+    """Whether a job server that was named is there and of this Beam."""
+    from apache_beam.version import __version__ as beam
+
+    if not jar or "://" in jar:
+        return
+    if not os.path.isfile(jar):
+        yield Finding("fail", "flink", f"{jar}: no such job server", "run make flink-env")
+    elif f"-{beam}" not in os.path.basename(jar):
+        text = f"{os.path.basename(jar)} is not of Beam {beam}, which is installed here"
+        yield Finding("warn", "flink", text, "use that version's where you can get it")
+
+
+def _check_flink_cluster(url: str, flags: dict[str, Any]) -> Iterator[Finding]:
+    """Whether a Flink answers, of the version asked for, with enough slots."""
     try:
         with urllib.request.urlopen(f"{url}/config", timeout=5) as answer:
             version = json.load(answer)["flink-version"]
@@ -75,9 +89,8 @@ def _check_flink(flags: dict):
             overview = json.load(answer)
     except (OSError, ValueError, KeyError) as error:
         reason = getattr(error, "reason", error)
-        yield Finding(
-            "fail", "flink", f"{url}: no Flink answers: {reason}", "start it: docs/flink.md"
-        )
+        text = f"{url}: no Flink answers: {reason}"
+        yield Finding("fail", "flink", text, "start it: docs/flink.md")
         return
     if not version.startswith(flags["flink_version"] + "."):
         minor = ".".join(version.split(".")[:2])
@@ -89,12 +102,11 @@ def _check_flink(flags: dict):
         text = f"{url}: {managers} TaskManagers with {slots} slots, --parallelism={wanted}"
         yield Finding("fail", "flink", text, "start more TaskManagers, or lower --parallelism")
     else:
-        yield Finding(
-            "ok", "flink", f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
-        )
+        text = f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
+        yield Finding("ok", "flink", text)
 
 
-def _check_prism(flags: dict):
+def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
     from apache_beam.runners.portability.prism_runner import PrismJobServer
 
     location = flags.get("prism_location")
@@ -108,7 +120,7 @@ def _check_prism(flags: dict):
         yield Finding("ok", "prism", location or PrismJobServer.BIN_CACHE)
 
 
-def _check_dataflow(options: ClassifyOptions, flags: dict):
+def _check_dataflow(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     for name in ("project", "region"):
         if not flags.get(name):
             yield Finding("fail", "dataflow", f"no --{name}", f"give --{name}")
@@ -122,7 +134,7 @@ def _check_dataflow(options: ClassifyOptions, flags: dict):
             yield Finding("fail", "dataflow", text, "give an image with it: docs/dataflow.md")
 
 
-def check_workers(options: ClassifyOptions, beam_args: list[str]):
+def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
     """Sends one element through the runner; its worker tells its versions as a counter's name."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -161,7 +173,7 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]):
         )
 
 
-def _tell_versions(element):
+def _tell_versions(element: int) -> int:
     from apache_beam.metrics import Metrics
 
     Metrics.counter("imagecensus.doctor", versions_here()).inc()

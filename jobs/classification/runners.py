@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import urllib.parse
+from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.classification.options import DATAFLOW, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.errors import UserError
+
+if TYPE_CHECKING:  # Beam is imported where it is used: a command may not need it
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import PipelineRunner
 
 MAGIC_MASTERS = ("[local]", "[auto]")
 
@@ -25,7 +30,9 @@ _DATAFLOW_DEFAULTS = {
 _PACKAGE_BRINGERS = ("sdk_container_image", "setup_file", "extra_packages", "requirements_file")
 
 
-def beam_runner(options: ClassifyOptions, beam_args: list[str]):
+def beam_runner(
+    options: ClassifyOptions, beam_args: list[str]
+) -> tuple[PipelineRunner | str, PipelineOptions]:
     """The runner and Beam's options."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -68,7 +75,7 @@ def dataflow_defaults(beam_args: list[str]) -> list[str]:
     return flags
 
 
-def template_location(options: ClassifyOptions, beam_options) -> str:
+def template_location(options: ClassifyOptions, beam_options: PipelineOptions) -> str:
     """Where a pipeline for Dataflow is only written to, for a launcher to start; "" elsewhere."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
@@ -77,7 +84,7 @@ def template_location(options: ClassifyOptions, beam_options) -> str:
     return beam_options.view_as(GoogleCloudOptions).template_location or ""
 
 
-def is_remote(options: ClassifyOptions, flags: dict) -> bool:
+def is_remote(options: ClassifyOptions, flags: dict[str, Any]) -> bool:
     """Whether workers run on other machines than this one. `flags` are Beam's options."""
     if options.runner == DATAFLOW:
         return True

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from imagecensus.jobs.classification.options import IN_PROCESS
 from imagecensus.transforms.activity import LOGGER, STUCK_SECONDS
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.records import Unit
+
+if TYPE_CHECKING:  # Beam is imported where it is used
+    from apache_beam.runners.runner import PipelineResult
 
 
 class Waiting:
@@ -25,11 +29,11 @@ class Waiting:
         """
         self._runner, self._folder, self._period = runner, folder, period
         self._names = {unit.name for unit in units if not unit.retry}
-        self._result = None
+        self._result: PipelineResult | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="waiting", daemon=True)
 
-    def on(self, result) -> None:
+    def on(self, result: PipelineResult) -> None:
         """The job was submitted: `result.state` says what becomes of it."""
         self._result = result
 
@@ -38,7 +42,7 @@ class Waiting:
             self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._over.set()
 
     def _look(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from imagecensus.model_export.common.errors import UserError
 
@@ -18,7 +20,7 @@ _RAISED = re.compile(
 
 
 @contextlib.contextmanager
-def user_errors():
+def user_errors() -> Iterator[None]:
     """Raises UserError in place of a runner's exception that carries the text of one."""
     try:
         yield
@@ -42,5 +44,5 @@ def user_error_in(text: str) -> str | None:
     return found
 
 
-def _subclasses(cls: type) -> list[type]:
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
     return [cls, *(deeper for sub in cls.__subclasses__() for deeper in _subclasses(sub))]

@@ -27,14 +27,14 @@ def configure(debug: bool = False, as_json: bool = False) -> None:
 
 
 class _Line(logging.Formatter):
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 class _Json(logging.Formatter):
     """time (UTC), level, logger, message, then the record's own fields (`extra={"fields": …}`)."""
 
-    def format(self, record):
+    def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         said = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",

@@ -10,24 +10,40 @@ import argparse
 import dataclasses
 import difflib
 import re
-import typing
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar, overload
 
 from imagecensus.model_export.common.errors import UserError
 
+_T = TypeVar("_T")
 
-def option(default, help: str, group: str = "options", **argparse_kwargs):
+
+@overload
+def option(
+    default: None,
+    help: str,
+    group: str = "options",
+    *,
+    required: Literal[True],
+    **argparse_kwargs: Any,
+) -> Any: ...
+@overload
+def option(default: _T, help: str, group: str = "options", **argparse_kwargs: Any) -> _T: ...
+def option(default: Any, help: str, group: str = "options", **argparse_kwargs: Any) -> Any:
     """A field that becomes `--its-name`. The type follows from the default, or from `type=`."""
     metadata = {"help": help, "group": group, **argparse_kwargs}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def argument(help: str, **argparse_kwargs):
+def argument(help: str, **argparse_kwargs: Any) -> Any:
     """A positional field."""
     metadata = {"help": help, "positional": True, **argparse_kwargs}
     return dataclasses.field(default=None, metadata=metadata)
 
 
-def build_parser(cls, prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+def build_parser(
+    cls: type[Any], prog: str, description: str, epilog: str = ""
+) -> argparse.ArgumentParser:
     """The parser for a dataclass of options."""
     positionals = [
         f.metadata.get("metavar", f.name.upper()) + ("..." if "nargs" in f.metadata else "")
@@ -42,7 +58,7 @@ def build_parser(cls, prog: str, description: str, epilog: str = "") -> argparse
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    groups = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for field in dataclasses.fields(cls):
         kwargs = dict(field.metadata)
         kwargs["help"] = kwargs["help"].replace("%", "%%")
@@ -67,21 +83,27 @@ def build_parser(cls, prog: str, description: str, epilog: str = "") -> argparse
 
 
 def parse_options(
-    cls,
-    argv: typing.Sequence[str],
-    prog: str,
-    description: str,
-    epilog: str = "",
-    pass_through: bool = False,
-):
-    """Parses a command line into `cls`.
-
-    Returns the options, or with `pass_through` a pair: the options and the arguments that the
-    dataclass does not know, for Beam.
+    cls: type[_T], argv: Sequence[str], prog: str, description: str, epilog: str = ""
+) -> _T:
+    """Parses a command line into `cls`, a dataclass.
 
     Raises:
       UserError: an unknown flag, and the message proposes the nearest known one; or an empty
         input or output.
+    """
+    options, rest = parse_known_options(cls, argv, prog, description, epilog)
+    if rest:
+        raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
+    return options
+
+
+def parse_known_options(
+    cls: type[_T], argv: Sequence[str], prog: str, description: str, epilog: str = ""
+) -> tuple[_T, list[str]]:
+    """The options, and the arguments that the dataclass does not know, for Beam.
+
+    Raises:
+      UserError: a flag is missing and one nearly like it is given; or an empty input or output.
     """
     parser = build_parser(cls, prog, description, epilog)
     words = _join_values(cls, argv)
@@ -94,15 +116,10 @@ def parse_options(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(values).items()
     }
-    options = cls(**fields)
-    if pass_through:
-        return options, rest
-    if rest:
-        raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
-    return options
+    return cls(**fields), rest
 
 
-def _join_values(cls, argv: typing.Sequence[str]) -> list[str]:
+def _join_values(cls: type[Any], argv: Sequence[str]) -> list[str]:
     """The words with `--flag -1..1` as `--flag=-1..1`: argparse takes that value for a flag."""
     flags = {
         f.metadata.get("flag", "--" + f.name.replace("_", "-"))
@@ -118,7 +135,7 @@ def _join_values(cls, argv: typing.Sequence[str]) -> list[str]:
     return words
 
 
-def _check_spelling(cls, words: list[str], prog: str) -> None:
+def _check_spelling(cls: type[Any], words: list[str], prog: str) -> None:
     """Names a misspelt flag before argparse misses the one that was meant.
 
     Raises:
@@ -138,7 +155,7 @@ def _check_spelling(cls, words: list[str], prog: str) -> None:
             raise UserError(unknown_flag(flag, missing, prog))
 
 
-def _empty(cls, values: argparse.Namespace) -> list[str]:
+def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
     """Inputs and options that were given as "", which nobody means: it is no path and no name."""
     found = []
     for field in dataclasses.fields(cls):
@@ -151,7 +168,7 @@ def _empty(cls, values: argparse.Namespace) -> list[str]:
     return found
 
 
-def known_flags(cls) -> list[str]:
+def known_flags(cls: type[Any]) -> list[str]:
     return ["--" + f.name.replace("_", "-") for f in dataclasses.fields(cls)]
 
 

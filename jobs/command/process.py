@@ -12,6 +12,9 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import NoReturn
 
 # What importing Beam drags in for connectors and services that a run in this process does not use.
 # Beam does without each, as on machines where they are not installed.
@@ -55,7 +58,7 @@ def cpu_at_start() -> float:
     return 0.0 if own_process else time.process_time()
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """Ends this process without taking apart what the operating system frees at once."""
     if server_beside:
         atexit._run_exitfuncs()  # Beam's own, which stops its job server
@@ -65,7 +68,7 @@ def leave(code: int) -> None:
 
 
 @contextlib.contextmanager
-def _hidden(*names: str):
+def _hidden(*names: str) -> Iterator[None]:
     """Within the block these packages are not installed, as far as `import` can tell."""
     finder = _Absent(names)
     sys.meta_path.insert(0, finder)
@@ -79,6 +82,8 @@ class _Absent:
     def __init__(self, names: tuple[str, ...]):
         self._names = names
 
-    def find_spec(self, name: str, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
         if name in self._names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

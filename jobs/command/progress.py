@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None, done):
+def progress_bar(description: str, total: int | None, done: Callable[[], float]) -> Iterator[None]:
     """Shows `done()` out of `total` images while the block runs.
 
     Args:
@@ -24,7 +25,7 @@ def progress_bar(description: str, total: int | None, done):
     stop = threading.Event()
     bar = tqdm.tqdm(total=total, desc=description, unit=" images", dynamic_ncols=True, leave=False)
 
-    def follow():
+    def follow() -> None:
         while not stop.wait(0.5):
             bar.update(done() - bar.n)
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import threading
+from typing import Any
 
 from imagecensus.jobs.results.open_table import Table
 
@@ -23,7 +24,7 @@ PAGE = 500
 _SELECTIONS_KEPT = 8
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Filter:
     """Which rows, in which order; the defaults are all of them.
 
@@ -56,10 +57,10 @@ class Rows:
             f" * {without} FROM predictions ORDER BY id"
         )
         self._lock = threading.Lock()
-        self._selections = {}
+        self._selections: dict[Filter, tuple[str, int]] = {}
         self._numbers = itertools.count()
 
-    def summarize(self) -> dict:
+    def summarize(self) -> dict[str, Any]:
         """Rows in all, and by status and label, most frequent first."""
         count = "SELECT {0}, count(*) FROM store.rows WHERE {0} IS NOT NULL GROUP BY 1"
         order = f" ORDER BY 2 DESC, 1 LIMIT {LABELS_LISTED}"
@@ -69,7 +70,9 @@ class Rows:
             "labels": self._query(count.format("label") + order),
         }
 
-    def read_page(self, chosen: Filter, offset: int, limit: int) -> tuple[int, list[dict]]:
+    def read_page(
+        self, chosen: Filter, offset: int, limit: int
+    ) -> tuple[int, list[dict[str, Any]]]:
         """How many rows the filter has, and those from position `offset` on."""
         name, total = self._select(chosen)
         rows = self._query(
@@ -81,7 +84,7 @@ class Rows:
         names = ("id", "uri", "status", "label", "score")
         return total, [dict(zip(names, row, strict=True)) for row in rows]
 
-    def read_row(self, row_id: int) -> dict | None:
+    def read_row(self, row_id: int) -> dict[str, Any] | None:
         """All columns of one row; None where there is none of that id."""
         cursor = self._connection.cursor()
         found = cursor.execute("SELECT * FROM store.rows WHERE id = ?", [row_id]).fetchone()
@@ -101,7 +104,7 @@ class Rows:
                     f" {ORDERS[chosen.order]}) ORDER BY position",
                     *values,
                 )
-                total = self._query(f"SELECT count(*) FROM store.{name}")[0][0]
+                total: int = self._query(f"SELECT count(*) FROM store.{name}")[0][0]
                 self._selections[chosen] = (name, total)
                 if len(self._selections) > _SELECTIONS_KEPT:
                     oldest = next(iter(self._selections))
@@ -109,13 +112,14 @@ class Rows:
             self._selections[chosen] = self._selections.pop(chosen)  # the latest used is last
             return self._selections[chosen]
 
-    def _query(self, sql: str, *values) -> list[tuple]:
+    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._connection.cursor().execute(sql, list(values)).fetchall()
 
 
-def _where(chosen: Filter) -> tuple[str, list]:
+def _where(chosen: Filter) -> tuple[str, list[object]]:
     """An SQL condition and its values."""
-    terms, values = ["true"], []
+    terms = ["true"]
+    values: list[object] = []
     if chosen.text:
         terms.append("contains(lower(uri), lower(?))")
         values.append(chosen.text)

@@ -9,6 +9,7 @@ import csv
 import io
 import threading
 import time
+from collections.abc import Mapping
 
 from imagecensus.jobs.results.open_table import read_bytes, write_bytes
 from imagecensus.model_export.common.errors import UserError
@@ -24,7 +25,7 @@ class Corrections:
         """Raises UserError: there is a file, and it holds something else."""
         self._output = output
         self._lock = threading.Lock()
-        self._rows = {}
+        self._rows: dict[str, dict[str, str]] = {}
         content = read_bytes(output, CORRECTIONS_FILE)
         if content is not None:
             reader = csv.DictReader(io.StringIO(content.decode("utf-8", "replace"), newline=""))
@@ -53,7 +54,7 @@ class Corrections:
             rows.pop(uri, None)
             if label is not None:
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                values = (uri, label, predicted or "", "" if score is None else score, now)
+                values = (uri, label, predicted or "", "" if score is None else str(score), now)
                 rows[uri] = dict(zip(COLUMNS, values, strict=True))
             write_bytes(self._output, CORRECTIONS_FILE, _csv(rows))
             self._rows = rows
@@ -62,7 +63,7 @@ class Corrections:
         return _csv(self._rows)
 
 
-def _csv(rows: dict) -> bytes:
+def _csv(rows: Mapping[str, Mapping[str, str]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -6,7 +6,11 @@ a million rows of a thousand classes fit in some tens of megabytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_fscore_support
 
@@ -14,8 +18,14 @@ CALIBRATION_BINS = 15
 COVERAGE_STEPS = 100
 _Z95 = 1.959963984540054
 
+Codes = NDArray[np.integer[Any]]
+Scores = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
 
-def measure(truth, predicted, score, rank, labels, top_k: int) -> dict:
+
+def measure(
+    truth: Codes, predicted: Codes, *, score: Scores, rank: Codes, labels: Sequence[str], top_k: int
+) -> dict[str, Any]:
     """All figures of an evaluation, ready for JSON.
 
     Args:
@@ -49,7 +59,7 @@ def measure(truth, predicted, score, rank, labels, top_k: int) -> dict:
     }
 
 
-def measure_classes(truth, predicted, labels) -> list[dict]:
+def measure_classes(truth: Codes, predicted: Codes, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision, recall and F1 with their 95 % intervals, for each class that occurs.
 
     An interval is Wilson's. F1 is 2J/(1+J) of the share J = tp/(tp+fp+fn), which is a
@@ -67,7 +77,11 @@ def measure_classes(truth, predicted, labels) -> list[dict]:
     }
     rows = []
     for index in np.flatnonzero(either):
-        row = {"label": labels[index], "support": int(support[index]), "named": int(named[index])}
+        row: dict[str, Any] = {
+            "label": labels[int(index)],
+            "support": int(support[index]),
+            "named": int(named[index]),
+        }
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             low, high = intervals[name]
             # A class that was never named has no precision: undefined, which is not zero.
@@ -79,7 +93,9 @@ def measure_classes(truth, predicted, labels) -> list[dict]:
     return sorted(rows, key=lambda row: (-row["support"], row["label"]))
 
 
-def measure_calibration(correct, score, bins: int = CALIBRATION_BINS) -> dict:
+def measure_calibration(
+    correct: Flags, score: Scores, bins: int = CALIBRATION_BINS
+) -> dict[str, Any]:
     """Expected calibration error and the reliability curve, over equal bins of the score."""
     score = np.clip(score.astype(np.float64), 0.0, 1.0)
     accuracy, confidence = calibration_curve(correct, score, n_bins=bins, pos_label=True)
@@ -102,7 +118,9 @@ def measure_calibration(correct, score, bins: int = CALIBRATION_BINS) -> dict:
     }
 
 
-def measure_coverage(correct, score, steps: int = COVERAGE_STEPS) -> list[dict]:
+def measure_coverage(
+    correct: Flags, score: Scores, steps: int = COVERAGE_STEPS
+) -> list[dict[str, Any]]:
     """For thresholds from 0 to 0.99: share of rows at or above it, and their accuracy."""
     order = np.argsort(score, kind="stable")
     sorted_score = score[order]
@@ -122,7 +140,7 @@ def measure_coverage(correct, score, steps: int = COVERAGE_STEPS) -> list[dict]:
     return curve
 
 
-def wilson(hits, count) -> tuple[np.ndarray, np.ndarray]:
+def wilson(hits: ArrayLike, count: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The 95 % Wilson score interval of hits/count; [0, 1] where count is 0."""
     hits, count = np.asarray(hits, np.float64), np.asarray(count, np.float64)
     safe = np.maximum(count, 1)
@@ -135,12 +153,18 @@ def wilson(hits, count) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _share(hits: int, count: int) -> dict:
+def _share(hits: int, count: int) -> dict[str, float]:
     low, high = wilson(hits, count)
     return {"value": hits / count, "low": float(low), "high": float(high)}
 
 
-def _scores(truth, predicted, classes, average):
+def _scores(
+    truth: Codes,
+    predicted: Codes,
+    classes: NDArray[np.intp] | None,
+    average: Literal["macro", "weighted"] | None,
+) -> Any:
+    """Precision, recall, F1 and support: an array each, or with an average a number each."""
     return precision_recall_fscore_support(
         truth, predicted, labels=classes, average=average, zero_division=0.0
     )

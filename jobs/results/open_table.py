@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import duckdb
 
@@ -26,7 +27,7 @@ from imagecensus.transforms.storage.copies import download
 MEMORY_LIMIT = "512MB"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """An output folder of `classify`, open for reading.
 
@@ -42,7 +43,7 @@ class Table:
     parts: tuple[str, ...]
     columns: tuple[str, ...]
 
-    def query(self, sql: str, *parameters) -> list[tuple]:
+    def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of an answer: for answers that are small."""
         return self.connection.execute(sql, list(parameters)).fetchall()
 
@@ -74,7 +75,12 @@ def open_table(output: str) -> Iterator[Table]:
                 [glob.escape(part) for part in parts], union_by_name=True
             )
             relation.create_view("predictions")
-            yield Table(output, connection, tuple(parts), tuple(relation.columns))
+            yield Table(
+                output=output,
+                connection=connection,
+                parts=tuple(parts),
+                columns=tuple(relation.columns),
+            )
         except _WRONG_STATEMENT:
             raise
         except duckdb.Error as error:  # of which class a damaged file is depends on the release
@@ -108,7 +114,7 @@ def read_bytes(output: str, name: str) -> bytes | None:
         raise UserError(f"{location}: cannot be read: {error.strerror}") from None
 
 
-def read_json(output: str, name: str) -> dict:
+def read_json(output: str, name: str) -> dict[str, Any]:
     """A JSON file of the output folder; {} where it does not exist.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,9 @@ CLASSES_SHOWN = 20
 _NAME_LENGTH = 24
 
 
-def plot_evaluation(evaluation: dict, confusion: list[dict]) -> dict[str, bytes]:
+def plot_evaluation(
+    evaluation: dict[str, Any], confusion: list[dict[str, Any]]
+) -> dict[str, bytes]:
     """The plots of an evaluation, by file name.
 
     Args:
@@ -30,7 +33,7 @@ def plot_evaluation(evaluation: dict, confusion: list[dict]) -> dict[str, bytes]
     }
 
 
-def plot_confusion(per_class: list[dict], confusion: list[dict]) -> bytes:
+def plot_confusion(per_class: list[dict[str, Any]], confusion: list[dict[str, Any]]) -> bytes:
     """The confusion matrix of the classes with most images; the others are one row, "other"."""
     shown = [row["label"] for row in per_class if row["support"]][:CLASSES_SHOWN]
     codes = {label: code for code, label in enumerate(shown)}
@@ -52,7 +55,7 @@ def plot_confusion(per_class: list[dict], confusion: list[dict]) -> bytes:
     return _png(figure)
 
 
-def plot_calibration(calibration: dict) -> bytes:
+def plot_calibration(calibration: dict[str, Any]) -> bytes:
     """The reliability curve above the number of images in each bin."""
     bins = calibration["bins"]
     figure = Figure(figsize=(5, 5), layout="constrained")
@@ -68,7 +71,7 @@ def plot_calibration(calibration: dict) -> bytes:
     return _png(figure)
 
 
-def plot_coverage(coverage: list[dict]) -> bytes:
+def plot_coverage(coverage: list[dict[str, Any]]) -> bytes:
     """What a threshold on the score costs (rows kept) and buys (accuracy of those)."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -20,7 +21,7 @@ _PROVENANCE = ("inputs", "started", "finished", "model", "engine", "runner", "ru
 _TILE = "{uri: uri, label: label, score: score}"
 
 
-def check_totals(run: dict, rows: int) -> dict | None:
+def check_totals(run: dict[str, Any], rows: int) -> dict[str, Any] | None:
     """Whether the table holds a row for each image ever listed; None where no run has told.
 
     Args:
@@ -42,7 +43,7 @@ def count_statuses(table: Table) -> dict[str, int]:
     return dict(counts)
 
 
-def count_labels(table: Table, limit: int = LABELS_SHOWN) -> tuple[list[dict], int]:
+def count_labels(table: Table, limit: int = LABELS_SHOWN) -> tuple[list[dict[str, Any]], int]:
     """The most frequent labels with count and mean score, and how many labels there are."""
     rows = table.query(
         "SELECT label, count(*), avg(score) FROM predictions WHERE status = 'ok'"
@@ -66,7 +67,7 @@ def count_scores(table: Table, bins: int = SCORE_BINS) -> list[int]:
     return counts
 
 
-def pick_sheets(table: Table, labels: int, examples: int) -> list[dict]:
+def pick_sheets(table: Table, labels: int, examples: int) -> list[dict[str, Any]]:
     """For the most frequent labels, the rows the model is most and least certain of."""
     # The uri breaks ties, so that the same table gives the same page.
     rows = table.query(
@@ -88,7 +89,7 @@ def pick_sheets(table: Table, labels: int, examples: int) -> list[dict]:
     return sheets
 
 
-def pick_random(table: Table, sample: int) -> list[dict]:
+def pick_random(table: Table, sample: int) -> list[dict[str, Any]]:
     """Classified rows drawn at random; the same ones each time, whatever the parts' order."""
     rows = table.query(
         f"SELECT {_TILE} FROM predictions WHERE status = 'ok' ORDER BY md5(uri), uri LIMIT ?",
@@ -97,7 +98,7 @@ def pick_random(table: Table, sample: int) -> list[dict]:
     return [tile for (tile,) in rows]
 
 
-def pick_failures(table: Table, examples: int) -> list[dict]:
+def pick_failures(table: Table, examples: int) -> list[dict[str, Any]]:
     """Per status other than "ok": its count and examples."""
     example = "{uri: uri, error: error, bytes: bytes, format: format}"
     rows = table.query(
@@ -109,7 +110,7 @@ def pick_failures(table: Table, examples: int) -> list[dict]:
     return [{"status": name, "count": n, "examples": found} for name, n, found in rows]
 
 
-def describe_archive(table: Table) -> dict:
+def describe_archive(table: Table) -> dict[str, Any]:
     """What the files themselves are: formats, sizes."""
     formats = table.query(
         "SELECT coalesce(format, 'unknown'), count(*), sum(bytes) FROM predictions"
@@ -136,7 +137,7 @@ def part_times(table: Table) -> list[tuple[float, int]]:
         return sorted(zip(times, rows, strict=True))
 
 
-def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict | None:
+def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[str, Any] | None:
     """Images per second over the time the job worked.
 
     Args:
@@ -173,14 +174,14 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict 
     return {"seconds": clock, "pauses": pauses, "rates": rates, "mean": sum(totals) / clock}
 
 
-def last_rate(run: dict) -> float | None:
+def last_rate(run: dict[str, Any]) -> float | None:
     """Images per second as the last run told it, for tables of too few parts to see it there."""
     rates = run.get("rates")
     rate = rates.get("images_per_second") if isinstance(rates, dict) else None
     return rate if isinstance(rate, int | float) else None
 
 
-def list_provenance(run: dict, dataset: dict) -> list[tuple[str, str]]:
+def list_provenance(run: dict[str, Any], dataset: dict[str, Any]) -> list[tuple[str, str]]:
     """What made the table, as (name, text) pairs."""
     told = {name: run[name] for name in _PROVENANCE if name in run}
     return flatten(told | {"fingerprint": dataset.get("fingerprint")}) + flatten(
@@ -188,7 +189,7 @@ def list_provenance(run: dict, dataset: dict) -> list[tuple[str, str]]:
     )
 
 
-def flatten(tree: dict, prefix: str = "") -> list[tuple[str, str]]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A JSON object as (dotted name, text) pairs."""
     pairs = []
     for name, value in tree.items():

@@ -11,9 +11,12 @@ import io
 import json
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from imagecensus.model_export.image_formats import FORMATS, ImageError
@@ -42,7 +45,7 @@ class Images:
         output: the output folder of `classify`.
         """
         self._state = Layout(output).state
-        self._known: dict[str, dict] = {}
+        self._known: dict[str, dict[str, Any]] = {}
         self._place, self._one_at_a_time = Place(), threading.Lock()
 
     def locate(self, uris: list[str]) -> None:
@@ -61,20 +64,27 @@ class Images:
         with self._one_at_a_time:
             return read_image(
                 uri,
-                found["size"],
-                found["etag_or_mtime"],
-                MAX_FILE_BYTES,
-                found["container"],
-                found["member"],
-                self._place,
+                size=found["size"],
+                etag=found["etag_or_mtime"],
+                max_bytes=MAX_FILE_BYTES,
+                container=found["container"],
+                member=found["member"],
+                place=self._place,
             )
 
-    def position(self, uri: str) -> tuple | None:
-        """What sorts members of archives that are best read front to back; None for others."""
+    def is_sequential(self, uri: str) -> bool:
+        """Whether it is a member of an archive that is best read front to back."""
         found = self._known.get(uri)
-        if not found or found["container"] is None or not is_sequential(found["member"]):
-            return None
-        return (found["container"], *json.loads(found["member"])[1:3])
+        return bool(found and found["container"] is not None and is_sequential(found["member"]))
+
+    def front_to_back(self, uris: Iterable[str]) -> list[str]:
+        """Those of the images that are `is_sequential`, in the order to read them in."""
+
+        def position(uri: str) -> tuple[Any, ...]:
+            found = self._known[uri]
+            return (found["container"], *json.loads(found["member"])[1:3])
+
+        return sorted(filter(self.is_sequential, uris), key=position)
 
 
 def make_thumbnail(data: bytes, side: int) -> bytes:
@@ -93,7 +103,7 @@ def make_thumbnail(data: bytes, side: int) -> bytes:
 def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, bytes]:
     """The thumbnails of those images that can be read, by uri."""
 
-    def attempt(uri):
+    def attempt(uri: str) -> bytes | None:
         try:
             return make_thumbnail(images.read(uri), side)
         except ImageError:
@@ -101,8 +111,7 @@ def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, byt
 
     uris = list(dict.fromkeys(uris))
     images.locate(uris)
-    in_order = sorted(filter(images.position, uris), key=images.position)
-    made = {uri: attempt(uri) for uri in in_order}
+    made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
     rest = [uri for uri in uris if uri not in made]
     with ThreadPoolExecutor(THREADS) as pool:
         made.update(zip(rest, pool.map(attempt, rest), strict=True))
@@ -121,8 +130,8 @@ def draw_failures(images: Images, uris: list[str], side: int) -> dict[str, bytes
     images.locate(uris)
     deadline = time.monotonic() + ALL_FAILURES_SECONDS
 
-    def attempt(uri):
-        if images.position(uri) is not None or time.monotonic() > deadline:
+    def attempt(uri: str) -> bytes | None:
+        if images.is_sequential(uri) or time.monotonic() > deadline:
             return None
         try:
             return _draw_leniently(images.read(uri), side)
@@ -140,7 +149,14 @@ def _draw_leniently(data: bytes, side: int) -> bytes | None:
     pixels = np.empty(spec.shape, np.uint8)
     unlimited = 1 << 40  # memory and time are the limit
     isolate.decode_isolated(
-        data, spec, pixels, unlimited, FAILURE_SECONDS, FAILURE_MEMORY, unlimited, lenient=True
+        data,
+        spec,
+        pixels,
+        max_pixels=unlimited,
+        seconds=FAILURE_SECONDS,
+        memory=FAILURE_MEMORY,
+        max_side=unlimited,
+        lenient=True,
     )
     blank = (pixels == pixels[0, 0]).all()
     return None if blank else _jpeg(pixels)
@@ -168,7 +184,7 @@ def _upright_size(data: bytes) -> tuple[int, int]:
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()

@@ -143,7 +143,7 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
     view = "CREATE OR REPLACE VIEW matched AS SELECT p.*, t.label AS truth FROM predictions p"
     join = f"{view} LEFT JOIN"
     connection.execute(f"{join} (SELECT DISTINCT uri, label FROM truth) t ON p.uri = t.uri")
-    if _matches(connection):
+    if _matches(table):
         return "uri"
     # Lists of labels often hold bare file names. They will do where no name occurs twice.
     connection.execute(
@@ -156,17 +156,20 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
           ON {_component(-1)} = t.name
         """
     )
-    if _matches(connection):
+    if _matches(table):
         return "file name"
-    ours = connection.execute("SELECT min(uri) FROM predictions").fetchone()[0]
-    theirs = connection.execute("SELECT min(uri) FROM truth").fetchone()[0]
+    [(ours, theirs)] = table.query(
+        "SELECT (SELECT min(uri) FROM predictions), (SELECT min(uri) FROM truth)"
+    )
     raise UserError(
         f"{path}: none of its images is in the table; its column {uri_column!r} has for example"
         f" {theirs!r}, the table {ours!r}"
     )
 
 
-def _read_truth(connection, path: str, uri_column: str, label_column: str) -> None:
+def _read_truth(
+    connection: duckdb.DuckDBPyConnection, path: str, uri_column: str, label_column: str
+) -> None:
     """Makes the table `truth` (uri, label) of a file; relative paths start at its folder."""
     extension = os.path.splitext(path)[1].lower()
     reader = {
@@ -206,8 +209,9 @@ def _read_truth(connection, path: str, uri_column: str, label_column: str) -> No
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _matches(connection) -> bool:
-    return connection.execute("SELECT count(truth) FROM matched").fetchone()[0] > 0
+def _matches(table: Table) -> bool:
+    [(count,)] = table.query("SELECT count(truth) FROM matched")
+    return bool(count)
 
 
 def _quote(name: str) -> str:

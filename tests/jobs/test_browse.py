@@ -15,8 +15,8 @@ from samples import make_photos, photo
 from starlette.testclient import TestClient
 from tables import HOSTILE, row, write_run_report, write_table
 
-from imagecensus.jobs.browse import make_app
 from imagecensus.jobs.cli import main
+from imagecensus.jobs.results.browse_app import make_app
 from imagecensus.jobs.results.browse_rows import PAGE, Filter, Rows
 from imagecensus.jobs.results.corrections import COLUMNS, Corrections
 from imagecensus.jobs.results.open_table import open_table

@@ -202,7 +202,7 @@ def test_figures_equal_scikit_learns(seed, count, rows):
     rank = (order == truth[:, None]).argmax(1) + 1
     rank[rank > 2] = 0  # the table holds two answers
     labels = [f"l{i}" for i in range(count)]
-    found = measure(truth, predicted, score, rank, labels, 2)
+    found = measure(truth, predicted, score=score, rank=rank, labels=labels, top_k=2)
     assert found["accuracy"]["value"] == pytest.approx(accuracy_score(truth, predicted))
     if count > 2:
         assert found["top_k_accuracy"]["2"]["value"] == pytest.approx(

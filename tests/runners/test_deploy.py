@@ -85,7 +85,7 @@ def test_each_task_manager_has_a_worker_pool():
 def test_the_flex_template_asks_for_what_classify_takes():
     """Each parameter is an option of classify, and what classify must have must be given."""
     from imagecensus.jobs.classification.options import ClassifyOptions, validate
-    from imagecensus.jobs.command.options import parse_options
+    from imagecensus.jobs.command.options import parse_known_options
     from imagecensus.jobs.flex_template import classify_arguments
 
     spec = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
@@ -101,7 +101,7 @@ def test_the_flex_template_asks_for_what_classify_takes():
 
     def parsed(given):
         arguments = classify_arguments([f"--{name}={value}" for name, value in given.items()])
-        options, rest = parse_options(ClassifyOptions, arguments, "", "", pass_through=True)
+        options, rest = parse_known_options(ClassifyOptions, arguments, "", "")
         assert rest == [], "no parameter is left over for Beam"
         validate(options)
         return options

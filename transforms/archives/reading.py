@@ -75,7 +75,7 @@ def read_member(
 class Turns:
     """Lets threads go one after the other, in the order in which their tickets were drawn."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._drawn = self._served = 0
         self._served_one = threading.Condition()
 
@@ -103,7 +103,7 @@ class Place:
     in order cost nothing but what lies between them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._key = self._reader = self._file = None
 
     def stream(self, container: str, etag: str, offset: int) -> GzipContent:

@@ -1,0 +1,210 @@
+"""The shape of the code: short functions, calls that name their arguments, records by keyword.
+
+What is not there yet is listed. A list may only shrink: what is listed and has become right fails
+too, until it is taken off.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import pathlib
+import tokenize
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = ("jobs", "transforms", "model_export")
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
+
+MAX_LINES = 60
+MAX_POSITIONAL = 5
+
+LONG_FUNCTIONS: set[tuple[str, str]] = {
+    ("jobs/classification/pipeline.py", "run_pipeline"),
+    ("jobs/classify.py", "_classify"),
+    ("model_export/training/run.py", "train"),
+    ("transforms/classify_images.py", "classify_batch"),
+}
+LONG_CALLS: set[tuple[str, str]] = {
+    ("jobs/classification/pipeline.py", "Classification"),
+    ("jobs/classification/pipeline.py", "build_pipeline"),
+    ("jobs/classify.py", "run_pipeline"),
+    ("jobs/train.py", "FitSpec"),
+    ("jobs/train.py", "TrainingSpec"),
+    ("jobs/train.py", "train"),
+    ("model_export/training/fit.py", "_stream"),
+    ("model_export/training/run.py", "_prove"),
+    ("model_export/training/run.py", "compute_features"),
+    ("model_export/training/run.py", "fit"),
+    ("model_export/training/run.py", "fit_all"),
+    ("model_export/training/run.py", "write_training_report"),
+    ("transforms/dataset/work_plan.py", "_PlanWriter"),
+    ("transforms/decode_images.py", "ImageBatch"),
+    ("transforms/decode_images.py", "decode"),
+    ("transforms/decode_images.py", "read"),
+    ("transforms/decoders/guard_decoding.py", "decode_isolated"),
+    ("transforms/decoders/guard_decoding.py", "read"),
+    ("transforms/decoders/guard_decoding.py", "read_image"),
+    ("transforms/decoders/guard_listing.py", "list_archive"),
+    ("transforms/decoders/isolate_reading.py", "ask"),
+    ("transforms/read_images.py", "read_member"),
+    ("transforms/storage/web/fetch.py", "_follow"),
+}
+POSITIONAL_DATACLASSES: set[tuple[str, str]] = {
+    ("jobs/classification/options.py", "ClassifyOptions"),
+    ("jobs/classification/run_report.py", "Run"),
+    ("jobs/evaluate.py", "Options"),
+    ("jobs/export.py", "ExportOptions"),
+    ("jobs/predict.py", "Options"),
+    ("jobs/quantize.py", "QuantizeOptions"),
+    ("jobs/similar.py", "Options"),
+    ("jobs/train.py", "TrainOptions"),
+    ("model_export/contract.py", "Contract"),
+    ("model_export/contract.py", "Golden"),
+    ("model_export/preprocess.py", "ImageInfo"),
+    ("model_export/preprocess.py", "PreprocessSpec"),
+    ("model_export/training/augment.py", "Augmentation"),
+    ("model_export/training/backbones.py", "Backbone"),
+    ("model_export/training/backbones.py", "BackboneSpec"),
+    ("model_export/training/classifier.py", "Classifier"),
+    ("model_export/training/classifier.py", "ClassifierSpec"),
+    ("model_export/training/classifier.py", "FineTuning"),
+    ("model_export/training/decoded_images.py", "ArrayCache"),
+    ("model_export/training/decoded_images.py", "Broken"),
+    ("model_export/training/decoded_images.py", "Images"),
+    ("model_export/training/fit.py", "FitSpec"),
+    ("model_export/training/fit.py", "Inputs"),
+    ("model_export/training/labelled_data.py", "LabelledData"),
+    ("model_export/training/labelled_data.py", "SplitFractions"),
+    ("model_export/training/run.py", "Trained"),
+    ("model_export/training/run.py", "TrainingSpec"),
+    ("model_export/training/splits.py", "Split"),
+    ("model_export/verify.py", "Finding"),
+    ("transforms/classify_images.py", "Classification"),
+    ("transforms/classify_images.py", "ClassifyImages"),
+    ("transforms/classify_images.py", "LoadedClassifier"),
+    ("transforms/dataset/layout.py", "Layout"),
+    ("transforms/dataset/parts.py", "Inventory"),
+    ("transforms/dataset/parts.py", "Totals"),
+    ("transforms/dataset/work_plan.py", "Planned"),
+    ("transforms/decode_images.py", "DecodeImages"),
+    ("transforms/decode_images.py", "Decoding"),
+    ("transforms/records.py", "ImageBatch"),
+    ("transforms/records.py", "PredictionBatch"),
+    ("transforms/records.py", "Unit"),
+    ("transforms/write_parts.py", "WriteParts"),
+}
+
+_NO_CODE = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENCODING, tokenize.ENDMARKER,
+}  # fmt: skip
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def code_lines(text: str) -> set[int]:
+    """Numbers of the lines that hold code: no blank ones, comments or docstrings."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, _Function | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            lines.difference_update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return lines
+
+
+def long_functions(name: str) -> set[tuple[str, str]]:
+    lines = code_lines(SOURCES[name])
+    return {
+        (name, node.name)
+        for node in ast.walk(TREES[name])
+        if isinstance(node, _Function)
+        and len(lines.intersection(range(node.lineno, node.end_lineno + 1))) > MAX_LINES
+    }
+
+
+OWN = {
+    node.name
+    for tree in TREES.values()
+    for node in ast.walk(tree)
+    if isinstance(node, _Function | ast.ClassDef)
+}
+
+
+def foreign_names(tree: ast.Module) -> set[str]:
+    """What a module imports of others: their functions may be called as they want to be."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("imagecensus"):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def called(function: ast.expr) -> tuple[str, str]:
+    """The name a call begins with and the name it ends with: `a.b.c()` is (a, c)."""
+    last = function.attr if isinstance(function, ast.Attribute) else ""
+    while isinstance(function, ast.Attribute):
+        function = function.value
+    first = function.id if isinstance(function, ast.Name) else ""
+    return first, last or first
+
+
+def long_calls(name: str) -> set[tuple[str, str]]:
+    foreign = foreign_names(TREES[name])
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call) and len(node.args) > MAX_POSITIONAL:
+            first, last = called(node.func)
+            if last in OWN and first not in foreign:
+                found.add((name, last))
+    return found
+
+
+def positional_dataclasses(name: str) -> set[tuple[str, str]]:
+    return {
+        (name, node.name)
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.ClassDef)
+        for decorator in map(ast.unparse, node.decorator_list)
+        if decorator.startswith(("dataclass", "dataclasses.dataclass"))
+        and "kw_only=True" not in decorator
+    }
+
+
+def check(found: set[tuple[str, str]], listed: set[tuple[str, str]], rule: str) -> None:
+    assert not found - listed, f"{rule}: {sorted(found - listed)}"
+    assert not listed - found, f"take these off the list, they are right: {sorted(listed - found)}"
+
+
+def test_functions_are_short():
+    found = {one for name in SOURCES for one in long_functions(name)}
+    check(found, LONG_FUNCTIONS, f"a function has at most {MAX_LINES} lines of code; split")
+
+
+def test_calls_name_their_arguments():
+    found = {one for name in SOURCES for one in long_calls(name)}
+    check(found, LONG_CALLS, f"at most {MAX_POSITIONAL} arguments by position; name the others")
+
+
+def test_dataclasses_are_made_by_keyword():
+    found = {one for name in SOURCES for one in positional_dataclasses(name)}
+    check(found, POSITIONAL_DATACLASSES, "write @dataclass(..., kw_only=True)")
+
+
+def test_what_is_counted(monkeypatch):
+    body = "\n".join(f"    x = {i}  # of many" for i in range(MAX_LINES))
+    docstring = '    """Says\n\n    much.\n    """\n\n    # why'
+    text = f"def f():\n{docstring}\n{body}\n    return g(*x, 1, 2, 3, 4, 5)\n"
+    assert len(code_lines(text)) == MAX_LINES + 2
+    monkeypatch.setitem(SOURCES, "m.py", text + "import n\nn.f(1, 2, 3, 4, 5, 6)\n")
+    monkeypatch.setitem(TREES, "m.py", ast.parse(SOURCES["m.py"]))
+    monkeypatch.setattr("test_code_shape.OWN", {"f", "g"})
+    assert long_functions("m.py") == {("m.py", "f")}
+    assert long_calls("m.py") == {("m.py", "g")}
