@@ -16,15 +16,20 @@ def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split]]:
     """
     folder = os.path.abspath(folder)
     top = _folders(folder)
-    named = {SPLIT_NAMES.get(name.lower()): os.path.join(folder, name) for name in top}
+    named = {
+        SPLIT_NAMES[name.lower()]: os.path.join(folder, name)
+        for name in top
+        if name.lower() in SPLIT_NAMES
+    }
     if "train" not in named:
         named = {"train": folder}
-    named.pop(None, None)
     labels = sorted({label for path in named.values() for label in _folders(path)})
     class_ids = {label: class_id for class_id, label in enumerate(labels)}
-    found, problems = {}, []
+    found: dict[str, Split] = {}
+    problems: list[str] = []
     for split, path in named.items():
-        paths, ids = [], []
+        paths: list[str] = []
+        ids: list[int] = []
         for label in _folders(path):
             files = _files(os.path.join(path, label))
             if not files:

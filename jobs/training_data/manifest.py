@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imagecensus.model_export.training.splits import (
-    SPLIT_NAMES,
-    SPLITS,
-    DataError,
-    Split,
-)
+from imagecensus.model_export.training.splits import SPLIT_NAMES, SPLITS, DataError, Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PATH_COLUMNS = ("uri", "path", "file", "filename", "image", "image_path")
 
 # Locations of a manifest, and the folder that relative ones start from -> for each one its name
 # (as the batch job writes it) and a function that reads it.
-Locate = Callable[[list[str], str], list[tuple[str, Callable[[], bytes]]]]
+Image = tuple[str, Callable[[], bytes]]
+Locate = Callable[[list[str], str], list[Image]]
 
 
 def read_manifest(
@@ -76,7 +77,9 @@ def read_manifest(
     return labels, found
 
 
-def _without_repeats(path: str, images, labels: list[str], splits: np.ndarray) -> np.ndarray:
+def _without_repeats(
+    path: str, images: Sequence[Image], labels: list[str], splits: NDArray[np.object_]
+) -> NDArray[np.int64]:
     """Rows, each image once: one that is trained on and tested with would flatter the test."""
     first: dict[str, int] = {}
     for row, (name, _) in enumerate(images):
@@ -90,12 +93,12 @@ def _without_repeats(path: str, images, labels: list[str], splits: np.ndarray) -
     return np.asarray(list(first.values()), np.int64)
 
 
-def _split(images, ids: np.ndarray) -> Split:
+def _split(images: Sequence[Image], ids: NDArray[np.int32]) -> Split:
     reads = [read for _, read in images]
     return Split(tuple(name for name, _ in images), ids, lambda: iter(reads))
 
 
-def _splits(path: str, table, column: str) -> np.ndarray:
+def _splits(path: str, table: pa.Table, column: str) -> NDArray[np.object_]:
     """The split of each row: train where the table has no such column."""
     splits = np.full(table.num_rows, "train", object)
     if column in table.column_names:
@@ -108,19 +111,19 @@ def _splits(path: str, table, column: str) -> np.ndarray:
     return splits
 
 
-def _natural(text: str):
+def _natural(text: str) -> tuple[int, int, str]:
     # Numeric labels in the order of their numbers: class 10 comes after class 9.
     return (0, int(text), text) if text.isdecimal() else (1, 0, text)
 
 
-def _read_table(path: str, texts: list[str]):
+def _read_table(path: str, texts: list[str]) -> pa.Table:
     """The table; the columns named in `texts` as they are written: label 007 is not 7."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.json
     import pyarrow.parquet
 
-    def read_csv(path):
+    def read_csv(path: str) -> pa.Table:
         return pa.csv.read_csv(
             path,
             parse_options=pa.csv.ParseOptions(newlines_in_values=True),
@@ -129,7 +132,7 @@ def _read_table(path: str, texts: list[str]):
             ),
         )
 
-    readers = {
+    readers: dict[str, Callable[[str], pa.Table]] = {
         ".csv": read_csv,
         ".jsonl": pa.json.read_json,
         ".ndjson": pa.json.read_json,

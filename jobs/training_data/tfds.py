@@ -6,16 +6,23 @@ function like any other image.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imagecensus.model_export.training.splits import DataError, Split
 
+if TYPE_CHECKING:  # an extra
+    from tensorflow_datasets.core import DatasetBuilder
+
 _SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
 
-def read_tfds(name: str):
+def read_tfds(name: str) -> tuple[list[str], dict[str, Split]]:
     """Labels, and a Split for each split of a data set that has an image and a label.
 
     Args:
@@ -55,15 +62,17 @@ def read_tfds(name: str):
     return labels, found
 
 
-def _split(tfds, builder, split: str, image: str, label: str) -> Split:
-    def examples():
+def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, label: str) -> Split:
+    def examples() -> Iterator[dict[str, Any]]:
         # In order, and not decoded: the bytes are those of the files.
-        return builder.as_dataset(
+        yield from builder.as_dataset(
             split=split, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
         ).as_numpy_iterator()
 
     ids = np.asarray([example[label] for example in examples()], np.int32)
     names = tuple(f"tfds:{builder.info.full_name}/{split}/{row}" for row in range(len(ids)))
-    return Split(
-        names, ids, lambda: (lambda content=example[image]: content for example in examples())
-    )
+
+    def readers() -> Iterator[Callable[[], bytes]]:
+        return (functools.partial(bytes, example[image]) for example in examples())
+
+    return Split(names, ids, readers)
