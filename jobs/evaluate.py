@@ -14,6 +14,7 @@ import numpy as np
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
 from imagecensus.jobs.results.open_table import Table, open_table, write_bytes
+from imagecensus.jobs.results.training_overlap import describe_overlap, measure_overlap
 from imagecensus.jobs.results.true_labels import HELP, join_truth
 from imagecensus.model_export.common.errors import UserError
 
@@ -31,6 +32,12 @@ class Options:
     labels: str = option("", f"where the true labels are: {HELP}", metavar="SOURCE")
     uri_column: str = option("uri", "column of the --labels file that names the image")
     label_column: str = option("label", "column of the --labels file that holds the true label")
+    model: str = option(
+        "",
+        "folder of the model, where it was moved since: which of the images it was trained on is"
+        " known there",
+        metavar="MODEL_DIR",
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,22 +53,39 @@ def main(argv: Sequence[str]) -> int:
     missing = [name for name in ("sklearn", "matplotlib") if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(f"{' and '.join(missing)} not installed: pip install 'imagecensus[report]'")
-    evaluation = evaluate(options.output, options.labels, options.uri_column, options.label_column)
+    evaluation = evaluate(
+        options.output,
+        options.labels,
+        options.uri_column,
+        options.label_column,
+        model=options.model,
+    )
     print(summarize(evaluation))
     print(f"\nreport       {write_report(options.output)}")
     return 0
 
 
 def evaluate(
-    output: str, labels: str, uri_column: str = "uri", label_column: str = "label"
+    output: str,
+    labels: str,
+    uri_column: str = "uri",
+    label_column: str = "label",
+    *,
+    model: str = "",
 ) -> dict:
     """Evaluates a table; writes `evaluation/` into its folder; returns what evaluation.json holds.
 
     The folder gets evaluation.json, per_class.csv, confusion.csv (truth, label, count: all pairs
     that occur), mistakes.csv (the most certain ones first) and plots as PNG.
 
+    Args:
+      output: of `classify`.
+      labels, uri_column, label_column: of the truth, see `join_truth`.
+      model: the model's folder, for `training_overlap`; "": where the run's report says it was.
+
     Raises:
-      UserError: no table; no truth (see `join_truth`); or no true label among the model's.
+      UserError: no table; no truth (see `join_truth`); no true label among the model's; or
+        `model` is not the table's.
     """
     with open_table(output) as table:
         matched = join_truth(table, labels, uri_column, label_column)
@@ -73,6 +97,7 @@ def evaluate(
         }
         evaluation["unknown_labels"] = _unknown_labels(table, labels)
         evaluation |= _measure(table)
+        evaluation["training_overlap"] = measure_overlap(table, model)
         confusion = _rows(
             table,
             "SELECT truth, label, count(*) AS count FROM judged WHERE status = 'ok'"
@@ -142,6 +167,9 @@ def summarize(evaluation: dict) -> str:
                 f"score ≥ {point['threshold']:.2f} {point['coverage']:.1%} of rows,"
                 f" accuracy {point['accuracy']:.4f}"
             )
+    overlap = describe_overlap(evaluation["training_overlap"], evaluation["evaluated"])
+    if overlap:
+        lines.append(f"training     {overlap}")
     if evaluation["unknown_labels"]:
         unknown = evaluation["unknown_labels"]
         lines.append(

@@ -45,6 +45,7 @@ from imagecensus.jobs.results.thumbnails import (
     draw_failures,
     make_thumbnails,
 )
+from imagecensus.jobs.results.training_overlap import describe_overlap
 from imagecensus.model_export.common.version import __version__
 
 REPORT_FILE = "report.html"
@@ -146,10 +147,13 @@ def _evaluation(output: str) -> dict[str, Any]:
     """What `imagecensus evaluate` left, if it was run (by a version that wrote the same)."""
     evaluation = read_json(output, EVALUATION_FILE)
     if evaluation.get("format") != EVALUATION_FORMAT:
-        return {"evaluation": None, "plots": {}, "mistakes": []}
+        return {"evaluation": None, "overlap": "", "plots": {}, "mistakes": []}
     plots = {name: read_bytes(output, f"evaluation/{name}.png") for name in PLOTS}
     return {
         "evaluation": evaluation,
+        "overlap": describe_overlap(evaluation["training_overlap"], evaluation["evaluated"])
+        if "training_overlap" in evaluation
+        else "",
         "plots": {name: _data_uri(png, "png") for name, png in plots.items() if png},
         "mistakes": evaluation["mistakes"],
     }

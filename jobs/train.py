@@ -281,6 +281,13 @@ def _print_summary(trained, output: str, work: str) -> None:
                 f" {figures['accuracy']:.4f}   loss {figures['loss']:.4f}   macro F1"
                 f" {figures['macro_f1']:.4f}"
             )
+        unseen = figures.get("unseen", {})
+        if unseen:
+            told = f"accuracy {unseen['accuracy']:.4f}" if unseen["examples"] else "none is left"
+            print(
+                f"{'':<6} {unseen['examples']:>6} of them without the images that it was trained"
+                f" with: {told}"
+            )
     proof = trained.metrics["export"]
     print(
         f"exported model against the trained one, {proof['images']} images in a fresh process:"

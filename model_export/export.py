@@ -34,6 +34,7 @@ from imagecensus.model_export.contract import (
     write_contract,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.trained_images import TrainedImages, write_trained_images
 
 EMBEDDING_LAYER = "embedding"
 EXPORTED_TOP_K = 10
@@ -56,6 +57,7 @@ def export_classifier(
     top_k: int = EXPORTED_TOP_K,
     training: dict | None = None,
     metrics: dict | None = None,
+    trained_images: TrainedImages | None = None,
 ) -> Contract:
     """Exports a classifier; the folder appears whole or not at all.
 
@@ -70,6 +72,7 @@ def export_classifier(
         the embedding; None takes the input of the last layer.
       top_k: classes per answer, cut to the number of labels.
       training, metrics: provenance for the contract.
+      trained_images: which images it was trained on, where that is known.
 
     Raises:
       ModelError: outputs and labels do not match, or the folder holds something else.
@@ -105,6 +108,8 @@ def export_classifier(
             metrics=metrics or {},
             package_version=__version__,
         )
+        if trained_images is not None:
+            write_trained_images(partial, trained_images)
         write_contract(partial, contract, golden)
         os.chmod(partial, 0o755)
         if os.path.isdir(directory):

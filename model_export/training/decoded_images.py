@@ -12,6 +12,7 @@ import dataclasses
 import os
 
 import numpy as np
+import xxhash
 
 from imagecensus.model_export.preprocess import (
     ImageError,
@@ -19,7 +20,12 @@ from imagecensus.model_export.preprocess import (
     configure_pillow,
     decode_image,
 )
+from imagecensus.model_export.trained_images import hash_content, salted
 from imagecensus.model_export.training.splits import DataError, Split
+
+# Of one image: a salted hash of its file, the file's bytes, and a hash of its decoded pixels, which
+# a copy with other metadata or in another lossless format has in common.
+HASHES = np.dtype([("content", "<u8"), ("size", "<i8"), ("pixels", "<u8")])
 
 
 @dataclasses.dataclass
@@ -74,6 +80,7 @@ class Images:
       labels: int32 [N].
       names: N.
       broken: what was left out, and why.
+      hashes: `HASHES` [N]: what tells the same image from others.
     """
 
     pixels: np.ndarray
@@ -81,6 +88,7 @@ class Images:
     labels: np.ndarray
     names: tuple[str, ...]
     broken: tuple[Broken, ...] = ()
+    hashes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, HASHES))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,6 +106,7 @@ def decode_images(
     max_broken_rate: float = 0.05,
     threads: int | None = None,
     progress=None,
+    salt: bytes = b"",
 ) -> Images:
     """Decodes a split with the batch job's own `decode_image`.
 
@@ -109,20 +118,25 @@ def decode_images(
       max_broken_rate: share of unreadable images that is skipped; more refuses the training.
       threads: that read and decode; None takes one per core.
       progress: called with 1 for each image done.
+      salt: of the hashes of files.
 
     Raises:
       DataError: too many broken images, or no room for the pixels.
     """
     configure_pillow()
     pixels = cache.allocate(f"pixels-{name}", (len(split), *spec.shape), np.uint8)
+    hashes = np.zeros(len(split), HASHES)
 
     def decode(row: int, read) -> Broken | None:
         try:
-            decode_image(read(), spec, pixels[row])
+            content = read()
+            decode_image(content, spec, pixels[row])
         except ImageError as error:
             return Broken(split.names[row], error.status, str(error))
         except OSError as error:
             return Broken(split.names[row], "read_error", error.strerror or str(error))
+        known = salted(hash_content(content), salt)
+        hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(pixels[row].data))
         return None
 
     threads = threads or os.cpu_count() or 1
@@ -146,4 +160,5 @@ def decode_images(
             f" --max-broken-rate {max_broken_rate:g}: {examples}"
         )
     good = np.asarray([row for row, outcome in enumerate(outcomes) if outcome is None], np.int64)
-    return Images(pixels, good, split.labels[good], tuple(split.names[row] for row in good), broken)
+    names = tuple(split.names[row] for row in good)
+    return Images(pixels, good, split.labels[good], names, broken, hashes[good])

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import time
-import urllib.parse
 from collections.abc import Callable
 
 import keras
@@ -37,6 +36,7 @@ from imagecensus.model_export.export import (
     normalize,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.trained_images import collect_trained_images
 from imagecensus.model_export.training import evaluation
 from imagecensus.model_export.training.augment import Augmentation, augment
 from imagecensus.model_export.training.classifier import (
@@ -52,6 +52,13 @@ from imagecensus.model_export.training.decoded_images import (
     Images,
     decode_images,
 )
+from imagecensus.model_export.training.duplicates import (
+    DUPLICATES_FILE,
+    add_unseen,
+    describe_duplicates,
+    find_duplicates,
+    write_duplicates,
+)
 from imagecensus.model_export.training.fit import (
     FitSpec,
     Inputs,
@@ -62,6 +69,7 @@ from imagecensus.model_export.training.fit import (
 )
 from imagecensus.model_export.training.labelled_data import LabelledData, subset
 from imagecensus.model_export.training.report import write_training_report
+from imagecensus.model_export.training.splits import uri_of_name
 from imagecensus.model_export.verify import compare_in_fresh_process, encode_png, readable_in_graph
 
 RUN_FILE = "run.json"
@@ -153,10 +161,18 @@ def train(
         check_fine_tuning(classifier.backbone, spec.fine_tune_blocks)
     trained_model = classifier.model
 
+    # The same training gives the same model: its salt is a digest, unlike any other training's.
+    salt = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).digest()[:16]
     started = time.perf_counter()
     images = {
-        name: _decode(split, spec, cache, name, progress) for name, split in data.splits.items()
+        name: _decode(split, spec, cache, name, progress, salt)
+        for name, split in data.splits.items()
     }
+    duplicates = find_duplicates(images, data.labels)
+    path = os.path.join(work, DUPLICATES_FILE)
+    write_duplicates(path, duplicates)
+    if duplicates.rows:
+        say(f"{describe_duplicates(duplicates)}; {path} lists them")
     seconds["decode"] = time.perf_counter() - started
     broken = tuple(b for split in images.values() for b in split.broken)
     for image in broken[:10]:
@@ -175,6 +191,7 @@ def train(
     metrics = {
         name: evaluation.evaluate(answers[name], split.labels) for name, split in images.items()
     }
+    metrics = add_unseen(metrics, images, answers)
     seconds["evaluate"] = time.perf_counter() - started
     _write_history(os.path.join(work, "history.csv"), history)
     write_predictions(os.path.join(work, PREDICTIONS_FILE), data.labels, images, answers)
@@ -188,8 +205,20 @@ def train(
         staged,
         name=spec.name,
         golden_images=_make_golden_images(images, spec.classifier.preprocess),
-        training={**provenance, "replicas": replicas, "left_out": len(broken)},
+        training={
+            **provenance,
+            "replicas": replicas,
+            "left_out": len(broken),
+            "duplicates": duplicates.counts,
+        },
         metrics=metrics,
+        trained_images=collect_trained_images(
+            salt,
+            *(
+                (images[part].hashes["content"], images[part].hashes["size"])
+                for part in ("train", "val")
+            ),
+        ),
     )
     proof = _prove(model, spec.classifier.preprocess, data, images, answers, staged)
     contract = add_metrics(staged, export=proof)
@@ -258,7 +287,9 @@ def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
     )
 
 
-def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool) -> Images:
+def _decode(
+    split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: bool, salt: bytes
+) -> Images:
     from tqdm import tqdm
 
     with tqdm(total=len(split), desc=f"decode {name}", disable=None if progress else True) as bar:
@@ -269,6 +300,7 @@ def _decode(split, spec: TrainingSpec, cache: ArrayCache, name: str, progress: b
             name,
             spec.max_broken_rate,
             progress=bar.update,
+            salt=salt,
         )
 
 
@@ -445,15 +477,6 @@ def _write_history(path: str, history: list[dict]) -> None:
         writer.writerows(history)
 
 
-def _uri(name: str) -> str:
-    """As the batch job writes it: the path, or a file uri where it is not UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "file://" + urllib.parse.quote(os.fsencode(name))
-    return name
-
-
 def write_predictions(path: str, labels, images: dict[str, Images], answers) -> None:
     """The trainer's answer for each image, to be compared with the batch job's rows.
 
@@ -466,7 +489,7 @@ def write_predictions(path: str, labels, images: dict[str, Images], answers) -> 
     for name, split in images.items():
         best = answers[name].argmax(1) if len(split) else []
         columns["split"] += [name] * len(split)
-        columns["uri"] += map(_uri, split.names)
+        columns["uri"] += map(uri_of_name, split.names)
         columns["label"] += [labels[i] for i in split.labels]
         columns["predicted"] += [labels[i] for i in best]
         columns["score"] += [float(answers[name][row, i]) for row, i in enumerate(best)]

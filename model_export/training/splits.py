@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import urllib.parse
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -43,3 +45,12 @@ class Split:
 def read_file(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def uri_of_name(name: str) -> str:
+    """As the batch job writes it: the path, or a file uri where it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "file://" + urllib.parse.quote(os.fsencode(name))
+    return name
