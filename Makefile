@@ -62,7 +62,7 @@ image: env chromium  ## make docs/report.png anew: the page of the demo
 # What tests run against, in the user's caches. Where Java, Go or a network is missing these say so
 # and the tests skip.
 .PHONY: engines
-engines: flink-env prism bucket-emulator
+engines: flink-env prism bucket-emulator s3-emulator azure-emulator
 
 .PHONY: flink-env
 flink-env: env  ## fetch Flink and Beam's job server for it
@@ -83,6 +83,14 @@ prism: env  ## build Prism into Beam's cache
 .PHONY: bucket-emulator
 bucket-emulator: env  ## build the bucket emulator
 	@$(BIN)/python tests/fetch_engines.py bucket
+
+.PHONY: s3-emulator
+s3-emulator: env  ## build versitygw, which speaks as S3 does
+	@$(BIN)/python tests/fetch_engines.py s3
+
+.PHONY: azure-emulator
+azure-emulator: env  ## install Azurite, an emulator of Azure's storage
+	@$(BIN)/python tests/fetch_engines.py azure
 
 .PHONY: bench
 bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)

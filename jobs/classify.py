@@ -29,6 +29,10 @@ from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.redact import redact
 
+# A IIIF server is asked for images whose longer side is so many times what the model sees: the
+# shorter side of all but panoramas is then no smaller.
+IIIF_SIDES = 4
+
 
 def main(argv: list[str]) -> int:
     """Runs the job; returns its exit code. Raises UserError for what the user can mend."""
@@ -110,6 +114,8 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         here=options.runner == IN_PROCESS,
     )
     options = dataclasses.replace(options, precision=choice.precision)
+    side = IIIF_SIDES * max(contract.preprocess.shape[:2])
+    dataclasses.replace(options.web, image_side=side).apply()
     top_k = min(options.top_k, len(contract.labels))
     if top_k > contract.top_k:
         raise UserError(

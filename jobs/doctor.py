@@ -36,6 +36,7 @@ from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
 
 MIN_FREE_DISK = 2 << 30
 _STORES = {scheme[:-3]: "google" for scheme in GOOGLE}
+_STORES["hf"] = "hub"
 _STORES |= {scheme[:-3]: "s3" for scheme in S3} | {scheme[:-3]: "azure" for scheme in AZURE}
 
 

@@ -6,11 +6,13 @@ import collections
 import gzip
 import hashlib
 import http.server
+import json
 import re
 import socket
 import struct
 import threading
 import time
+import urllib.parse
 
 
 class WebServer:
@@ -75,6 +77,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self):
+        """Answers with the JSON entries of a file whose `path` the body names, as the Hub does."""
+        asked = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        entries = json.loads(self.server.web.files.get(self.path, b"[]"))
+        quoted = urllib.parse.unquote_plus(asked)
+        found = [entry for entry in entries if entry["path"] in quoted]
+        self._answer(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
+
     def _serve(self, web, path: str, time_of: int) -> None:
         wanted = re.match(r"/(\w+?)x(\d+)(/.*)", path)
         if wanted and wanted[1] in ("503", "429", "reset", "truncate", "retryafter"):
@@ -87,7 +97,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(302, {"Location": self.path[4:]}, b"page")
         data = web.files.get(path)
         if data is None:
-            return self._answer(404, {"Content-Type": "text/html"}, b"<html>none</html>")
+            headers = {"Content-Type": "text/html"} | web.headers.get(path, {})
+            return self._answer(404, headers, b"<html>none</html>")
         tag = f'"{hashlib.sha256(data).hexdigest()[:12]}"'
         headers = {"ETag": tag, "Accept-Ranges": "bytes"} | web.headers.get(path, {})
         if headers.pop("no-head", None) and self.command == "HEAD":

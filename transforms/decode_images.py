@@ -64,7 +64,7 @@ class Decoding:
     batch_images: int = 128
     window_batches: int = 2  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # 0: one per core
-    fetch_threads: int = 32  # readers ahead of the decoders, for stores and the web only
+    fetch_threads: int = 64  # readers ahead of the decoders, for stores and the web only
     journal: str = ""  # folder of the decoders' journals; empty: none
     seconds: float = isolate.DECODE_SECONDS  # longest that one image may take
     web: WebPolicy = WebPolicy()  # how web addresses are read

@@ -24,6 +24,7 @@ from imagecensus.transforms.inputs.files import (
     list_files,
     reference_batch,
 )
+from imagecensus.transforms.inputs.iiif import COLUMNS, is_iiif, list_iiif
 from imagecensus.transforms.inputs.manifests import (
     is_manifest,
     list_manifest,
@@ -57,7 +58,9 @@ def list_images(
       InputError: an input does not exist or a manifest cannot be read.
     """
     for text in inputs:
-        if is_manifest(text) and not _holds_images(text, uri_column, image_column):
+        if is_iiif(text):
+            yield from list_iiif(text)
+        elif is_manifest(text) and not _holds_images(text, uri_column, image_column):
             yield from list_manifest(text, uri_column)
         else:
             yield from _list_with_archives(text, image_column, max_members)
@@ -96,6 +99,8 @@ def passthrough_columns(
 
 
 def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]:
+    if is_iiif(text):
+        return passed_through(pa.schema(COLUMNS))
     if not is_manifest(text) or _holds_images(text, uri_column, image_column):
         return passed_through(_table_columns(text, image_column))
     return manifest_columns(text, uri_column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -86,10 +87,18 @@ def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
 
 def _read_address(uri: str, etag: str, max_bytes: int) -> bytes:
     from imagecensus.transforms.storage.web.fetch import PageError, TooLargeError
+    from imagecensus.transforms.storage.web.iiif import unsized
     from imagecensus.transforms.storage.web.store import WebStore
 
     try:
-        return WebStore().read(uri, etag, max_bytes)
+        while True:
+            try:
+                return WebStore().read(uri, etag, max_bytes)
+            except OSError as error:
+                whole = unsized(uri)  # a IIIF server may not make the size that is asked for
+                if not whole or error.errno not in (errno.ENOENT, errno.EPROTO):
+                    raise
+                uri = whole
     except PageError as error:
         raise ImageError("not_an_image", str(error.strerror)) from None
     except TooLargeError as error:

@@ -12,7 +12,7 @@ from imagecensus.jobs.command.options import (
     unknown_flag,
 )
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms.storage.locations import is_address, is_bucket
+from imagecensus.transforms.storage.locations import is_bucket, is_writable
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"
@@ -131,7 +131,7 @@ def validate(options: ClassifyOptions) -> None:
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")
-    elif is_address(options.output) and not is_bucket(options.output):
+    elif not is_writable(options.output):
         problems.append(
             f"--output={options.output}: cannot be written there; give a folder or a store"
             " (s3://, gs://, az://, abfss://)"

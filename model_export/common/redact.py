@@ -25,7 +25,7 @@ _SCHEME = (
 )
 _NAMED = rf"(?i)({_SCHEME})[^\s/@\"']+@"  # names and passwords in front of a host
 _PASSWORD = r"(?i)(\babfss?://)[^\s/@:\"']*:[^\s/@\"']*@"
-_KEYS = r"\b(?:ya29\.[\w-]+|AIza[\w-]{30,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{30,})"
+_KEYS = r"\b(?:ya29\.[\w-]+|AIza[\w-]{30,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{30,}|hf_\w{30,})"
 _DATA_SECRETS = [  # pattern, replacement: in the dialect that Arrow and Python have in common
     (_SIGNED, rf"\1?{_HIDDEN}"),
     (_NAMED, rf"\1{_HIDDEN}@"),
@@ -37,7 +37,7 @@ _DATA_SECRETS = [  # pattern, replacement: in the dialect that Arrow and Python 
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]*", _HIDDEN),
     (_KEYS, _HIDDEN),
 ]
-_MAY_HOLD = r"://|PRIVATE KEY|eyJ|ya29|AIza|AKIA|ASIA|gh[pousr]_"
+_MAY_HOLD = r"://|PRIVATE KEY|eyJ|ya29|AIza|AKIA|ASIA|gh[pousr]_|hf_"
 _SECRETS = [
     # The query of a web address may be its signature; names and passwords in front of a host.
     (re.compile(r"(https?://[^\s?#\"'<>]+)\?[^\s\"'<>]*"), rf"\1?{_HIDDEN}"),

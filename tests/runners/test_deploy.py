@@ -165,7 +165,7 @@ def test_the_pages_hold_the_commands_that_the_tests_run(tmp_path):
     assert f"Beam {fetch_engines.ASSEMBLED_BEAM}'s" in _page("flink.md")
     assert f"Flink {fetch_engines.FLINK}." in _page("flink.md")
     assert "--runner=PrismRunner --prism_location=" in _page("prism.md")
-    assert "STORAGE_EMULATOR_HOST=http://localhost:4443 imagecensus" in _page("bucket.md")
+    assert "STORAGE_EMULATOR_HOST=http://localhost:4443 imagecensus" in _page("stores.md")
     dataflow = _page("dataflow.md")
     for flag in [*test_dataflow.BEAM_FLAGS, test_dataflow.IMAGE]:
         assert flag.split("=")[0] in dataflow or flag in ("--no_auth", "--job_name=census")

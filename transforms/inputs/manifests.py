@@ -24,6 +24,8 @@ from imagecensus.transforms.inputs.files import (
 )
 from imagecensus.transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.web import policy
+from imagecensus.transforms.storage.web.iiif import sized
 
 MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _MANIFEST_READERS = {
@@ -147,6 +149,8 @@ def _rows(location: str):
         raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
     except FileNotFoundError:
         raise InputError(f"{location}: no such manifest") from None
+    except OSError as error:
+        raise InputError(f"{location}: cannot be read: {error.strerror}") from None
 
 
 def manifest_columns(location: str, uri_column: str = "") -> list[pa.Field]:
@@ -213,7 +217,7 @@ def _located(location: str, base: str) -> File:
         return (location.encode(errors="replace").decode(), -1, "")
     if store.is_web(location):  # one with a secret in it: its row says that it is not read
         location = location.encode(errors="replace").decode()
-        return (redact_address(location), -1, "")
+        return (sized(redact_address(location), policy.current().image_side), -1, "")
     if location.startswith("file://"):
         path = store.path_of_uri("file://" + location[7:].removeprefix("localhost"))
     elif store.is_address(location):  # of a store that is not read: its row says so

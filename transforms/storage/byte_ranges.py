@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any, BinaryIO, cast
 
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.local import open_file
@@ -29,13 +30,14 @@ def read_range(location: str, offset: int, length: int, etag: str = "") -> bytes
     return store.store_of(location).read_range(location, offset, length, etag)
 
 
-def open_stream(location: str, size: int, etag: str = "", block: int = 0) -> io.BufferedReader:
+def open_stream(location: str, size: int, etag: str = "", block: int = 0) -> BinaryIO:
     """A seekable stream over a file or object of `size` bytes, read ahead in blocks.
 
     Raises like `read_range`, also while it is read.
     """
     if store.is_remote(location):
-        return io.BufferedReader(_ObjectStream(location, size, etag), block or BUCKET_BLOCK)
+        stream = _ObjectStream(location, size, etag)
+        return cast(BinaryIO, io.BufferedReader(stream, block or BUCKET_BLOCK))
     return open(open_file(location, etag), "rb", buffering=block or DISK_BLOCK)
 
 
@@ -63,7 +65,7 @@ class _ObjectStream(io.RawIOBase):
         self._at = max(0, offset + (0, self._at, self._size)[whence])
         return self._at
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         length = min(len(buffer), self._size - self._at)
         data = read_range(self._location, self._at, length, self._etag)
         buffer[: len(data)] = data

@@ -55,9 +55,10 @@ class GoogleStore:
             for _ in range(protocol.CORRUPT_TRIES):
                 with contextlib.suppress(DataCorruption):
                     # 110 KB cost 4 microseconds; a body cut short is found by its length already.
-                    return bucket_object(uri, version).download_as_bytes(
+                    data: bytes = bucket_object(uri, version).download_as_bytes(
                         checksum="crc32c", retry=retry(), timeout=TIMEOUT
                     )
+                    return data
             raise OSError(5, "other bytes come than its checksum says", uri)
 
     def read_range(self, uri: str, offset: int, length: int, version: str = "") -> bytes:
@@ -66,7 +67,7 @@ class GoogleStore:
         with plain_errors(uri):
             try:
                 # raw: ranges are of the bytes as stored, also where the object says it is gzipped.
-                return bucket_object(uri).download_as_bytes(
+                part: bytes = bucket_object(uri).download_as_bytes(
                     start=offset,
                     end=offset + length - 1,
                     raw_download=True,
@@ -75,6 +76,7 @@ class GoogleStore:
                     retry=retry(),
                     timeout=TIMEOUT,
                 )
+                return part
             except exceptions.RequestRangeNotSatisfiable:
                 return b""
             except exceptions.PreconditionFailed:

@@ -44,7 +44,8 @@ def bucket_client() -> Any:
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         client = storage.Client(
-            project="emulator", credentials=google.auth.credentials.AnonymousCredentials()
+            project="emulator",
+            credentials=google.auth.credentials.AnonymousCredentials(),  # type: ignore[no-untyped-call]
         )
     else:
         if not credentials_at_hand():
@@ -75,17 +76,19 @@ def credentials_at_hand() -> bool:
     from google.auth import _cloud_sdk
     from google.auth.compute_engine import _metadata
 
+    sdk: Any = _cloud_sdk
+    metadata: Any = _metadata
     told = ("GOOGLE_APPLICATION_CREDENTIALS", "GCE_METADATA_HOST", "GCE_METADATA_IP", "K_SERVICE")
     return (
         any(os.environ.get(name) for name in told)
-        or os.path.isfile(_cloud_sdk.get_application_default_credentials_path())
-        or _metadata.detect_gce_residency_linux()
+        or os.path.isfile(sdk.get_application_default_credentials_path())
+        or metadata.detect_gce_residency_linux()
     )
 
 
 def _no_credentials(reason: str) -> StorageError:
     return StorageError(
-        f"gs://: no credentials: {reason}; run `gcloud auth application-default login` or set"
+        f"gs://: no credentials ({reason}); run `gcloud auth application-default login` or set"
         " GOOGLE_APPLICATION_CREDENTIALS to a key file"
     )
 

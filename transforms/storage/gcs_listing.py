@@ -7,6 +7,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from imagecensus.transforms.storage.gcs_client import bucket_client, retry, told_errors
 from imagecensus.transforms.storage.protocol import TIMEOUT
@@ -17,7 +18,7 @@ _PAGES_AHEAD = 4
 _FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
 
 
-def list_objects(bucket: str, prefix: str) -> Iterator:
+def list_objects(bucket: str, prefix: str) -> Iterator[Any]:
     """All objects (`name`, `size`, `generation`) whose names begin with the prefix.
 
     The "folders" under it are listed by `LISTERS` threads at once, a few pages ahead; the order
@@ -25,7 +26,7 @@ def list_objects(bucket: str, prefix: str) -> Iterator:
 
     Raises StorageError.
     """
-    folders = set()
+    folders: set[str] = set()
     for page, found in list_pages(bucket, prefix, "/"):
         folders |= found
         yield from page
@@ -33,13 +34,13 @@ def list_objects(bucket: str, prefix: str) -> Iterator:
         yield from list_objects(bucket, folders.pop())
         return
     stop = threading.Event()
-    ahead = []  # queues of pages, in name order of their folders
+    ahead: list[queue.Queue[Any]] = []  # queues of pages, in name order of their folders
     waiting = iter(sorted(folders))
     with concurrent.futures.ThreadPoolExecutor(LISTERS, "list") as pool:
         try:
             while True:
                 for folder in waiting:
-                    pages = queue.Queue(_PAGES_AHEAD)
+                    pages: queue.Queue[Any] = queue.Queue(_PAGES_AHEAD)
                     pool.submit(_fill, pages, bucket, folder, stop)
                     ahead.append(pages)
                     if len(ahead) >= LISTERS:
@@ -55,8 +56,8 @@ def list_objects(bucket: str, prefix: str) -> Iterator:
             stop.set()
 
 
-def _fill(pages: queue.Queue, bucket: str, folder: str, stop: threading.Event) -> None:
-    def put(item):
+def _fill(pages: queue.Queue[Any], bucket: str, folder: str, stop: threading.Event) -> None:
+    def put(item: Any) -> None:
         while not stop.is_set():
             with contextlib.suppress(queue.Full):
                 pages.put(item, timeout=0.2)
@@ -72,7 +73,9 @@ def _fill(pages: queue.Queue, bucket: str, folder: str, stop: threading.Event) -
         put(error)
 
 
-def list_pages(bucket: str, prefix: str, delimiter: str | None) -> Iterator[tuple[list, set]]:
+def list_pages(
+    bucket: str, prefix: str, delimiter: str | None
+) -> Iterator[tuple[list[Any], set[str]]]:
     """Pages of a listing: (objects, "folders" found with the delimiter)."""
     with told_errors(f"gs://{bucket}/{prefix}", "listed"):
         listing = bucket_client().list_blobs(

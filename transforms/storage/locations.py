@@ -13,13 +13,21 @@ WEB = ("http://", "https://")  # read only
 GOOGLE = ("gs://",)
 S3 = ("s3://", "s3a://")
 AZURE = ("az://", "azure://", "abfs://", "abfss://")
-BUCKETS = GOOGLE + S3 + AZURE
+HUB = ("hf://datasets/",)  # read only
+BUCKETS = GOOGLE + S3 + AZURE + HUB
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def is_bucket(location: str) -> bool:
     """Whether it is in an object store."""
     return location.startswith(BUCKETS)
+
+
+def is_writable(location: str) -> bool:
+    """Whether an output may be there: on disk, or in a store that is not only read."""
+    if location.startswith(HUB):
+        return False
+    return is_bucket(location) or not is_address(location)
 
 
 def is_web(location: str) -> bool:
@@ -44,6 +52,11 @@ def split(location: str) -> tuple[str, str]:
     """
     scheme, _, rest = location.partition("://")
     bucket, _, name = rest.partition("/")
+    if location.startswith(HUB):
+        parts = rest.split("/", 3)
+        if len(parts) < 3 or not (parts[1] and parts[2]):
+            raise StorageError(f"{location}: names no dataset; write hf://datasets/OWNER/NAME")
+        bucket, name = "/".join(parts[:3]), "".join(parts[3:])
     if not bucket:
         raise StorageError(f"{location}: names no bucket; write {scheme}://BUCKET/PREFIX")
     return f"{scheme}://{bucket}/", name

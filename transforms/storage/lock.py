@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import uuid
+from typing import Any
 
 from imagecensus.transforms.storage.local import not_writable
 from imagecensus.transforms.storage.locations import GOOGLE, is_bucket
@@ -152,7 +153,7 @@ class Lease:
             if self._look()[1] == self._owner:
                 self._store.delete(self.uri)
 
-    def _look(self) -> tuple[str, dict, float]:
+    def _look(self) -> tuple[str, dict[str, Any], float]:
         """(version or "", owner, when the store's clock says it was renewed)."""
         with as_sentence(self.uri, "read"):
             try:
@@ -167,7 +168,7 @@ class Lease:
             owner.pop("renewed", None)
             return found.version, owner, found.modified
 
-    def _is_dead(self, owner: dict, renewed: float) -> bool:
+    def _is_dead(self, owner: dict[str, Any], renewed: float) -> bool:
         if owner.get("host") == os.uname().nodename:
             try:
                 os.kill(int(owner["pid"]), 0)
@@ -205,5 +206,5 @@ class Lease:
                     self._put(version)
 
 
-def _name(owner: dict) -> str:
+def _name(owner: dict[str, Any]) -> str:
     return f"{owner.get('host', 'unknown')}:{owner.get('pid', '')}"

@@ -13,7 +13,7 @@ from imagecensus.transforms.storage.locations import S3
 from imagecensus.transforms.storage.protocol import StorageError
 
 if TYPE_CHECKING:
-    from obstore.store import AzureStore, S3Store
+    from obstore.store import AzureStore, ClientConfig, RetryConfig, S3Store
 
 _AWS_SIGNS = (
     "AWS_ACCESS_KEY_ID",
@@ -76,9 +76,9 @@ def _s3_settings() -> dict[str, Any]:
     if _firmware_says("Amazon EC2"):
         return {}
     raise StorageError(
-        "s3://: no credentials: none found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "s3://: no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ' (for single sign-on: eval "$(aws configure export-credentials --format env)"), or'
-        " AWS_SKIP_SIGNATURE=true for a public bucket"
+        " AWS_SKIP_SIGNATURE to true for a public bucket"
     )
 
 
@@ -136,9 +136,9 @@ def _azure(scheme: str, bucket: str) -> AzureStore:
         or _firmware_says(_AZURE_MACHINE)
     ):
         raise StorageError(
-            f"{scheme}://: no credentials: none found; set AZURE_STORAGE_ACCOUNT_KEY or"
+            f"{scheme}://: no credentials were found; set AZURE_STORAGE_ACCOUNT_KEY or"
             " AZURE_STORAGE_SAS_TOKEN, or AZURE_USE_AZURE_CLI=true after `az login`, or"
-            " AZURE_SKIP_SIGNATURE=true for a public container"
+            " AZURE_SKIP_SIGNATURE to true for a public container"
         )
     if os.environ.get("IDENTITY_ENDPOINT") and "AZURE_MSI_ENDPOINT" not in os.environ:
         settings["msi_endpoint"] = os.environ["IDENTITY_ENDPOINT"]
@@ -158,7 +158,7 @@ def _connection_string() -> dict[str, Any]:
     return {word: said[name].rstrip("/") for name, word in words.items() if said.get(name)}
 
 
-def _options() -> dict[str, Any]:
+def _options() -> ClientConfig:
     connect, silent = protocol.TIMEOUT
     endpoints = (
         "AWS_ENDPOINT_URL",
@@ -178,7 +178,7 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _retries() -> dict[str, Any]:
+def _retries() -> RetryConfig:
     first, longest = protocol.RETRY_PAUSE
     return {
         "max_retries": 1000,  # the time decides

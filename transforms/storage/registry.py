@@ -21,6 +21,10 @@ def _store(scheme: str) -> Store:
         from imagecensus.transforms.storage.gcs import GoogleStore
 
         return GoogleStore()
+    if scheme == "hf":
+        from imagecensus.transforms.storage.web.hub import HubStore
+
+        return HubStore()
     if f"{scheme}://" in BUCKETS:
         from imagecensus.transforms.storage.objects import ObjectStore
 

@@ -129,7 +129,7 @@ def open_address(method: str, url: str, headers: dict[str, str]) -> urllib3.Base
 def _proxy_for(scheme: str, host: str) -> str:
     """The proxy that the environment names for a host; "": none."""
     proxy = urllib.request.getproxies_environment().get(scheme, "")
-    return "" if not proxy or urllib.request.proxy_bypass_environment(host) else proxy
+    return "" if not proxy or urllib.request.proxy_bypass(host) else proxy
 
 
 def _known_addresses(host: str) -> list[str]:

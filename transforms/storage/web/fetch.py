@@ -7,6 +7,7 @@ image and an answer that is too large have types of their own.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import random
 import time
 import zlib
@@ -162,7 +163,7 @@ def _judge(response: Any) -> None:
     if status in _PASSING:
         raise _TryAgainError(reason, manners.seconds_to_wait(response.headers.get("Retry-After")))
     if status >= 400 and status != 416:
-        raise OSError(5, reason)
+        raise OSError(errno.EPROTO, reason)
     tag = manners.forbidding_tag(response.headers.getlist("X-Robots-Tag"))
     if tag and not policy.current().ignore_robots:
         raise PermissionError(13, f"its X-Robots-Tag says {tag}; --ignore-robots reads it")
