@@ -45,7 +45,7 @@ def bucket_client() -> Any:
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         client = storage.Client(
             project="emulator",
-            credentials=google.auth.credentials.AnonymousCredentials(),  # type: ignore[no-untyped-call]
+            credentials=google.auth.credentials.AnonymousCredentials(),
         )
     else:
         if not credentials_at_hand():
