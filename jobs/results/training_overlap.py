@@ -172,8 +172,7 @@ def _find(table: Table, trained: TrainedImages, uris: list[str]) -> dict[str, st
             return _UNREADABLE
         return trained.find(hash_content(content), len(content))
 
-    in_order = sorted(filter(images.position, uris), key=images.position)
-    found = {uri: look(uri) for uri in in_order}
+    found = {uri: look(uri) for uri in images.front_to_back(uris)}
     rest = [uri for uri in uris if uri not in found]
     with ThreadPoolExecutor(_THREADS) as pool:
         found.update(zip(rest, pool.map(look, rest), strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,9 @@ def _also_in(images: Images, others: Images) -> np.ndarray:
     return np.isin(images.hashes["pixels"], others.hashes["pixels"])
 
 
-def add_unseen(metrics: dict[str, dict], images: dict[str, Images], answers: dict) -> dict:
+def add_unseen(
+    metrics: dict[str, dict[str, Any]], images: dict[str, Images], answers: dict[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
     """Adds `unseen` to a split's figures: those without the images that train or val has too.
 
     Only where there are such images, and others.
