@@ -150,7 +150,7 @@ chaos: env  ## the whole crash matrix: every fault at every point, then resume a
 	CHAOS=1 $(BIN)/python -m pytest tests/runners/test_flink_poison.py
 
 .PHONY: fuzz
-fuzz: env  ## fuzz the readers of files for SECONDS each (needs the network once, for atheris)
+fuzz: env  ## fuzz the readers of files for SECONDS each: no content may crash them, or run (docs/trust.md; atheris needs the network once)
 	$(BIN)/pip install --quiet atheris
 	for target in archive contract decode golden graph manifest plan report; do \
 	  $(BIN)/python tests/fuzz.py $$target --seconds $(or $(SECONDS),60) || exit 1; done
