@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 
 import duckdb
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.names import fold
 from imagecensus.transforms.inputs.manifests import check_header
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 
@@ -47,15 +47,6 @@ def join_truth(table: Table, source: str, uri_column: str, label_column: str) ->
     table.connection.execute(f"CREATE VIEW matched AS SELECT *, {truth} AS truth FROM predictions")
     _as_the_model_writes_them(table, "matched")
     return matched
-
-
-def fold(name: str) -> str:
-    """A label as people compare it: without regard to case, Unicode form and outer blanks.
-
-    (Unicode's canonical caseless matching.)
-    """
-    decomposed = unicodedata.normalize("NFD", name.strip())
-    return unicodedata.normalize("NFC", decomposed.casefold())
 
 
 def _passed_through(table: Table, source: str) -> str:

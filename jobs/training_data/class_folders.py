@@ -3,58 +3,142 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from imagecensus.model_export.common.ignored_names import is_ignored, is_own
+from imagecensus.model_export.common.names import fold
 from imagecensus.model_export.training.labelled_data import split_of_files
 from imagecensus.model_export.training.splits import SPLIT_NAMES, DataError, Split
 
+_NAMED = 4  # examples in a note
 
-def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split]]:
-    """The classes, and the splits that the folder has: one folder a class, or a split.
 
-    Raises DataError: a class without images.
+def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split], list[str]]:
+    """The classes, the splits that the folder has, and notes of what of it was not used or joined.
+
+    Folders of one class or split may be spelt in several ways (`Cat` and `cat`, `val` and
+    `validation`): they are one.
+
+    Raises DataError: a class without images, or a folder that cannot be read.
     """
     folder = os.path.abspath(folder)
-    top = _folders(folder)
-    named = {
-        SPLIT_NAMES[name.lower()]: os.path.join(folder, name)
-        for name in top
-        if name.lower() in SPLIT_NAMES
-    }
-    if "train" not in named:
-        named = {"train": folder}
-    labels = sorted({label for path in named.values() for label in _folders(path)})
-    class_ids = {label: class_id for class_id, label in enumerate(labels)}
-    found: dict[str, Split] = {}
+    notes: list[str] = []
+    splits = _split_folders(folder, notes)
+    spellings: dict[str, str] = {}  # of a class as people compare them: the first, train's before
+    files: dict[str, dict[str, list[str]]] = {}  # by split and class
     problems: list[str] = []
-    for split, path in named.items():
-        paths: list[str] = []
-        ids: list[int] = []
-        for label in _folders(path):
-            files = _files(os.path.join(path, label))
-            if not files:
-                problems.append(f"{os.path.join(path, label)}: empty class folder")
-            paths += files
-            ids += [class_ids[label]] * len(files)
-        found[split] = split_of_files(paths, ids)
+    for split in sorted(splits, key=lambda name: name != "train"):
+        for place in splits[split]:
+            for name in _folders(place):
+                path = os.path.join(place, name)
+                found = _files(path, notes)
+                if not found:
+                    problems.append(f"{path}: empty class folder")
+                label = spellings.setdefault(fold(name), name)
+                if label != name:
+                    notes.append(f"{path} is taken as class {label!r}")
+                files.setdefault(split, {}).setdefault(label, []).extend(found)
     if problems:
         raise DataError("; ".join(problems[:10]) + "; remove it or fill it")
-    return labels, found
+    labels = sorted(spellings.values())
+    return labels, {name: _split(labels, files.get(name, {})) for name in splits}, notes
+
+
+def _split(labels: list[str], files: dict[str, list[str]]) -> Split:
+    paths = [path for label in labels for path in files.get(label, ())]
+    ids = [index for index, label in enumerate(labels) for _ in files.get(label, ())]
+    return split_of_files(paths, ids)
+
+
+def _split_folders(folder: str, notes: list[str]) -> dict[str, list[str]]:
+    """The folders that hold class folders, by split; a folder of class folders is "train"."""
+    named: dict[str, list[str]] = {}
+    for name in _folders(folder):
+        if fold(name) in SPLIT_NAMES:
+            named.setdefault(SPLIT_NAMES[fold(name)], []).append(name)
+    if "train" not in named:
+        _note_loose_files(folder, notes)
+        return {"train": [folder]}
+    used = {name for names in named.values() for name in names}
+    _note_loose_files(folder, notes)
+    for name in _folders(folder):
+        path = os.path.join(folder, name)
+        if name not in used and (count := sum(1 for _ in _walk(path))):
+            notes.append(
+                f"{path} is not used, {_files_of(count)}: beside train only val and test are splits"
+            )
+    splits: dict[str, list[str]] = {}
+    for split, names in named.items():
+        for path in (os.path.join(folder, name) for name in names):
+            if _folders(path):
+                _note_loose_files(path, notes)
+                splits.setdefault(split, []).append(path)
+            elif split == "train":
+                raise DataError(f"{path}: has no class folders; expected one folder per class")
+            else:
+                notes.append(
+                    f"{path} has no class folders: {_files_of(sum(1 for _ in _walk(path)))} in it"
+                    f" left out; a {split} split is cut from the training images instead"
+                    if len(names) == 1
+                    else f"{path} has no class folders and is left out"
+                )
+    return splits
+
+
+def _note_loose_files(folder: str, notes: list[str]) -> None:
+    """Notes files that lie beside class folders, and so in no class."""
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if not e.is_dir() and not is_ignored(e.name))
+    if names:
+        notes.append(
+            f"{folder}: {_files_of(len(names))} in no class folder left out"
+            f" ({', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''})"
+        )
+
+
+def _files_of(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
 
 
 def _folders(path: str) -> list[str]:
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not is_ignored(entry.name)]
+    try:
+        with os.scandir(path) as entries:
+            names = [e.name for e in entries if e.is_dir() and not is_ignored(e.name)]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed: {error.strerror}") from None
     return sorted(name for name in names if not is_own(os.path.join(path, name)))
 
 
-def _files(folder: str) -> list[str]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
+def _files(folder: str, notes: list[str]) -> list[str]:
+    """The files of a class folder and the folders below it; notes that there are such folders."""
+    found = list(_walk(folder))
+    inner = sorted({os.path.relpath(path, folder).split(os.sep)[0]
+                    for path in found if os.path.dirname(path) != folder})  # fmt: skip
+    if inner:
+        shown = ", ".join(inner[:_NAMED]) + (", …" if len(inner) > _NAMED else "")
+        notes.append(
+            f"{folder} has folders with images ({shown}): all of them are class"
+            f" {os.path.basename(folder)!r}; if they are classes of their own, move them up"
+        )
+    return found
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """All files below a folder, in order; a folder that links lead to twice is read once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
+
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(
             name
             for name in folders
             if not is_ignored(name) and not is_own(os.path.join(root, name))
         )
-        found += [os.path.join(root, name) for name in sorted(names) if not is_ignored(name)]
-    return found
+        yield from (os.path.join(root, name) for name in sorted(names) if not is_ignored(name))

@@ -50,6 +50,7 @@ def read_training_data(
       DataError: with everything that keeps the data from being trained on.
     """
     columns = (label_column, path_column, split_column)
+    notes: list[str] = []
     if source.startswith("tfds:"):
         from imagecensus.jobs.training_data.tfds import read_tfds
 
@@ -57,7 +58,7 @@ def read_training_data(
     elif store.is_remote(source):
         labels, found = _read_remote(source, *columns)
     elif os.path.isdir(source):
-        labels, found = read_class_folders(source)
+        labels, found, notes = read_class_folders(source)
     elif os.path.isfile(source):
         base = os.path.dirname(os.path.abspath(source))
         labels, found = read_manifest(source, *columns, locate_images, base)
@@ -65,7 +66,7 @@ def read_training_data(
         raise DataError(f"{source}: no such folder or manifest")
     splits = complete(found, fractions)
     check(source, labels, splits)
-    return LabelledData(source, tuple(labels), splits)
+    return LabelledData(source, tuple(labels), splits, tuple(notes))
 
 
 def _read_remote(source: str, *columns: str) -> tuple[list[str], dict[str, Split]]:

@@ -23,11 +23,15 @@ from imagecensus.model_export.training.splits import (
 
 @dataclasses.dataclass(frozen=True)
 class LabelledData:
-    """The splits of one data set; `labels[i]` is the name of class id i."""
+    """The splits of one data set; `labels[i]` is the name of class id i.
+
+    `notes` say what of the source was not used, and what was joined.
+    """
 
     source: str
     labels: tuple[str, ...]
     splits: dict[str, Split]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         counts = ", ".join(f"{len(split)} {name}" for name, split in self.splits.items())

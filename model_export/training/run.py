@@ -76,6 +76,7 @@ RUN_FILE = "run.json"
 PREDICTIONS_FILE = "predictions.parquet"
 _EVALUATION_BATCH = 64
 _PROOF_IMAGES = 32
+_NOTES = 20
 _WINDOW = 2048  # images whose activations are in memory at once
 
 
@@ -145,6 +146,10 @@ def train(
     keras.utils.set_random_seed(spec.head.seed)
     strategy = make_strategy(replicas)
     replicas = strategy.num_replicas_in_sync
+    for note in data.notes[:_NOTES]:
+        say(f"note: {note}")
+    if len(data.notes) > _NOTES:
+        say(f"note: and {len(data.notes) - _NOTES} more of this kind")
     say(
         f"{data.source}: {data.summary()}\n{replicas} replica(s), global batch"
         f" {spec.head.batch_size}"

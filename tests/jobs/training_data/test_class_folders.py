@@ -1,0 +1,87 @@
+"""Class folders as people have them: what is not used is said, what people see as one is one."""
+
+import os
+
+import pytest
+
+from imagecensus.jobs.training_data.class_folders import read_class_folders
+from imagecensus.model_export.training.splits import DataError
+
+
+def fill(folder, **files):
+    """Files by folder: `a__b=2` puts two files into a/b."""
+    for name, count in files.items():
+        place = folder / name.replace("__", "/")
+        place.mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            (place / f"{index}.jpg").write_bytes(b"x")
+
+
+def read(folder):
+    labels, splits, notes = read_class_folders(str(folder))
+    return labels, {name: len(split) for name, split in splits.items()}, notes
+
+
+def test_a_plain_folder_needs_no_note(tmp_path):
+    fill(tmp_path, a=3, b=2)
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    assert read(tmp_path) == (["a", "b"], {"train": 5}, [])
+
+
+def test_a_split_without_class_folders_is_left_out_and_said(tmp_path):
+    fill(tmp_path, train__a=3, train__b=3, test=10, val__a=1)
+    labels, counts, notes = read(tmp_path)
+    assert counts == {"train": 6, "val": 1}
+    [note] = notes
+    assert "test has no class folders: 10 files in it left out; a test split is cut" in note
+
+
+def test_everything_that_is_not_used_is_said(tmp_path):
+    fill(tmp_path, train__a=3, train__b=3, more__c=4, models=0)
+    (tmp_path / "readme.txt").write_text("x")
+    (tmp_path / "train" / "loose.jpg").write_bytes(b"x")
+    labels, counts, notes = read(tmp_path)
+    assert labels == ["a", "b"] and counts == {"train": 6}
+    assert len(notes) == 3
+    assert any("more is not used, 4 files" in note for note in notes)
+    assert any("1 file in no class folder left out (readme.txt)" in note for note in notes)
+    assert any("train: 1 file in no class folder left out (loose.jpg)" in note for note in notes)
+
+
+def test_folders_within_classes_are_hinted_at(tmp_path):
+    fill(tmp_path, animals__cats=3, animals__dogs=3, cars=2)
+    labels, counts, [note] = read(tmp_path)
+    assert labels == ["animals", "cars"] and counts == {"train": 8}
+    assert "animals has folders with images (cats, dogs): all of them are class 'animals'" in note
+
+
+def test_names_are_compared_as_people_see_them(tmp_path):
+    fill(tmp_path, Train__Cat=3, TEST__cat=1, valid__CAT=1, validation__Cat=2)
+    fill(tmp_path, **{"TEST__cafe\u0301": 1, "Train__caf\u00e9": 2})
+    labels, counts, notes = read(tmp_path)
+    assert labels == ["Cat", "caf\u00e9"]
+    assert counts == {"train": 5, "test": 2, "val": 3}
+    assert sum("is taken as class 'Cat'" in note for note in notes) == 2
+    assert sum("is taken as class 'caf\u00e9'" in note for note in notes) == 1
+
+
+def test_links_in_a_circle_are_followed_once(tmp_path):
+    fill(tmp_path, a=2, b=2)
+    os.symlink("..", tmp_path / "a" / "loop")
+    os.symlink(tmp_path / "a", tmp_path / "a" / "self")
+    labels, counts, _ = read(tmp_path)
+    assert labels == ["a", "b"] and counts["train"] < 8
+
+
+def test_train_without_class_folders_is_refused(tmp_path):
+    fill(tmp_path, train=3, test__a=1)
+    with pytest.raises(DataError, match="train: has no class folders"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_folder_is_refused_by_name(tmp_path):
+    fill(tmp_path, a=2, b__inner=2)
+    (tmp_path / "b" / "inner").chmod(0)
+    with pytest.raises(DataError, match="inner: cannot be listed: Permission denied"):
+        read(tmp_path)
