@@ -29,7 +29,7 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagecensus.model_export.decoding import colour, legacy, metadata, table
+from imagecensus.model_export.decoding import colour, cut, legacy, metadata, table
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
 from imagecensus.model_export.decoding.opened import Opened, Picture
 from imagecensus.model_export.decoding.readers import tiff_damage
@@ -225,10 +225,10 @@ def decode_image(
             colour_converted=converted,
             **dataclasses.asdict(facts),
         )
-    except ImageError:
-        raise
+    except ImageError as error:
+        raise cut.as_truncated(error, data) from error
     except Exception as error:
-        raise typed_error(error, image_format) from error
+        raise cut.as_truncated(typed_error(error, image_format), data) from error
 
 
 def _check_size(opened: Opened, max_pixels: int, max_side: int) -> None:

@@ -7,6 +7,7 @@ import zlib
 
 from PIL import Image
 
+_CUT = ("truncated", "unexpected end", "eof", "need_more_input", "returned read_error")
 EXTRA = "pip install 'imagecensus[formats]'"
 
 
@@ -48,7 +49,7 @@ def typed_error(error: Exception, image_format: str | None) -> ImageError:
         return ImageError("too_large", "not enough memory to decode", image_format)
     if isinstance(error, ModuleNotFoundError):
         return needs_extra(image_format or "the file", f"{image_format} of this kind")
-    if "truncated" in lowered or "unexpected end" in lowered or "eof" in lowered:
+    if any(word in lowered for word in _CUT):
         return ImageError("truncated", text, image_format)
     if isinstance(error, NotImplementedError) or "unsupported" in lowered:
         return ImageError("unsupported_format", text, image_format)

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from imagecensus.model_export.decoding import colour
 from imagecensus.model_export.decoding.metadata import read_orientation
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture
-from imagecensus.model_export.decoding.readers import jpeg, tiff_damage, tiff_tags
+from imagecensus.model_export.decoding.readers import jpeg, png, tiff_damage, tiff_tags
 from imagecensus.model_export.decoding.signatures import identify
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
@@ -68,6 +68,8 @@ def _load(image: Image.Image, data: bytes, need: Need) -> Picture:
             image.load()
     else:
         image.load()
+        if image.format == "PNG":
+            png.check_sums(data)
         orientation = _orientation(image)
     return Picture(image=_to_eight_bit(image), orientation=orientation, exif=_exif(image))
 

@@ -226,7 +226,7 @@ def test_the_name_never_decides():
         (b"8BPS\x00\x01" + b"\x00" * 100, "unsupported_format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported_format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "decode_error"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "truncated"),
         (b"\xff\xd8\xff\xe0", "decode_error"),
         (b"\x89PNG\r\n\x1a\n", "decode_error"),
     ],
@@ -296,7 +296,7 @@ AWKWARD = {
     "tiff_strip_cmyk_jpeg.tif": "ok", "decompression_bomb.gif": "too_large",
     "truncated_jpeg.jpg": "truncated", "truncated_image.png": "truncated",
     "LICENSE": "not_an_image", "combined_larger_than_size.psd": "unsupported_format",
-    "seek_too_large.tif": "decode_error", "pngtest_bad.png.bin": "not_an_image",
+    "seek_too_large.tif": "truncated", "pngtest_bad.png.bin": "not_an_image",
     "crash-0c7e0e8e11ce787078f00b5b0ca409a167f070e0.tif": "truncated",
 }  # fmt: skip
 

@@ -12,14 +12,14 @@ import io
 from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
-from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
 from imagecensus.model_export.decoding.metadata import read_orientation
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
 
 _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progressive
 _LOSSLESS = frozenset((0xC3, 0xCB))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_END = b"\xff\xd9"
+_END, _TAIL = b"\xff\xd9", 4096  # some writers leave bytes behind the end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,8 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
         raise needs_extra("JPEG", name) from None
 
     def load(need: Need) -> Picture:
+        if _END not in data[-_TAIL:]:  # the decoder makes up what is missing
+            raise truncated("JPEG", "its end is not there")
         samples = imagecodecs.jpeg_decode(data)
         if samples.ndim == 3 and samples.shape[2] == 4:
             raise unsupported("JPEG", f"{name} in CMYK is not read here")

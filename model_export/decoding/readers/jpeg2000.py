@@ -7,8 +7,11 @@ from PIL import Image
 
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
+from imagecensus.model_export.decoding.metadata import exif_of, read_orientation
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
 from imagecensus.model_export.decoding.readers.pillow_reader import describe, open_with_pillow
+
+_EXIF = b"JpgTiffExif->JP2"  # the name of the box
 
 
 def open_jpeg2000(data: bytes) -> Opened:
@@ -22,7 +25,9 @@ def open_jpeg2000(data: bytes) -> Opened:
         return _open_deep_jpeg2000(data, image, bits, signed)
 
     def load(need: Need) -> Picture:
-        picture_need, level = need(1), 0
+        exif = _exif(data)
+        orientation = read_orientation(exif)
+        picture_need, level = need(orientation), 0
         while level < min(levels, 8) and all(
             side >> (level + 1) >= least
             for side, least in zip(image.size, picture_need, strict=True)
@@ -32,8 +37,11 @@ def open_jpeg2000(data: bytes) -> Opened:
         image.load()
         if image.mode.startswith("I") and max(bits) < 16:  # Pillow spreads them over 16 bits
             pixels, _ = depth.to_eight_bits(np.asarray(image), (0, 65535))
-            return Picture(image=from_pixels(pixels, colours=1), pages=1)
-        return describe(image)
+            picture = Picture(image=from_pixels(pixels, colours=1))
+        else:
+            picture = describe(image)
+        picture.exif, picture.orientation = exif, orientation
+        return picture
 
     return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)
 
@@ -52,6 +60,15 @@ def _read_codestream(data: bytes) -> tuple[list[int], bool, int]:
     return [(d & 0x7F) + 1 for d in depths], any(d & 0x80 for d in depths), levels
 
 
+def _exif(data: bytes) -> Image.Exif | None:
+    """From the box that ExifTool and others write."""
+    at = data.find(_EXIF)
+    if at < 8:
+        return None
+    size = int.from_bytes(data[at - 8 : at - 4], "big")
+    return exif_of(data[at + len(_EXIF) : at - 8 + size])
+
+
 def _open_deep_jpeg2000(data: bytes, image: Image.Image, bits: list[int], signed: bool) -> Opened:
     try:
         import imagecodecs
@@ -65,6 +82,13 @@ def _open_deep_jpeg2000(data: bytes, image: Image.Image, bits: list[int], signed
         colours = 3 if len(bits) >= 3 else 1
         stated = (0, (1 << bits[0]) - 1) if bits[0] < 16 else None
         pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
-        return Picture(image=from_pixels(pixels, colours), depth_scaled=scaled)
+        exif = _exif(data)
+        return Picture(
+            image=from_pixels(pixels, colours),
+            orientation=read_orientation(exif),
+            exif=exif,
+            icc=image.info.get("icc_profile"),
+            depth_scaled=scaled,
+        )
 
     return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture
 from imagecensus.model_export.decoding.readers.pillow_reader import (
     describe,
@@ -34,6 +35,7 @@ def open_png(data: bytes) -> Opened:
                 raise
             image, bulky = _header(data, True), True
             image.load()
+        check_sums(data)
         if bulky:
             image.info.setdefault("icc_profile", _profile(data))
         picture = describe(image)
@@ -55,6 +57,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         size = int.from_bytes(data[at : at + 4], "big")
         yield bytes(data[at + 4 : at + 8]), at, at + 12 + size
         at += 12 + size
+
+
+def check_sums(data: bytes) -> None:
+    """Raises ImageError where pixels' checksums are wrong: Pillow looks at those of the rest."""
+    view = memoryview(data)
+    for kind, start, end in _chunks(data):
+        if kind == b"IDAT" and end <= len(data):
+            stated = int.from_bytes(data[end - 4 : end], "big")
+            if zlib.crc32(view[start + 4 : end - 4]) != stated:
+                raise ImageError("decode_error", "the PNG is damaged: a checksum is wrong", "PNG")
 
 
 def _without_texts(data: bytes) -> bytes:

@@ -21,6 +21,7 @@ from imagecensus.model_export.decoding.readers import tiff_tags
 from imagecensus.model_export.decoding.readers.pillow_reader import fill_depth, open_with_pillow
 from imagecensus.model_export.decoding.readers.tiff_damage import (
     check_data,
+    check_sums,
     listen_to_libtiff,
     told_of_damage,
 )
@@ -138,6 +139,7 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
             listen_to_libtiff()
             with told_of_damage():
                 image.load()
+                check_sums(data, page)
                 picture = _from_pillow(image, page)
                 if _is_deep_colour(page):
                     stated = _stated(np.uint16, page, 16)

@@ -6,13 +6,15 @@ import contextlib
 import ctypes
 import functools
 import threading
+import zlib
 from collections.abc import Iterator
 
 from imagecensus.model_export.decoding.errors import ImageError, truncated
 from imagecensus.model_export.decoding.readers import tiff_tags
 from imagecensus.model_export.decoding.readers.tiff_tags import Page
 
-_JPEG, _GROUP4, _UNCOMPRESSED = 7, 4, 1
+_JPEG, _GROUP4, _UNCOMPRESSED, _DEFLATE = 7, 4, 1, (8, 32946)
+_INFLATED_AT_ONCE = 1 << 20
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _said = threading.local()  # what libtiff said to this thread
 
@@ -68,6 +70,24 @@ def check_data(data: bytes, page: Page) -> None:
         end = data[max(place, place + size - 64) : place + size]
         if compression == _JPEG and size and b"\xff\xd9" not in end:
             raise truncated("TIFF", "a JPEG strip or tile is cut")
+
+
+def check_sums(data: bytes, page: Page) -> None:
+    """Raises ImageError where deflated data has another checksum: libtiff looks at none."""
+    if page.get(tiff_tags.COMPRESSION, 1) not in _DEFLATE:
+        return
+    tiled = 324 in page.tags
+    places = page.tags.get(324 if tiled else 273, ())
+    for place, size in zip(places, page.tags.get(325 if tiled else 279, ()), strict=False):
+        inflater, rest = zlib.decompressobj(), data[place : place + size]
+        while rest and not inflater.eof:
+            try:
+                inflater.decompress(rest, _INFLATED_AT_ONCE)
+            except zlib.error as error:
+                if "incorrect data check" in str(error):
+                    raise ImageError("decode_error", "a checksum is wrong", "TIFF") from None
+                return  # its decoder knows what to do, or not
+            rest = inflater.unconsumed_tail
 
 
 def _ends_group4(data: bytes, end: int, page: Page) -> bool:

@@ -1,0 +1,162 @@
+"""Damaged files: what a decoder can tell, the row tells; and never pixels of unset memory."""
+
+import functools
+import hashlib
+import io
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from samples import photo
+
+from imagecensus.model_export.preprocess import (
+    ImageError,
+    PreprocessSpec,
+    configure_pillow,
+    decode_image,
+)
+
+configure_pillow()
+SPEC = PreprocessSpec(height=48, width=64)
+PILLOW = {
+    "JPEG": ("JPEG", {}), "progressive JPEG": ("JPEG", {"progressive": True}),
+    "PNG": ("PNG", {}), "GIF": ("GIF", {}), "WebP": ("WEBP", {}),
+    "lossless WebP": ("WEBP", {"lossless": True}), "BMP": ("BMP", {}), "AVIF": ("AVIF", {}),
+    "JPEG 2000": ("JPEG2000", {}), "TGA": ("TGA", {"compression": "tga_rle"}),
+    "PCX": ("PCX", {}), "PPM": ("PPM", {}),
+    **{f"TIFF {name}": ("TIFF", {"compression": name}) for name in (
+        "raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "zstd", "group3", "group4",
+    )},
+}  # fmt: skip
+CODECS = ("JPEG XL", "QOI", "12-bit JPEG", "lossless JPEG", "16-bit JPEG 2000", "HDR")
+TIFFS = ("TIFF 16-bit LZW", "TIFF float deflate", "TIFF LERC", "TIFF 16-bit packbits")
+
+
+@functools.cache
+def whole(name: str) -> bytes:
+    """A file of each kind."""
+    image, buffer = photo(5, (128, 96)), io.BytesIO()
+    if name in PILLOW:
+        kind, options = PILLOW[name]
+        image = image.convert("1") if "group" in name else image
+        image.save(buffer, kind, **options)
+        return buffer.getvalue()
+    codecs = pytest.importorskip("imagecodecs")
+    pixels = np.asarray(image)
+    deep = pixels.astype(np.uint16)
+    if name in TIFFS:
+        samples = deep * 257 if "16" in name else pixels[..., 0].astype(np.float32)
+        pytest.importorskip("tifffile").imwrite(
+            buffer, samples, compression=name.rpartition(" ")[2].lower(),
+            photometric="rgb" if "16" in name else "minisblack",
+        )  # fmt: skip
+        return buffer.getvalue()
+    return {
+        "JPEG XL": lambda: codecs.jpegxl_encode(pixels),
+        "QOI": lambda: codecs.qoi_encode(pixels),
+        "12-bit JPEG": lambda: codecs.jpeg_encode(deep << 4, bitspersample=12),
+        "lossless JPEG": lambda: codecs.jpeg_encode(pixels, lossless=True),
+        "16-bit JPEG 2000": lambda: codecs.jpeg2k_encode(deep * 257, level=0, codecformat="JP2"),
+        "HDR": lambda: codecs.rgbe_encode(pixels.astype(np.float32) / 255),
+    }[name]()
+
+
+def seen(data: bytes) -> tuple[str, bytes]:
+    """(status, pixels where ok)."""
+    out = np.empty(SPEC.shape, np.uint8)
+    try:
+        decode_image(data, SPEC, out)
+        return "ok", out.tobytes()
+    except ImageError as error:
+        return error.status, b""
+
+
+EVERY = (*PILLOW, *CODECS, *TIFFS)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_file_that_ends_too_early_is_never_ok_with_other_pixels(name):
+    data = whole(name)
+    good = seen(data)
+    assert good[0] == "ok"
+    rng, statuses = random.Random(7), []
+    for _ in range(25):
+        found = seen(data[: rng.randrange(len(data) // 8, len(data) - 16)])
+        assert found[0] != "ok" or found == good
+        statuses.append(found[0])
+    # What is cut is said to be cut, not to be damaged.
+    assert statuses.count("truncated") >= 20
+
+
+@pytest.mark.parametrize(
+    "name", ["PNG", "JPEG XL", "TIFF tiff_adobe_deflate", "TIFF float deflate", "TIFF LERC"]
+)
+def test_what_carries_a_checksum_is_never_ok_with_other_pixels(name):
+    data = whole(name)
+    good, rng = seen(data), random.Random(8)
+    first = 200 if name.startswith("TIFF") else 60
+    last = len(data) - (400 if name.startswith("TIFF") else 16)  # behind it Pillow writes the tags
+    caught = 0
+    for _ in range(60):
+        bad = bytearray(data)
+        at = rng.randrange(first, last)
+        bad[at : at + 4] = rng.randbytes(4)
+        found = seen(bytes(bad))
+        assert found[0] != "ok" or found == good
+        caught += found[0] != "ok"
+    assert caught > 40
+
+
+_DIGESTS = """
+import sys; sys.path[:0] = {path!r}
+from test_damage import digests
+print(digests())
+"""
+
+
+def digests() -> str:
+    """Of what is seen of damaged files of each kind."""
+    rng, found = random.Random(9), hashlib.sha256()
+    for name in EVERY:
+        data = whole(name)
+        for _ in range(8):
+            bad = bytearray(data)
+            at = rng.randrange(len(data) // 8, len(data))
+            if rng.random() < 0.5:
+                bad[at : at + 16] = rng.randbytes(16)
+            else:
+                del bad[at:]
+            status, pixels = seen(bytes(bad))
+            found.update(f"{name} {status}".encode() + pixels)
+    return found.hexdigest()
+
+
+def test_damaged_files_have_the_same_pixels_whatever_memory_held():
+    pytest.importorskip("imagecodecs")
+    here = os.path.dirname(__file__)
+    path = [here, os.path.dirname(os.path.dirname(here))]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", _DIGESTS.format(path=path)],
+            capture_output=True, text=True, check=True, timeout=240,
+            env={**os.environ, "MALLOC_PERTURB_": str(fill)},
+        ).stdout
+        for fill in (0, 85, 170)
+    ]  # fmt: skip
+    assert len(runs[0]) > 60 and len(set(runs)) == 1
+
+
+def test_a_twelve_bit_jpeg_with_bytes_behind_its_end_is_read():
+    data = whole("12-bit JPEG")
+    assert seen(data + b"\0" * 100) == seen(data)
+
+
+def test_the_image_is_the_one_that_was_written():
+    good = np.frombuffer(seen(whole("PNG"))[1], np.uint8)
+    for name in set(EVERY) - {"TIFF group3", "TIFF group4", "TIFF float deflate", "TIFF LERC"}:
+        there = np.frombuffer(seen(whole(name))[1], np.uint8)
+        most = {"HDR": 99, "GIF": 6}.get(name, 4)
+        assert np.abs(good.astype(int) - there).mean() < most, name
