@@ -1,7 +1,7 @@
 """Decoded training images: decoded once, in parallel, and kept as uint8.
 
 Arrays live in memory up to a bound, beyond it in files of the training's work folder up to
-another; a data set that fits neither is refused before anything is decoded.
+another. Images that fit neither are read and decoded again whenever they are taken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 import xxhash
@@ -38,19 +39,25 @@ class ArrayCache:
     used_memory: int = 0
     used_disk: int = 0
 
+    def fits(self, shape: tuple[int, ...], dtype) -> bool:
+        """Whether `allocate` has room for such an array."""
+        size = _size(shape, dtype)
+        in_memory = self.used_memory + size <= self.memory_bytes
+        return in_memory or self.used_disk + size <= self.disk_bytes
+
     def allocate(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
         """A zeroed array in memory, or a memory-mapped file where memory's bound is reached.
 
         Raises:
           DataError: it fits within neither bound.
         """
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = _size(shape, dtype)
         if self.used_memory + size <= self.memory_bytes:
             self.used_memory += size
             return np.zeros(shape, dtype)
-        if self.used_disk + size > self.disk_bytes:
+        if not self.fits(shape, dtype):
             raise DataError(
-                f"{name}: {size / 2**30:.1f} GiB of decoded images fit neither --cache-memory"
+                f"{name}: {size / 2**30:.1f} GiB fit neither --cache-memory"
                 f" ({self.memory_bytes / 2**30:.1f} GiB, {self.used_memory / 2**30:.1f} used) nor"
                 f" --cache-disk ({self.disk_bytes / 2**30:.1f} GiB, {self.used_disk / 2**30:.1f}"
                 " used); raise one of them or lower --image-size"
@@ -59,6 +66,10 @@ class ArrayCache:
         os.makedirs(self.directory, exist_ok=True)
         path = os.path.join(self.directory, f"{name}.npy")
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _size(shape: tuple[int, ...], dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +109,38 @@ class Images:
         return self.pixels[self.rows[indices]]
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamedImages(Images):
+    """Images that are read and decoded again each time they are taken; `pixels` is empty.
+
+    Attributes:
+      reads: one for each row.
+      spec: to which pixels.
+      pool: that reads and decodes.
+      failures: what could be read once and no more, as messages.
+    """
+
+    reads: tuple[Callable[[], bytes], ...] = ()
+    spec: PreprocessSpec = PreprocessSpec()
+    pool: concurrent.futures.ThreadPoolExecutor | None = None
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 [len(indices), H, W, 3]. Raises DataError, and keeps it in `failures`."""
+        pixels = np.empty((len(indices), *self.spec.shape), np.uint8)
+
+        def decode(place: int, row: int) -> None:
+            decode_image(self.reads[row](), self.spec, pixels[place])
+
+        rows = self.rows[indices].tolist()
+        try:
+            list(self.pool.map(decode, range(len(rows)), rows))
+        except (ImageError, OSError) as error:
+            self.failures.append(f"an image changed while it was trained on: {error}")
+            raise DataError(self.failures[-1]) from None
+        return pixels
+
+
 def decode_images(
     split: Split,
     spec: PreprocessSpec,
@@ -113,7 +156,7 @@ def decode_images(
     Args:
       split: what to decode.
       spec: to which pixels.
-      cache: where they go.
+      cache: where they go; what it has no room for is streamed.
       name: of the split, for messages and cache files.
       max_broken_rate: share of unreadable images that is skipped; more refuses the training.
       threads: that read and decode; None takes one per core.
@@ -121,22 +164,26 @@ def decode_images(
       salt: of the hashes of files.
 
     Raises:
-      DataError: too many broken images, or no room for the pixels.
+      DataError: too many broken images; or no room for the pixels of images that can only be
+        read in order.
     """
     configure_pillow()
-    pixels = cache.allocate(f"pixels-{name}", (len(split), *spec.shape), np.uint8)
+    shape = (len(split), *spec.shape)
+    kept = cache.fits(shape, np.uint8) or not split.any_order
+    pixels = cache.allocate(f"pixels-{name}", shape, np.uint8) if kept else None
     hashes = np.zeros(len(split), HASHES)
 
     def decode(row: int, read) -> Broken | None:
         try:
             content = read()
-            decode_image(content, spec, pixels[row])
+            drawn = np.empty(spec.shape, np.uint8) if pixels is None else pixels[row]
+            decode_image(content, spec, drawn)
         except ImageError as error:
             return Broken(split.names[row], error.status, str(error))
         except OSError as error:
             return Broken(split.names[row], "read_error", error.strerror or str(error))
         known = salted(hash_content(content), salt)
-        hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(pixels[row].data))
+        hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(drawn.data))
         return None
 
     threads = threads or os.cpu_count() or 1
@@ -161,4 +208,9 @@ def decode_images(
         )
     good = np.asarray([row for row, outcome in enumerate(outcomes) if outcome is None], np.int64)
     names = tuple(split.names[row] for row in good)
-    return Images(pixels, good, split.labels[good], names, broken, hashes[good])
+    columns = (good, split.labels[good], names, broken, hashes[good])
+    if pixels is not None:
+        return Images(pixels, *columns)
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    nothing = np.zeros((0, *spec.shape), np.uint8)
+    return StreamedImages(nothing, *columns, tuple(split.open()), spec, pool)

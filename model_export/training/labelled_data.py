@@ -62,7 +62,8 @@ def subset(split: Split, rows: Sequence[int]) -> Split:
     def reopen():
         return (read for row, read in enumerate(split.open()) if row in wanted)
 
-    return Split(tuple(split.names[row] for row in keep), split.labels[keep], reopen)
+    names = tuple(split.names[row] for row in keep)
+    return Split(names, split.labels[keep], reopen, split.any_order)
 
 
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ run resumes from, TensorBoard logs, the history, the answers for each image, and
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -19,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -50,6 +51,7 @@ from imagecensus.model_export.training.decoded_images import (
     ArrayCache,
     Broken,
     Images,
+    StreamedImages,
     decode_images,
 )
 from imagecensus.model_export.training.duplicates import (
@@ -69,7 +71,7 @@ from imagecensus.model_export.training.fit import (
 )
 from imagecensus.model_export.training.labelled_data import LabelledData, subset
 from imagecensus.model_export.training.report import write_training_report
-from imagecensus.model_export.training.splits import uri_of_name
+from imagecensus.model_export.training.splits import DataError, uri_of_name
 from imagecensus.model_export.verify import compare_in_fresh_process, encode_png, readable_in_graph
 
 RUN_FILE = "run.json"
@@ -179,20 +181,23 @@ def train(
     if duplicates.rows:
         say(f"{describe_duplicates(duplicates)}; {path} lists them")
     seconds["decode"] = time.perf_counter() - started
+    say_streamed(images, seconds["decode"], say)
     broken = tuple(b for split in images.values() for b in split.broken)
     for image in broken[:10]:
         say(f"left out: {image.name}: {image.status}: {image.message}")
 
     started = time.perf_counter()
-    history = fit_all(classifier, images, spec, strategy, work, cache, say, progress)
+    with streaming_errors(images):
+        history = fit_all(classifier, images, spec, strategy, work, cache, say, progress)
     seconds["fit"] = time.perf_counter() - started
 
     started = time.perf_counter()
     model = _plain_float32(spec.classifier, trained_model)
-    answers = {
-        name: predict(model, image_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
-        for name, split in images.items()
-    }
+    with streaming_errors(images):
+        answers = {
+            name: predict(model, image_inputs(split, spec.classifier.preprocess), _EVALUATION_BATCH)
+            for name, split in images.items()
+        }
     metrics = {
         name: evaluation.evaluate(answers[name], split.labels) for name, split in images.items()
     }
@@ -236,6 +241,31 @@ def train(
     for name in ("state", "cache"):
         shutil.rmtree(os.path.join(work, name), ignore_errors=True)
     return Trained(contract, contract.metrics, history, broken, seconds)
+
+
+def say_streamed(images: dict[str, Images], seconds: float, say: Callable[[str], None]) -> None:
+    """Says which splits are larger than the caches, and what rate a pass over them has here."""
+    total = sum(len(split) for split in images.values())
+    for name, split in images.items():
+        if isinstance(split, StreamedImages):
+            size = len(split) * np.prod(split.spec.shape) / 2**30
+            say(
+                f"{name}: {size:.1f} GiB of pixels fit neither --cache-memory nor --cache-disk: the"
+                f" {len(split):,} images are read and decoded again in each pass, about"
+                f" {total / max(seconds, 1e-9):,.0f} images/s here"
+            )
+
+
+@contextlib.contextmanager
+def streaming_errors(images: dict[str, Images]) -> Iterator[None]:
+    """TensorFlow wraps what its input raises: this raises the cause, a DataError, instead."""
+    try:
+        yield
+    except tf.errors.OpError:
+        for split in images.values():
+            if isinstance(split, StreamedImages) and split.failures:
+                raise DataError(split.failures[0]) from None
+        raise
 
 
 def _prove(model, preprocess, data: LabelledData, images, answers, directory: str) -> dict:

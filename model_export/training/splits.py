@@ -32,11 +32,14 @@ class Split:
       labels: int32 [N], class ids.
       open: starts a pass over the images in order; each item returns the file's bytes when
         called (and raises OSError where it cannot), so that threads can do the reading.
+      any_order: these items are small and stay readable, as files are: they may be kept and called
+        in any order, again and again.
     """
 
     names: tuple[str, ...]
     labels: np.ndarray
     open: Callable[[], Iterable[Callable[[], bytes]]]
+    any_order: bool = True
 
     def __len__(self) -> int:
         return len(self.names)

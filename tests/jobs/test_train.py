@@ -42,6 +42,23 @@ def test_trains_evaluates_and_exports(shapes, tmp_path, capsys):
         assert json.load(file)["images"] == {"train": 54, "val": 6, "test": 12}
 
 
+def test_images_larger_than_the_caches_are_streamed_to_the_same_result(shapes, tmp_path, capsys):
+    rows, epochs = [], []
+    for name, flags in (("kept", []), ("streamed", ["--cache-memory", "1K", "--cache-disk", "1K"])):
+        output = str(tmp_path / name)
+        words = ["train", str(shapes), "--output", output, *SMALL_CNN, *flags, "--no-int8"]
+        assert main([*words, "--name", "m"]) == 0
+        told = capsys.readouterr().out
+        assert ("decoded again in each pass" in told) == (name == "streamed"), told
+        table = pq.read_table(f"{output}.training/predictions.parquet").to_pandas()
+        rows.append(table.sort_values("uri"))
+        with open(f"{output}.training/history.csv") as file:
+            epochs.append([float(line.split(",")[2]) for line in file.readlines()[1:]])
+    assert rows[0].uri.tolist() == rows[1].uri.tolist()
+    assert np.allclose(rows[0].score, rows[1].score, atol=1e-5)
+    assert np.allclose(epochs[0], epochs[1], atol=1e-5)
+
+
 def run(capsys, *words):
     code = main(["train", *map(str, words)])
     return code, capsys.readouterr().err
@@ -64,7 +81,6 @@ def test_everything_wrong_with_the_flags_is_told_at_once(shapes, tmp_path, capsy
         (["--recipe", "cakes"], "there are flowers"),
         (["--replicas", "64", *SMALL_CNN], "--replicas 64"),
         (["--fine-tune", "2", "--hidden", "4", "--weights", "none"], "--fine-tune 2"),
-        (["--cache-memory", "1K", "--cache-disk", "1K", *SMALL_CNN], "--cache-memory"),
     ):
         code, error = run(capsys, *words, "--quiet", *flags)
         assert code == 2 and message in error, (flags, error)
