@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagecensus.model_export.image_formats import FORMATS, ImageError
+from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
 from imagecensus.transforms.archives.reading import Place, is_sequential
 from imagecensus.transforms.dataset.layout import Layout
@@ -34,7 +34,6 @@ THREADS = 4
 DRAWN_STATUSES = ("too_large", "truncated", "decode_error", "inference_error")
 FAILURES_AT_ONCE, FAILURE_MEMORY = 2, 768 << 20  # the child's libraries included
 FAILURE_SECONDS, ALL_FAILURES_SECONDS = 5, 15
-_ORIENTATION_TAG = 0x0112
 
 
 class Images:
@@ -175,13 +174,10 @@ def make_view(data: bytes, longest: int) -> bytes:
 
 def _upright_size(data: bytes) -> tuple[int, int]:
     """Width and height as shown, after EXIF orientation. Raises ImageError."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception as error:
-        raise ImageError("decode_error", str(error)) from None
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    smallest = PreprocessSpec(height=1, width=1)  # many formats tell their turn with pixels only
+    info = decode_image(data, smallest, np.empty(smallest.shape, np.uint8))
+    turned = info.orientation in (5, 6, 7, 8)
+    return (info.height, info.width) if turned else (info.width, info.height)
 
 
 def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
