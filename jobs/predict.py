@@ -11,14 +11,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
-from imagecensus.model_export.preprocess import ImageError, configure_pillow, decode_image
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.model_export.preprocess import configure_pillow, decode_image
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.engines.registry import choose_engine, load_engine
 from imagecensus.transforms.read_images import MAX_BYTES, read_image
@@ -29,8 +32,10 @@ STDIN = "-"
 _BATCH = 32
 _BAR = 20
 
+NamedBytes = tuple[str, bytes | ImageError]  # the file, or why there is none
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `imagecensus predict`."""
 
@@ -39,10 +44,10 @@ class Options:
         nargs="+",
         metavar="IMAGE",
     )
-    model: str = option(
+    model: str | None = option(
         None, "model folder; without it, MobileNet-V2 trained on ImageNet", metavar="DIR"
     )
-    weights: str = option(
+    weights: str | None = option(
         None, "weights file for the ImageNet model, where there is no network", metavar="FILE"
     )
     top_k: int = option(5, "best classes shown per image", metavar="K")
@@ -83,7 +88,7 @@ class Predictor:
         trust: bool = False,
         *,
         gps: bool = False,
-    ):
+    ) -> None:
         """Raises UserError: no such model, one not to be trusted, an engine that is not here."""
         self.contract = read_contract(model)
         if not trust:
@@ -98,15 +103,15 @@ class Predictor:
         configure_pillow()
 
     def predict(
-        self, images: Iterable[tuple[str, bytes | ImageError]], embeddings: bool = False
-    ) -> Iterator[dict]:
+        self, images: Iterable[NamedBytes], embeddings: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Rows with the columns of the table, in order.
 
         Args:
           images: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
           embeddings: adds `embedding`, float32 [D].
         """
-        batch = []
+        batch: list[NamedBytes] = []
         for image in images:
             batch.append(image)
             if len(batch) == _BATCH:
@@ -115,13 +120,14 @@ class Predictor:
         if batch:
             yield from self._predict_batch(batch, embeddings)
 
-    def _predict_batch(self, batch, embeddings):
+    def _predict_batch(self, batch: list[NamedBytes], embeddings: bool) -> list[dict[str, Any]]:
         rows = []
         pixels = np.empty((len(batch), *self.contract.preprocess.shape), np.uint8)
-        good = []
+        good: list[dict[str, Any]] = []
         for name, data in batch:
-            row = {"uri": name, "status": "ok", "error": None, "label": None, "class_id": None}
-            row |= {"score": None, "top_k": None, "width": None, "height": None, "format": None}
+            row: dict[str, Any] = {"uri": name, "status": "ok"}
+            row |= dict.fromkeys(("error", "label", "class_id", "score", "top_k"))
+            row |= dict.fromkeys(("width", "height", "format"))
             row["bytes"] = len(data) if isinstance(data, bytes) else None
             facts = (*FACTS, *GPS_FACTS) if self._gps else FACTS
             row |= dict.fromkeys(facts)
@@ -145,7 +151,7 @@ class Predictor:
                     row["embedding"] = vector
         return rows
 
-    def _answer(self, class_ids, scores) -> dict:
+    def _answer(self, class_ids: NDArray[np.int32], scores: NDArray[np.float32]) -> dict[str, Any]:
         top = [
             {"label": self.contract.labels[index], "class_id": int(index), "score": float(score)}
             for index, score in zip(class_ids[: self._top_k], scores[: self._top_k], strict=True)
@@ -153,7 +159,7 @@ class Predictor:
         return {**top[0], "top_k": top}
 
 
-def describe(row: dict) -> str:
+def describe(row: dict[str, Any]) -> str:
     """A row for people, over several lines."""
     lines = [printable(row["uri"])]
     if row["status"] != "ok":
@@ -169,7 +175,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def read_one_image(image: str):
+def read_one_image(image: str) -> NamedBytes:
     """(name, bytes or the ImageError that came instead)."""
     try:
         if image == STDIN:

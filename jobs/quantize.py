@@ -15,10 +15,11 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.contract import Contract, read_contract
+from imagecensus.model_export.contract import Contract, Pixels, read_contract
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.precision import judge_int8
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
@@ -41,7 +42,7 @@ _SEED = 8
 _PARENT = "parent"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """Options of a quantisation."""
 
@@ -57,7 +58,7 @@ class QuantizeOptions:
         "", "true labels, to measure accuracy: `parent` (the folder's name) or `column:NAME`"
         " of the manifest", metavar="SOURCE",
     )  # fmt: skip
-    weights: str = option(None, "weights file for the ImageNet model", metavar="FILE")
+    weights: str | None = option(None, "weights file for the ImageNet model", metavar="FILE")
     trust_model: bool = option(False, "run a model whose graph may touch files or the network")
     json: bool = option(False, "print the figures as JSON")
 
@@ -72,8 +73,8 @@ class Sample:
       unreadable: how many of the drawn images were left out.
     """
 
-    pixels: np.ndarray
-    truth: np.ndarray
+    pixels: Pixels
+    truth: NDArray[np.int64]
     unreadable: int
 
 
@@ -146,9 +147,9 @@ def quantize_arrays(
     model: str,
     output: str,
     *,
-    calibration: np.ndarray,
-    held_out: np.ndarray,
-    truth: np.ndarray | None,
+    calibration: Pixels,
+    held_out: Pixels,
+    truth: NDArray[np.int64] | None,
 ) -> Contract:
     """`quantize_model` with our own engine; see there."""
     from imagecensus.transforms.engines.precision import load_infer, race
@@ -180,19 +181,18 @@ def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Samp
     configure_pillow()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         done = list(pool.map(lambda row: _pixels(row, contract.preprocess), rows))
-    good = [index for index, pixels in enumerate(done) if pixels is not None]
+    good = [(row, pixels) for row, pixels in zip(rows, done, strict=True) if pixels is not None]
     ids = {label: index for index, label in enumerate(contract.labels)}
-    truth = [_label(rows[index], labels) for index in good]
+    truth = [_label(row, labels) for row, _ in good]
+    none = np.zeros((0, *contract.preprocess.shape), np.uint8)
     return Sample(
-        pixels=np.stack([done[index] for index in good])
-        if good
-        else np.zeros((0, *contract.preprocess.shape), np.uint8),
+        pixels=np.stack([pixels for _, pixels in good]) if good else none,
         truth=np.array([ids.get(label, -1) for label in truth], np.int64),
         unreadable=len(rows) - len(good),
     )
 
 
-def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> np.ndarray | None:
+def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> NDArray[np.uint8] | None:
     out = np.empty(spec.shape, np.uint8)
     try:
         data = read_image(
@@ -209,7 +209,8 @@ def _label(row: dict[str, Any], labels: str) -> str:
     if not labels:
         return ""
     if labels == _PARENT:
-        return os.path.basename(os.path.dirname(row["uri"].rpartition("#")[2]))
+        uri: str = row["uri"]
+        return os.path.basename(os.path.dirname(uri.rpartition("#")[2]))
     name = labels.removeprefix("column:")
     # The listing renames columns whose names are the table's own.
     name = name if name not in OUTPUT_COLUMNS else f"manifest_{name}"

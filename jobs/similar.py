@@ -13,8 +13,10 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.predict import Predictor, printable, read_one_image
@@ -25,8 +27,11 @@ from imagecensus.transforms.storage import store
 MAX_IMAGES = 100_000
 _BLOCK = 4096
 
+Name = tuple[str, str, int | None]  # uri, label and pixels of a row
+Vectors = NDArray[np.float32]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `imagecensus similar`."""
 
@@ -40,7 +45,7 @@ class Options:
     max_images: int = option(
         MAX_IMAGES, "--duplicates refuses longer tables: time grows with the square", metavar="N"
     )
-    model: str = option(None, "model folder, where the run's own has moved", metavar="DIR")
+    model: str | None = option(None, "model folder, where the run's own has moved", metavar="DIR")
     json: bool = option(False, "one JSON object per line")
 
 
@@ -72,11 +77,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list, np.ndarray]]:
+def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list[Name], Vectors]]:
     """All classified rows in blocks: what they are, and their embeddings at unit length.
 
     Yields:
-      (N triples of uri, label and pixels; float32 [N, D]).
+      (N names, float32 [N, D]).
     """
     # A reader streams: no more than a few blocks are in memory.
     reader = table.connection.sql(
@@ -90,7 +95,7 @@ def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list, np
             yield list(names), _unit(vectors.reshape(batch.num_rows, -1).astype(np.float32))
 
 
-def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") -> list[dict]:
+def find_nearest(table: Table, query: Vectors, top: int, itself: str = "") -> list[dict[str, Any]]:
     """The `top` most similar rows, best first; ties in order of uri.
 
     Args:
@@ -98,7 +103,7 @@ def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") ->
       itself: a uri to leave out.
     """
     query = _unit(query[None])[0]
-    best = []
+    best: list[tuple[float, str, str, int | None]] = []
     for names, vectors in read_embeddings(table):
         if vectors.shape[1] != len(query):
             raise UserError(
@@ -113,7 +118,7 @@ def find_nearest(table: Table, query: np.ndarray, top: int, itself: str = "") ->
     return [{"similarity": score, "label": label, "uri": uri} for score, uri, label, _ in best]
 
 
-def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dict]:
+def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dict[str, Any]]:
     """Groups of images that hang together by similarities of at least `threshold`.
 
     Returns:
@@ -136,7 +141,7 @@ def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dic
         return []
     with tempfile.TemporaryDirectory(prefix="imagecensus-") as folder:
         vectors = np.memmap(os.path.join(folder, "vectors"), np.float32, "w+", shape=(count, size))
-        names = []
+        names: list[Name] = []
         for block_names, block in read_embeddings(table):
             vectors[len(names) : len(names) + len(block)] = block
             names += block_names
@@ -156,7 +161,7 @@ def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dic
     return rows
 
 
-def group_alike(vectors: np.ndarray, threshold: float) -> list[list[int]]:
+def group_alike(vectors: Vectors, threshold: float) -> list[list[int]]:
     """Connected groups (two or more) of rows whose dot product is at least `threshold`.
 
     Args:
@@ -182,7 +187,7 @@ def group_alike(vectors: np.ndarray, threshold: float) -> list[list[int]]:
     return [group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1]
 
 
-def describe_groups(rows: list[dict]) -> str:
+def describe_groups(rows: list[dict[str, Any]]) -> str:
     """Groups for people."""
     if not rows:
         return "no near-duplicates"
@@ -197,17 +202,18 @@ def describe_groups(rows: list[dict]) -> str:
     return "\n".join([head, *lines])
 
 
-def _find(root: np.ndarray, index: int) -> int:
+def _find(root: NDArray[np.intp], index: int) -> int:
     while root[index] != index:
         index = int(root[index])
     return index
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def _unit(vectors: Vectors) -> Vectors:
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
-def _query(table: Table, options: Options) -> tuple[np.ndarray, str]:
+def _query(table: Table, options: Options) -> tuple[Vectors, str]:
     """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
     uri = options.image
     if not store.is_remote(uri) and not uri.startswith("file://"):

@@ -6,8 +6,12 @@ Keras leaves them as operations of their own, each a pass over all that the laye
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.python.eager.wrap_function import function_from_graph_def
 
 WEIGHTS = 1  # which input of a convolution
@@ -15,7 +19,18 @@ DEPTHWISE = "DepthwiseConv2dNative"
 CONVOLUTIONS = ("Conv2D", DEPTHWISE)
 
 
-def fold_batch_norms(frozen):
+class _BatchNorm(NamedTuple):
+    """The addition it ends in, its convolution, its factor and its shift."""
+
+    added: tf.Operation
+    convolution: tf.Operation
+    factor: tf.Tensor
+    shift: tf.Tensor
+
+
+def fold_batch_norms(
+    frozen: tf.types.experimental.ConcreteFunction,
+) -> tf.types.experimental.ConcreteFunction:
     """The same function with each `AddV2(Mul(convolution, a), b)` as `BiasAdd(convolution, b)`.
 
     `a` and `b` are float32 [channels] that depend on no input; the convolution is channels-last
@@ -36,13 +51,13 @@ def fold_batch_norms(frozen):
             tensors = [convolution.inputs[WEIGHTS], factor, shift]
             weights, factor, shift = session.run(tensors)
             channels = weights.shape[2:] if convolution.type == DEPTHWISE else (-1,)
-            weights = np.float64(weights) * np.float64(factor).reshape(channels)
-            weights = _constant(graph_def, f"{added.name}/folded_weights", weights)
-            shift = _constant(graph_def, f"{added.name}/folded_shift", shift)
-            nodes[convolution.name].input[WEIGHTS] = weights
+            folded = weights.astype(np.float64) * factor.astype(np.float64).reshape(channels)
+            folded_name = _constant(graph_def, f"{added.name}/folded_weights", folded)
+            shift_name = _constant(graph_def, f"{added.name}/folded_shift", shift)
+            nodes[convolution.name].input[WEIGHTS] = folded_name
             node = nodes[added.name]
             node.op = "BiasAdd"
-            node.input[:] = [convolution.name, shift]
+            node.input[:] = [convolution.name, shift_name]
         # Freezing leaves an operation that waits for every constant: it would keep the old ones.
         for node in graph_def.node:
             node.input[:] = [name for name in node.input if not _waits_for_constant(graph, name)]
@@ -51,8 +66,8 @@ def fold_batch_norms(frozen):
     )
 
 
-def _batch_norm(op: tf.Operation):
-    """(the addition, its convolution, factor, shift) where `op` ends a batch normalisation."""
+def _batch_norm(op: tf.Operation) -> _BatchNorm | None:
+    """What ends in `op`, if that is a batch normalisation."""
     if op.type != "AddV2":
         return None
     scaled, shift = op.inputs
@@ -66,7 +81,7 @@ def _batch_norm(op: tf.Operation):
         return None
     if not all(_is_constant(t.op) for t in (out.op.inputs[WEIGHTS], factor, shift)):
         return None
-    return op, out.op, factor, shift
+    return _BatchNorm(op, out.op, factor, shift)
 
 
 def _is_constant(op: tf.Operation) -> bool:
@@ -78,7 +93,7 @@ def _waits_for_constant(graph: tf.Graph, name: str) -> bool:
     return name.startswith("^") and _is_constant(graph.get_operation_by_name(name[1:]))
 
 
-def _constant(graph_def, name: str, value: np.ndarray) -> str:
+def _constant(graph_def: GraphDef, name: str, value: NDArray[np.floating[Any]]) -> str:
     """Adds a float32 constant; returns its name."""
     node = graph_def.node.add(name=name, op="Const")
     node.attr["dtype"].type = tf.float32.as_datatype_enum

@@ -16,8 +16,11 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -29,6 +32,12 @@ LABELS_FILE = "labels.txt"
 LABEL_MAP_FILE = "labels.json"
 GOLDEN_FILE = "golden.npz"
 
+# What a model takes: [N, H, W, 3], preprocessed.
+Pixels = NDArray[np.uint8]
+# What it answers: class ids [N, K] and their scores [N, K], best first; embeddings [N, D].
+Answers = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]
+Infer = Callable[[Pixels], Answers]
+
 # An engine must reproduce the golden scores to this, or the model is not the one exported.
 GOLDEN_TOLERANCE = 1e-4
 
@@ -37,7 +46,7 @@ class ModelError(UserError):
     """The model folder cannot be used. The message names the folder and the remedy."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Contract:
     """What a model promises.
 
@@ -58,32 +67,32 @@ class Contract:
     labels: tuple[str, ...]
     top_k: int
     embedding_size: int
-    training: dict
-    metrics: dict
+    training: dict[str, Any]
+    metrics: dict[str, Any]
     package_version: str
     digest: str = ""
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
         del fields["labels"]  # labels.txt holds them
         return {"contract_version": CONTRACT_VERSION, **fields, "classes": len(self.labels)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Golden:
     """Recorded inputs and outputs.
 
     `images` uint8 [G, H, W, 3]; `class_ids` int32 [G, K]; `scores` float32 [G, K].
     """
 
-    images: np.ndarray
-    class_ids: np.ndarray
-    scores: np.ndarray
+    images: Pixels
+    class_ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
 
     def check(
         self,
-        class_ids: np.ndarray,
-        scores: np.ndarray,
+        class_ids: NDArray[np.int32],
+        scores: NDArray[np.float32],
         who: str,
         tolerance: float = GOLDEN_TOLERANCE,
     ) -> None:
@@ -101,7 +110,7 @@ class Golden:
                 " export the model again, or try --engine=tensorflow"
             )
 
-    def _difference(self, class_ids: np.ndarray, scores: np.ndarray) -> float:
+    def _difference(self, class_ids: NDArray[np.int32], scores: NDArray[np.float32]) -> float:
         """The largest difference of one class's score: near ties may swap places, classes not.
 
         A class that is missing from a list scores at most that list's last.
@@ -141,7 +150,7 @@ def write_contract(directory: str, contract: Contract, golden: Golden) -> Contra
     return contract
 
 
-def add_metrics(directory: str, **metrics) -> Contract:
+def add_metrics(directory: str, **metrics: Any) -> Contract:
     """Adds figures to the contract of an exported model; the digest does not cover them."""
     contract = read_contract(directory)
     contract = dataclasses.replace(contract, metrics={**contract.metrics, **metrics})
@@ -241,7 +250,9 @@ def read_golden(directory: str) -> Golden:
     path = os.path.join(directory, EXTRA, GOLDEN_FILE)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            golden = Golden(arrays["images"], arrays["class_ids"], arrays["scores"])
+            golden = Golden(
+                images=arrays["images"], class_ids=arrays["class_ids"], scores=arrays["scores"]
+            )
     except Exception as error:  # a damaged zip raises a dozen types; nothing is unpickled
         raise ModelError(f"{path}: cannot be read: {error}; export the model again") from None
     ranks = (golden.images.ndim, golden.class_ids.ndim, golden.scores.ndim)

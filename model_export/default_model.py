@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from imagecensus.model_export.common.cache import cache_folder, cache_path, unwr
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import FetchError, fetch
 from imagecensus.model_export.common.version import __version__
-from imagecensus.model_export.contract import CONTRACT_VERSION, read_contract
+from imagecensus.model_export.contract import CONTRACT_VERSION, Pixels, read_contract
 from imagecensus.model_export.preprocess import PreprocessSpec
 
 NAME = "mobilenet_v2_1.0_224"
@@ -66,7 +68,7 @@ def imagenet_labels() -> tuple[str, ...]:
         return tuple(line.split()[1] for line in file)
 
 
-def make_golden_images(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
+def make_golden_images(spec: PreprocessSpec, count: int = 4) -> Pixels:
     """uint8 [count, H, W, 3]: generated images with coarse and fine structure, never flat."""
     rng = np.random.default_rng(20)
     rows, columns = np.mgrid[0 : spec.height, 0 : spec.width]
@@ -91,7 +93,7 @@ def make_golden_images(spec: PreprocessSpec, count: int = 4) -> np.ndarray:
 
 def _key(weights: str | None) -> str:
     """Changes with whatever would change the export."""
-    facts = {"version": __version__, "contract": CONTRACT_VERSION}
+    facts: dict[str, Any] = {"version": __version__, "contract": CONTRACT_VERSION}
     facts["preprocess"] = PREPROCESS.to_json()
     if weights:
         with open(weights, "rb") as file:
@@ -108,7 +110,7 @@ def _usable(directory: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: str):
+def _locked(path: str) -> Iterator[None]:
     """One process makes the export, the others wait; a killed one leaves no lock behind."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -128,7 +130,7 @@ def _fetch_weights() -> str:
     try:
         with tqdm(desc="weights", unit="B", unit_scale=True, disable=None) as bar:
 
-            def progress(done, total):
+            def progress(done: int, total: int | None) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 

@@ -97,7 +97,11 @@ def export_classifier(
         }
         tf.saved_model.save(root, partial, signatures=signatures)
         answers = root.serving_default(tf.constant(golden_images))
-        golden = Golden(golden_images, answers["class_ids"].numpy(), answers["scores"].numpy())
+        golden = Golden(
+            images=golden_images,
+            class_ids=answers["class_ids"].numpy(),
+            scores=answers["scores"].numpy(),
+        )
         contract = Contract(
             name=name,
             preprocess=spec,

@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.contract import (
     EXTRA,
@@ -57,9 +58,9 @@ class Loss:
 
 
 def measure_loss(
-    f32: tuple[np.ndarray, np.ndarray],
-    int8: tuple[np.ndarray, np.ndarray],
-    truth: np.ndarray | None = None,
+    f32: tuple[NDArray[np.int32], NDArray[np.float32]],
+    int8: tuple[NDArray[np.int32], NDArray[np.float32]],
+    truth: NDArray[np.int64] | None = None,
 ) -> Loss:
     """Compares the answers of both precisions to the same N images.
 
@@ -142,8 +143,8 @@ def read_golden_of(directory: str, precision: str) -> Golden:
 
 def check_golden(
     golden: Golden,
-    class_ids: np.ndarray,
-    scores: np.ndarray,
+    class_ids: NDArray[np.int32],
+    scores: NDArray[np.float32],
     who: str,
     precision: str,
 ) -> None:

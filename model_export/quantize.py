@@ -16,10 +16,13 @@ import tempfile
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import (
     Contract,
+    Infer,
+    Pixels,
     check_target,
     read_contract,
     read_golden,
@@ -38,10 +41,10 @@ MEASURED_IMAGES = 1000
 MIN_IMAGES = 20
 _BATCH = 2
 
-# (model folder, precision) to a function: uint8 [N, H, W, 3] to class ids, scores, embeddings.
-Load = Callable[[str, str], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]]
+# (model folder, precision) to the function that answers.
+Load = Callable[[str, str], Infer]
 # Both functions and pixels to images/s of either.
-Race = Callable[[list, np.ndarray], list[float]]
+Race = Callable[[list[Infer], Pixels], list[float]]
 
 
 def can_quantize() -> bool:
@@ -53,9 +56,9 @@ def quantize_model(
     directory: str,
     output: str,
     *,
-    calibration: np.ndarray,
-    held_out: np.ndarray,
-    truth: np.ndarray | None,
+    calibration: Pixels,
+    held_out: Pixels,
+    truth: NDArray[np.int64] | None,
     load: Load,
     race: Race,
 ) -> Contract:
@@ -139,7 +142,7 @@ def describe_int8(contract: Contract) -> str:
     )
 
 
-def _write_graph(directory: str, pixels: np.ndarray, path: str) -> None:
+def _write_graph(directory: str, pixels: Pixels, path: str) -> None:
     """nncf's quantisation of the signature `serving_default`, as an OpenVINO file."""
     import openvino as ov
 
@@ -160,7 +163,7 @@ def _write_graph(directory: str, pixels: np.ndarray, path: str) -> None:
         ov.save_model(graph, path, compress_to_fp16=False)
 
 
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """The mean cosine of the vectors of the same images."""
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return float(((one * other).sum(1) / np.maximum(norms, 1e-12)).mean())

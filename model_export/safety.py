@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
@@ -60,7 +61,7 @@ def check_graph(directory: str) -> None:
         )
 
 
-def _forbidden_in(graph) -> set[str]:
+def _forbidden_in(graph: Any) -> set[str]:
     functions = {function.signature.name: function for function in graph.graph_def.library.function}
     found, checkpoint_users, called = set(), set(), set()
     for name, function in functions.items():
@@ -95,7 +96,7 @@ def _node_of(tensor: str) -> str:
     return tensor.lstrip("^").split(":")[0]
 
 
-def _calls(node) -> list[str]:
+def _calls(node: Any) -> list[str]:
     """The functions a node may call: they are named in its attributes."""
     names = [node.op]  # a function may be called by its name as an operation
     for attribute in node.attr:
@@ -105,7 +106,7 @@ def _calls(node) -> list[str]:
 
 
 # message: {field: (number, type, repeated)}; a subset of TensorFlow's public definitions.
-_MESSAGES = {
+_MESSAGES: dict[str, dict[str, tuple[int, str | type[str], bool]]] = {
     "SavedModel": {"meta_graphs": (2, "MetaGraph", True)},
     "MetaGraph": {"graph_def": (2, "Graph", False), "signature_def": (5, "Signatures", True)},
     "Signatures": {"key": (1, str, False), "value": (2, "Signature", False)},
@@ -128,8 +129,8 @@ _MESSAGES = {
 
 
 @functools.cache
-def _saved_model():
-    """The message class of a SavedModel, reduced to what is looked at."""
+def _saved_model() -> Any:
+    """The message class of a SavedModel, reduced to what is looked at: `_MESSAGES`."""
     package = "imagecensus.safety"
     file = descriptor_pb2.FileDescriptorProto(
         name="imagecensus/safety.proto", package=package, syntax="proto3"

@@ -14,15 +14,21 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.common.child_process import (
     WORKING_FOLDER,
     child_command,
     child_environment,
 )
-from imagecensus.model_export.contract import ModelError, read_contract, read_golden
+from imagecensus.model_export.contract import Golden, ModelError, Pixels, read_contract, read_golden
+
+if TYPE_CHECKING:  # loading it takes seconds
+    import tensorflow as tf
 
 # Limits of the trainer's proof. Between the two signatures lies another JPEG decoder's rounding.
 DEFAULT_LIMIT = 1e-5
@@ -42,7 +48,7 @@ _SIGNATURES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing looked at: what, whether it is in order, and the details in a sentence."""
 
@@ -61,12 +67,12 @@ def check_model(directory: str) -> list[Finding]:
         contract = read_contract(directory)
         golden = read_golden(directory)
     except ModelError as error:
-        return [Finding("contract", False, str(error))]
+        return [Finding(check="contract", ok=False, detail=str(error))]
     findings = [
         Finding(
-            "contract",
-            True,
-            f"{contract.name}: {len(contract.labels)} classes, {contract.preprocess.height}x"
+            check="contract",
+            ok=True,
+            detail=f"{contract.name}: {len(contract.labels)} classes, {contract.preprocess.height}x"
             f"{contract.preprocess.width}, digest {contract.digest[:12]}",
         )
     ]
@@ -75,9 +81,18 @@ def check_model(directory: str) -> list[Finding]:
     try:
         loaded = tf.saved_model.load(directory)
     except Exception as error:
-        return [*findings, Finding("load", False, f"{directory}: TensorFlow: {error}")]
+        return [
+            *findings,
+            Finding(check="load", ok=False, detail=f"{directory}: TensorFlow: {error}"),
+        ]
     wrong = _signature_problems(loaded.signatures)
-    findings.append(Finding("signatures", not wrong, "; ".join(wrong) or ", ".join(_SIGNATURES)))
+    findings.append(
+        Finding(
+            check="signatures",
+            ok=not wrong,
+            detail="; ".join(wrong) or ", ".join(_SIGNATURES),
+        )
+    )
     if wrong:
         return findings
     variables = [
@@ -87,7 +102,11 @@ def check_model(directory: str) -> list[Finding]:
         if op.type == "VarHandleOp"
     ] + list(getattr(loaded, "variables", []))
     findings.append(
-        Finding("frozen", not variables, f"{len(variables)} variables outside of the graph")
+        Finding(
+            check="frozen",
+            ok=not variables,
+            detail=f"{len(variables)} variables outside of the graph",
+        )
     )
     answers = loaded.signatures["serving_default"](images=tf.constant(golden.images))
     findings.append(_golden_finding(golden, answers, "golden images"))
@@ -96,15 +115,21 @@ def check_model(directory: str) -> list[Finding]:
     findings.append(_golden_finding(golden, from_bytes, "golden images as PNG bytes"))
     named = [[contract.labels[i] for i in row] for row in from_bytes["class_ids"].numpy()]
     told = [[text.decode() for text in row] for row in from_bytes["labels"].numpy()]
-    findings.append(Finding("labels", named == told, "in the graph as in labels.txt"))
+    findings.append(
+        Finding(check="labels", ok=named == told, detail="in the graph as in labels.txt")
+    )
     embedding = loaded.signatures["embed"](images=tf.constant(golden.images))["embedding"]
     same = np.allclose(embedding, answers["embedding"], atol=1e-5)
     fits = embedding.shape[1] == contract.embedding_size
-    findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per image"))
+    findings.append(
+        Finding(check="embed", ok=same and fits, detail=f"{embedding.shape[1]} numbers per image")
+    )
     return findings
 
 
-def _signature_problems(signatures) -> list[str]:
+def _signature_problems(
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
+) -> list[str]:
     problems = []
     for name, (inputs, outputs) in _SIGNATURES.items():
         if name not in signatures:
@@ -119,16 +144,16 @@ def _signature_problems(signatures) -> list[str]:
     return problems
 
 
-def _golden_finding(golden, answers, what: str) -> Finding:
+def _golden_finding(golden: Golden, answers: Mapping[str, tf.Tensor], what: str) -> Finding:
     try:
         golden.check(answers["class_ids"].numpy(), answers["scores"].numpy(), what)
     except ModelError as error:
-        return Finding(what, False, str(error))
+        return Finding(check=what, ok=False, detail=str(error))
     difference = float(np.abs(answers["scores"].numpy() - golden.scores).max(initial=0))
-    return Finding(what, True, f"largest difference {difference:.1e}")
+    return Finding(check=what, ok=True, detail=f"largest difference {difference:.1e}")
 
 
-def encode_png(drawn: np.ndarray) -> bytes:
+def encode_png(drawn: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -154,11 +179,11 @@ def readable_in_graph(content: bytes) -> bool:
 
 def compare_in_fresh_process(
     directory: str,
-    pixels: np.ndarray,
+    pixels: Pixels,
     encoded: list[bytes],
-    probabilities: np.ndarray,
-    embedding: np.ndarray,
-) -> dict:
+    probabilities: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+) -> dict[str, Any]:
     """What another process gets from the exported model, against the trained Keras model.
 
     Args:
@@ -198,7 +223,7 @@ def compare_in_fresh_process(
             f"{directory}: a fresh process cannot use the exported model:"
             f" {done.stderr.strip()[-500:]}"
         )
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     problems = []
     for name in ("serving_default", "embed"):
         if figures[name] > DEFAULT_LIMIT:
@@ -214,7 +239,7 @@ def compare_in_fresh_process(
     return figures
 
 
-def _compare(directory: str, case: str) -> dict:
+def _compare(directory: str, case: str) -> dict[str, Any]:
     import tensorflow as tf
 
     with np.load(case, allow_pickle=False) as arrays:

@@ -27,6 +27,7 @@ LONG_FUNCTIONS: set[tuple[str, str]] = {
     ("jobs/classification/pipeline.py", "run_pipeline"),
     ("jobs/classify.py", "_classify"),
     ("model_export/training/run.py", "train"),
+    ("model_export/verify.py", "check_model"),
     ("transforms/classify_images.py", "classify_batch"),
 }
 LONG_CALLS: set[tuple[str, str]] = {
@@ -61,12 +62,7 @@ POSITIONAL_DATACLASSES: set[tuple[str, str]] = {
     ("jobs/classification/run_report.py", "Run"),
     ("jobs/evaluate.py", "Options"),
     ("jobs/export.py", "ExportOptions"),
-    ("jobs/predict.py", "Options"),
-    ("jobs/quantize.py", "QuantizeOptions"),
-    ("jobs/similar.py", "Options"),
     ("jobs/train.py", "TrainOptions"),
-    ("model_export/contract.py", "Contract"),
-    ("model_export/contract.py", "Golden"),
     ("model_export/preprocess.py", "ImageInfo"),
     ("model_export/preprocess.py", "PreprocessSpec"),
     ("model_export/training/augment.py", "Augmentation"),
@@ -85,7 +81,6 @@ POSITIONAL_DATACLASSES: set[tuple[str, str]] = {
     ("model_export/training/run.py", "Trained"),
     ("model_export/training/run.py", "TrainingSpec"),
     ("model_export/training/splits.py", "Split"),
-    ("model_export/verify.py", "Finding"),
     ("transforms/classify_images.py", "Classification"),
     ("transforms/classify_images.py", "ClassifyImages"),
     ("transforms/classify_images.py", "LoadedClassifier"),

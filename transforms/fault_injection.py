@@ -37,36 +37,41 @@ POINTS = (
     "run_report.json.renamed",
 )
 
-_lock = threading.Lock()
-_armed: list | None = None  # [point, arrivals to go, file]
+
+class _Hold:
+    """One moment at which the process is held."""
+
+    def __init__(self, text: str) -> None:
+        point, count, self._file = text.split(":", 2)
+        if point not in POINTS:
+            raise ValueError(f"{VARIABLE}: no point {point!r}")
+        self.point, self._arrivals = point, int(count)
+        self._lock = threading.Lock()
+
+    def arrive(self) -> None:
+        with self._lock:
+            self._arrivals -= 1
+            if self._arrivals != 0:
+                return
+        with open(self._file + ".reached", "w"):
+            pass
+        while not os.path.exists(self._file + ".go"):
+            time.sleep(0.005)
+
+
+_armed: _Hold | None = None
 
 
 def arm(text: str | None) -> None:
     """Takes the value of `IMAGECENSUS_FAULT`; None disarms."""
     global _armed
-    _armed = None
-    if text:
-        point, count, file = text.split(":", 2)
-        if point not in POINTS:
-            raise ValueError(f"{VARIABLE}: no point {point!r}")
-        _armed = [point, int(count), file]
+    _armed = _Hold(text) if text else None
 
 
 def reached(point: str) -> None:
     """Says that the job is at `point`."""
-    if _armed is not None and _armed[0] == point:
-        _hold()
-
-
-def _hold() -> None:
-    with _lock:
-        _armed[1] -= 1
-        if _armed[1] != 0:
-            return
-    with open(_armed[2] + ".reached", "w"):
-        pass
-    while not os.path.exists(_armed[2] + ".go"):
-        time.sleep(0.005)
+    if _armed is not None and _armed.point == point:
+        _armed.arrive()
 
 
 arm(os.environ.get(VARIABLE))

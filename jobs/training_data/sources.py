@@ -56,7 +56,7 @@ def read_training_data(
 
         labels, found = read_tfds(source.removeprefix("tfds:"))
     elif store.is_remote(source):
-        labels, found = _read_remote(source, *columns)
+        labels, found = _read_remote(source, columns)
     elif os.path.isdir(source):
         labels, found, notes = read_class_folders(source)
     elif os.path.isfile(source):
@@ -69,7 +69,7 @@ def read_training_data(
     return LabelledData(source, tuple(labels), splits, tuple(notes))
 
 
-def _read_remote(source: str, *columns: str) -> tuple[list[str], dict[str, Split]]:
+def _read_remote(source: str, columns: tuple[str, str, str]) -> tuple[list[str], dict[str, Split]]:
     if not source.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet")):
         raise DataError(
             f"{source}: class folders in a bucket are not read; copy them to a disk, or list the"
@@ -132,7 +132,7 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
         for row in batch.to_pylist():
             if row["uri"] not in wanted:
                 continue
-            read = functools.partial(
+            read: Read = functools.partial(
                 read_image, row["uri"], row["size"], row["etag_or_mtime"],
                 container=row["container"], member=row["member"], place=place,
             )  # fmt: skip
@@ -144,7 +144,7 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
     return found
 
 
-def _keep(read: Read, folder: tempfile.TemporaryDirectory, name: str) -> Read:
+def _keep(read: Read, folder: tempfile.TemporaryDirectory[str], name: str) -> Read:
     """Reads an image into a file of a folder that lives as long as the answer's reader does."""
     try:
         with open(os.path.join(folder.name, name), "wb") as file:
@@ -154,7 +154,7 @@ def _keep(read: Read, folder: tempfile.TemporaryDirectory, name: str) -> Read:
     return functools.partial(_kept, folder, name)
 
 
-def _kept(folder: tempfile.TemporaryDirectory, name: str) -> bytes:
+def _kept(folder: tempfile.TemporaryDirectory[str], name: str) -> bytes:
     with open(os.path.join(folder.name, name), "rb") as file:
         return file.read()
 

@@ -9,6 +9,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 from imagecensus.model_export.common.errors import UserError
 
@@ -17,12 +18,17 @@ _TIMEOUT = 30
 _ATTEMPTS = 4
 _ALGORITHMS = {32: "MD5", 40: "SHA-1", 64: "SHA-256", 128: "SHA-512"}  # by length in hex
 
+# Called with the bytes so far, and those in all where they are known.
+Progress = Callable[[int, int | None], None]
+
 
 class FetchError(UserError):
     """A file could not be downloaded. The message names the URL."""
 
 
-def fetch(url: str, path: str, digest: str = "", progress=None, pause: float = 1.0) -> str:
+def fetch(
+    url: str, path: str, digest: str = "", progress: Progress | None = None, pause: float = 1.0
+) -> str:
     """Downloads a file once; the file at `path` is always a whole one.
 
     What an interrupted download left in `path`.part is continued, if the server still has the
@@ -33,7 +39,7 @@ def fetch(url: str, path: str, digest: str = "", progress=None, pause: float = 1
       url: http or https.
       path: where it goes.
       digest: hex, of the right content: MD5, SHA-1, SHA-256 or SHA-512, by its length.
-      progress: called with (bytes so far, bytes in all or None).
+      progress: called with each chunk.
       pause: seconds before the second attempt; doubles with each.
 
     Returns:
@@ -80,7 +86,7 @@ def fetch(url: str, path: str, digest: str = "", progress=None, pause: float = 1
     raise FetchError(f"{url}: could not be downloaded: {problem}")
 
 
-def _continue(url: str, partial: str, progress) -> str | None:
+def _continue(url: str, partial: str, progress: Progress | None) -> str | None:
     """Downloads what is missing; returns the hex MD5 that the server states, if it does."""
     have = os.path.getsize(partial) if os.path.exists(partial) else 0
     request = urllib.request.Request(url)

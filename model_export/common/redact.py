@@ -82,7 +82,7 @@ def redact_column(values: pa.Array) -> pa.Array:
     return values
 
 
-def _redact_nested(value):
+def _redact_nested(value: typing.Any) -> typing.Any:
     import pyarrow as pa
 
     if isinstance(value, dict):

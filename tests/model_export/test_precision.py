@@ -20,7 +20,16 @@ def answers(*rows):
 
 def contract(**figures):
     metrics = {"int8": figures} if figures else {}
-    return Contract("m", PreprocessSpec(), ("a", "b"), 2, 3, {}, metrics, "0")
+    return Contract(
+        name="m",
+        preprocess=PreprocessSpec(),
+        labels=("a", "b"),
+        top_k=2,
+        embedding_size=3,
+        training={},
+        metrics=metrics,
+        package_version="0",
+    )
 
 
 def test_loss_counts_what_float32_gives_to_its_own_label_more_than_to_the_other():
@@ -65,7 +74,7 @@ def test_nothing_measured_is_not_taken():
 
 def test_golden_answers_in_int8_may_swap_near_ties_and_nothing_else():
     ids, scores = answers({4: 0.50, 2: 0.48})
-    golden = Golden(np.zeros((1, 2, 2, 3), np.uint8), ids, scores)
+    golden = Golden(images=np.zeros((1, 2, 2, 3), np.uint8), class_ids=ids, scores=scores)
     check_golden(golden, *answers({2: 0.50, 4: 0.49}), "m", "int8")
     check_golden(golden, ids, scores, "m", "f32")
     with pytest.raises(ModelError, match="in int8: the golden images' scores differ by"):

@@ -10,11 +10,14 @@ import numpy as np
 
 # OpenVINO's Python package reports its use to its makers: it forks this multi-threaded process to
 # do so, which crashes gRPC in a worker, and nobody asked for it. Without this module it is silent.
-sys.modules.setdefault("openvino_telemetry", None)
+sys.modules.setdefault(
+    "openvino_telemetry",
+    None,  # type: ignore[arg-type]  # documented: importing that name then fails
+)
 
 import openvino as ov  # noqa: E402
 
-from imagecensus.model_export.contract import GOLDEN_TOLERANCE, ModelError  # noqa: E402
+from imagecensus.model_export.contract import Answers, ModelError, Pixels  # noqa: E402
 from imagecensus.model_export.precision import INT8, has_int8, int8_graph  # noqa: E402
 
 # Images per request. One compiled batch size for all: small enough to stay in a core's cache
@@ -25,9 +28,7 @@ REQUEST_IMAGES = 2
 class OpenVinoEngine:
     """A compiled model: one stream of single-threaded requests per core, no barrier inside one."""
 
-    tolerance = GOLDEN_TOLERANCE
-
-    def __init__(self, model: str, precision: str, threads: int):
+    def __init__(self, model: str, precision: str, threads: int) -> None:
         threads = threads or os.cpu_count() or 1
         core = ov.Core()
         if precision == INT8:
@@ -60,19 +61,19 @@ class OpenVinoEngine:
         self._queue.set_callback(self._store)
         self._lock = threading.Lock()  # runners give each bundle a thread; the queue is for one
 
-    def infer(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def infer(self, pixels: Pixels) -> Answers:
         """See `imagecensus.transforms.classify_images`."""
         pixels = np.ascontiguousarray(pixels)  # requests share its memory until wait_all
         count = len(pixels)
-        answers = tuple(
+        class_ids, scores, embeddings = (
             np.empty((count, output.shape[1]), output.element_type.to_dtype())
             for output in self._outputs
         )
         with self._lock:
-            self._answer(pixels, answers)
-        return answers
+            self._answer(pixels, (class_ids, scores, embeddings))
+        return class_ids, scores, embeddings
 
-    def _answer(self, pixels, answers):
+    def _answer(self, pixels: Pixels, answers: Answers) -> None:
         count = len(pixels)
         whole = count - count % REQUEST_IMAGES
         for start in range(0, whole, REQUEST_IMAGES):
@@ -84,7 +85,7 @@ class OpenVinoEngine:
             self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, whole))
         self._queue.wait_all()
 
-    def _store(self, request, job):
+    def _store(self, request: ov.InferRequest, job: tuple[Answers, int]) -> None:
         answers, start = job
         for answer, output in zip(answers, self._outputs, strict=True):
             rows = min(REQUEST_IMAGES, len(answer) - start)

@@ -8,13 +8,12 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from imagecensus.model_export.contract import Contract, ModelError
-from imagecensus.model_export.default_model import cache_folder
+from imagecensus.model_export.common.cache import cache_folder
+from imagecensus.model_export.contract import Contract, Infer, ModelError, Pixels
 from imagecensus.model_export.precision import (
     F32,
     INT8,
@@ -28,8 +27,6 @@ from imagecensus.transforms.engines.registry import AUTO, ENGINES, EngineError, 
 MIN_SPEEDUP = 1.1  # less is not worth any loss
 _RACE_IMAGES = 64
 _RACE_ROUNDS = 3
-
-Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def choose_precision(
     return Choice(precision=INT8 if allowed else F32, reason=reason)
 
 
-def race(infer: list[Infer], pixels: np.ndarray) -> list[float]:
+def race(infer: list[Infer], pixels: Pixels) -> list[float]:
     """Images/s of each function on the same uint8 [N, H, W, 3], in turn; medians of rounds."""
     pixels = pixels[:_RACE_IMAGES]
     for one in infer:
@@ -97,8 +94,7 @@ def race(infer: list[Infer], pixels: np.ndarray) -> list[float]:
 
 def load_infer(model: str, precision: str) -> Infer:
     """The function `infer` of a model in OpenVINO."""
-    infer: Infer = load_engine("openvino", model, precision).infer
-    return infer
+    return load_engine("openvino", model, precision).infer
 
 
 def _speed_here(model: str, digest: str) -> tuple[float, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import importlib
 import importlib.util
+from typing import Protocol
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import Answers, Pixels
 
 # name: (module, the package it needs, precisions)
 ENGINES = {
@@ -18,6 +20,13 @@ ENGINES = {
     "tensorflow": ("imagecensus.transforms.engines.tensorflow_engine", "tensorflow", ("f32",)),
     "tfx-bsl": ("imagecensus.transforms.engines.tfx_bsl_engine", "tfx_bsl", ("f32",)),
 }
+
+
+class Engine(Protocol):
+    """A model that is loaded."""
+
+    def infer(self, pixels: Pixels) -> Answers:
+        """Answers for uint8 [N, H, W, 3], as the model's spec makes them of images."""
 
 
 class EngineError(UserError):
@@ -57,19 +66,19 @@ def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -
 
 
 # Engines that a thread is loading: (name, model, precision, threads) to a future of the engine.
-_preloading: dict[tuple, concurrent.futures.Future] = {}
+_preloading: dict[tuple[str, str, str, int], concurrent.futures.Future[Engine]] = {}
 
 
 def preload_engine(name: str, model: str, precision: str = "f32", threads: int = 0) -> None:
     """Begins to load in a thread; the next `load_engine` of the same arguments takes it over."""
-    module = importlib.import_module(ENGINES[name][0])
+    importlib.import_module(ENGINES[name][0])  # not in that thread, beside other imports
     pool = concurrent.futures.ThreadPoolExecutor(1, "load")
-    future = pool.submit(module.load, model, precision, threads)
+    future = pool.submit(_load, name, model, precision, threads)
     _preloading[name, model, precision, threads] = future
     pool.shutdown(wait=False)
 
 
-def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0):
+def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0) -> Engine:
     """Loads a model folder into an engine.
 
     Args:
@@ -81,8 +90,12 @@ def load_engine(name: str, model: str, precision: str = "f32", threads: int = 0)
     preloading = _preloading.pop((name, model, precision, threads), None)
     if preloading:
         return preloading.result()
-    module = importlib.import_module(ENGINES[name][0])
-    return module.load(model, precision, threads)
+    return _load(name, model, precision, threads)
+
+
+def _load(name: str, model: str, precision: str, threads: int) -> Engine:
+    engine: Engine = importlib.import_module(ENGINES[name][0]).load(model, precision, threads)
+    return engine
 
 
 def _installed(package: str) -> bool:

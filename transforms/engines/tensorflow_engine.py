@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from imagecensus.model_export.contract import GOLDEN_TOLERANCE
+from imagecensus.model_export.contract import Answers, Pixels
 
 # Images per call. One traced batch size for all, so that answers do not depend on the caller's
 # batch; on CPUs larger float batches fall out of the cache.
@@ -27,9 +27,7 @@ class TensorFlowEngine:
     one another after every operation. A GPU gets one call at a time.
     """
 
-    tolerance = GOLDEN_TOLERANCE
-
-    def __init__(self, model: str, threads: int):
+    def __init__(self, model: str, threads: int) -> None:
         gpus = tf.config.list_physical_devices("GPU")
         calls = 1 if gpus else threads or os.cpu_count() or 1
         # Where TensorFlow is running in this process already, its settings stay.
@@ -44,20 +42,23 @@ class TensorFlowEngine:
         self._call_images = CALL_IMAGES_GPU if gpus else CALL_IMAGES_CPU
         self._calls = concurrent.futures.ThreadPoolExecutor(calls, "tensorflow")
 
-    def infer(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def infer(self, pixels: Pixels) -> Answers:
         """See `imagecensus.transforms.classify_images`."""
         starts = range(0, len(pixels), self._call_images)
         blocks = [pixels[start : start + self._call_images] for start in starts]
         class_ids, scores, embeddings = zip(*self._calls.map(self._call, blocks), strict=True)
         return np.concatenate(class_ids), np.concatenate(scores), np.concatenate(embeddings)
 
-    def _call(self, block: np.ndarray) -> list[np.ndarray]:
+    def _call(self, block: Pixels) -> Answers:
         rows = len(block)
         if rows < self._call_images:
             padding = np.zeros((self._call_images - rows, *block.shape[1:]), np.uint8)
             block = np.concatenate([block, padding])
         answer = self._signature(images=tf.constant(block))
-        return [answer[name].numpy()[:rows] for name in ("class_ids", "scores", "embedding")]
+        class_ids, scores, embeddings = (
+            answer[name].numpy()[:rows] for name in ("class_ids", "scores", "embedding")
+        )
+        return class_ids, scores, embeddings
 
 
 def load(model: str, precision: str, threads: int) -> TensorFlowEngine:

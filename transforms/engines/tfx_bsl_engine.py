@@ -15,11 +15,12 @@ import io
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from PIL import Image
 from tfx_bsl.public.beam.run_inference import CreateModelHandler
 from tfx_bsl.public.proto import model_spec_pb2
 
-from imagecensus.model_export.contract import GOLDEN_TOLERANCE
+from imagecensus.model_export.contract import Answers, Pixels
 
 CALL_IMAGES = 8
 
@@ -30,9 +31,7 @@ class TfxBslEngine:
     The signature has no embeddings: `infer` answers with `[N, 0]`.
     """
 
-    tolerance = GOLDEN_TOLERANCE
-
-    def __init__(self, model: str, threads: int):
+    def __init__(self, model: str, threads: int) -> None:
         if threads:
             with contextlib.suppress(RuntimeError):  # TensorFlow runs already: its settings stay
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -42,7 +41,7 @@ class TfxBslEngine:
         self._handler = CreateModelHandler(spec)
         self._session = self._handler.load_model()
 
-    def infer(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def infer(self, pixels: Pixels) -> Answers:
         """See `imagecensus.transforms.classify_images`."""
         class_ids, scores = [], []
         for start in range(0, len(pixels), CALL_IMAGES):
@@ -58,7 +57,7 @@ class TfxBslEngine:
         return np.stack(class_ids), np.stack(scores), embeddings
 
 
-def _packed(image: np.ndarray) -> bytes:
+def _packed(image: NDArray[np.uint8]) -> bytes:
     """A BMP file of uint8 [H, W, 3]."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "BMP")
