@@ -7,7 +7,6 @@ model, loads the folder and answers for real images.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +47,7 @@ _SIGNATURES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing looked at: what, whether it is in order, and the details in a sentence."""
 
     check: str
@@ -67,12 +65,12 @@ def check_model(directory: str) -> list[Finding]:
         contract = read_contract(directory)
         golden = read_golden(directory)
     except ModelError as error:
-        return [Finding(check="contract", ok=False, detail=str(error))]
+        return [Finding("contract", False, str(error))]
     findings = [
         Finding(
-            check="contract",
-            ok=True,
-            detail=f"{contract.name}: {len(contract.labels)} classes, {contract.preprocess.height}x"
+            "contract",
+            True,
+            f"{contract.name}: {len(contract.labels)} classes, {contract.preprocess.height}x"
             f"{contract.preprocess.width}, digest {contract.digest[:12]}",
         )
     ]
@@ -81,18 +79,9 @@ def check_model(directory: str) -> list[Finding]:
     try:
         loaded = tf.saved_model.load(directory)
     except Exception as error:
-        return [
-            *findings,
-            Finding(check="load", ok=False, detail=f"{directory}: TensorFlow: {error}"),
-        ]
+        return [*findings, Finding("load", False, f"{directory}: TensorFlow: {error}")]
     wrong = _signature_problems(loaded.signatures)
-    findings.append(
-        Finding(
-            check="signatures",
-            ok=not wrong,
-            detail="; ".join(wrong) or ", ".join(_SIGNATURES),
-        )
-    )
+    findings.append(Finding("signatures", not wrong, "; ".join(wrong) or ", ".join(_SIGNATURES)))
     if wrong:
         return findings
     variables = [
@@ -102,11 +91,7 @@ def check_model(directory: str) -> list[Finding]:
         if op.type == "VarHandleOp"
     ] + list(getattr(loaded, "variables", []))
     findings.append(
-        Finding(
-            check="frozen",
-            ok=not variables,
-            detail=f"{len(variables)} variables outside of the graph",
-        )
+        Finding("frozen", not variables, f"{len(variables)} variables outside of the graph")
     )
     answers = loaded.signatures["serving_default"](images=tf.constant(golden.images))
     findings.append(_golden_finding(golden, answers, "golden images"))
@@ -115,15 +100,11 @@ def check_model(directory: str) -> list[Finding]:
     findings.append(_golden_finding(golden, from_bytes, "golden images as PNG bytes"))
     named = [[contract.labels[i] for i in row] for row in from_bytes["class_ids"].numpy()]
     told = [[text.decode() for text in row] for row in from_bytes["labels"].numpy()]
-    findings.append(
-        Finding(check="labels", ok=named == told, detail="in the graph as in labels.txt")
-    )
+    findings.append(Finding("labels", named == told, "in the graph as in labels.txt"))
     embedding = loaded.signatures["embed"](images=tf.constant(golden.images))["embedding"]
     same = np.allclose(embedding, answers["embedding"], atol=1e-5)
     fits = embedding.shape[1] == contract.embedding_size
-    findings.append(
-        Finding(check="embed", ok=same and fits, detail=f"{embedding.shape[1]} numbers per image")
-    )
+    findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per image"))
     return findings
 
 
@@ -148,9 +129,9 @@ def _golden_finding(golden: Golden, answers: Mapping[str, tf.Tensor], what: str)
     try:
         golden.check(answers["class_ids"].numpy(), answers["scores"].numpy(), what)
     except ModelError as error:
-        return Finding(check=what, ok=False, detail=str(error))
+        return Finding(what, False, str(error))
     difference = float(np.abs(answers["scores"].numpy() - golden.scores).max(initial=0))
-    return Finding(check=what, ok=True, detail=f"largest difference {difference:.1e}")
+    return Finding(what, True, f"largest difference {difference:.1e}")
 
 
 def encode_png(drawn: NDArray[np.uint8]) -> bytes:

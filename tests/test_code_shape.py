@@ -27,7 +27,6 @@ LONG_FUNCTIONS: set[tuple[str, str]] = {
     ("jobs/classification/pipeline.py", "run_pipeline"),
     ("jobs/classify.py", "_classify"),
     ("model_export/training/run.py", "train"),
-    ("model_export/verify.py", "check_model"),
     ("transforms/classify_images.py", "classify_batch"),
 }
 LONG_CALLS: set[tuple[str, str]] = {
