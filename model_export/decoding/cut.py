@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.decoding.signatures import identify
 
@@ -48,6 +50,6 @@ def _last_box_is_cut(data: bytes) -> bool:
 
 def _tiff_is_cut(data: bytes) -> bool:
     """Whether the first directory lies behind the end."""
-    order = "little" if data[:2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     start, size = (8, 8) if b"+" in data[2:4] else (4, 4)
     return int.from_bytes(data[start : start + size], order) + 14 > len(data)
