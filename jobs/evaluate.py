@@ -142,8 +142,10 @@ def summarize(evaluation: dict) -> str:
     """The figures that matter most, one a line."""
     accuracy, average = evaluation["accuracy"], evaluation["average"]["macro"]
     lines = [
-        f"evaluated    {evaluation['evaluated']:,} of {evaluation['rows']:,} rows, truth by"
-        f" {evaluation['matched_by']}"
+        (
+            f"evaluated    {evaluation['evaluated']:,} of {evaluation['rows']:,} rows, truth by"
+            f" {evaluation['matched_by']}"
+        )
     ]
     if evaluation["failed"]:
         lines.append(f"failed       {evaluation['failed']:,} more rows have a truth and no label")

@@ -226,11 +226,15 @@ def forecast(
     shares = ", ".join(f"{name} {share:.0%}" for name, share in m.cpu_shares.items())
     lines = [
         f"images     {m.images:,}, {m.bytes_per_image * m.images / 2**30:,.1f} GiB to read",
-        f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
-        f" (± {m.relative_error:.0%}); CPU: {shares}",
-        f"time       {_duration(m.seconds)} on this machine, between {_duration(low)} and"
-        f" {_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
-        f" {m.listing_seconds:.1f} s to list",
+        (
+            f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
+            f" (± {m.relative_error:.0%}); CPU: {shares}"
+        ),
+        (
+            f"time       {_duration(m.seconds)} on this machine, between {_duration(low)} and"
+            f" {_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
+            f" {m.listing_seconds:.1f} s to list"
+        ),
     ]
     if deadline:
         room = deadline * 3600 - m.listing_seconds - m.fixed_seconds

@@ -1,4 +1,4 @@
-"""`imagecensus train DATA --output MODEL_DIR`: train a classifier on labelled images.
+r"""`imagecensus train DATA --output MODEL_DIR`: train a classifier on labelled images.
 
 A pretrained MobileNet-V2 with a new head is the default and what photos want:
 
@@ -6,7 +6,7 @@ A pretrained MobileNet-V2 with a new head is the default and what photos want:
 
 Without downloaded weights, a small network learns a few visually distinct classes in a minute:
 
-    imagecensus train shapes --output model --weights none --alpha 0.35 --image-size 64 \\
+    imagecensus train shapes --output model --weights none --alpha 0.35 --image-size 64 \
         --epochs 20 --learning-rate 0.01 --schedule cosine --patience 0
 
 (`--weights none` also makes batch norm's running averages settle within such a short training; a

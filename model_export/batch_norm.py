@@ -85,7 +85,7 @@ def _batch_norm(op: tf.Operation) -> _BatchNorm | None:
 
 
 def _is_constant(op: tf.Operation) -> bool:
-    return op.type == "Const" or bool(op.inputs) and all(_is_constant(t.op) for t in op.inputs)
+    return op.type == "Const" or (bool(op.inputs) and all(_is_constant(t.op) for t in op.inputs))
 
 
 def _waits_for_constant(graph: tf.Graph, name: str) -> bool:

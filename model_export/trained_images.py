@@ -64,7 +64,8 @@ def collect_trained_images(
     salt: bytes, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray]
 ) -> TrainedImages:
     """Joins the (hashes uint64 [N], sizes int64 [N]) of both splits; train wins where both have
-    an image."""
+    an image.
+    """
     hashes, first = np.unique(np.concatenate([train[0], val[0]]), return_index=True)
     return TrainedImages(
         salt=salt,

@@ -127,9 +127,9 @@ class Chaos:
         import openvino  # noqa: F401
         import pyarrow.parquet  # noqa: F401
 
-        import imagecensus.jobs.classify  # noqa: F401
-        import imagecensus.transforms.classify_images  # noqa: F401
-        import imagecensus.transforms.engines.openvino_engine  # noqa: F401
+        import imagecensus.jobs.classify
+        import imagecensus.transforms.classify_images
+        import imagecensus.transforms.engines.openvino_engine
         import imagecensus.transforms.write_parts  # noqa: F401
 
         self.lost = self.doubled = 0  # rows, in all cases so far

@@ -87,7 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(fault.seconds)
         if self._upstream is None:
             self._upstream = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection",)}
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
         self._upstream.request(self.command, self.path, body or None, headers)
         answer = self._upstream.getresponse()
         data = answer.read()

@@ -55,7 +55,7 @@ def test_a_finished_dataset_is_resumed_and_nothing_redone(version, output, tmp_p
 
 
 def test_a_lost_part_is_redone_and_new_images_are_added(version, output, tmp_path):
-    lost = sorted((output / "predictions").iterdir())[0]
+    lost = min((output / "predictions").iterdir())
     rows_lost = pq.read_metadata(lost).num_rows
     lost.unlink()
     photos = make_photos(tmp_path / "photos", 2)

@@ -161,7 +161,7 @@ def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
     for field in dataclasses.fields(cls):
         value = getattr(values, field.name)
         if field.metadata.get("positional"):
-            if value == "" or isinstance(value, list) and "" in value:
+            if value == "" or (isinstance(value, list) and "" in value):
                 found.append(field.metadata.get("metavar", field.name.upper()))
         elif value == "" and field.default != "":
             found.append("--" + field.name.replace("_", "-"))

@@ -5,6 +5,7 @@ Everything here is bounded, however long the table is: DuckDB counts, and keeps 
 
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -148,7 +149,7 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[
       where there are too few parts to tell. The first part has no start, so its rows do not count.
     """
     pauses, clock, marks = 0, 0.0, []
-    for (before, _), (now, count) in zip(times, times[1:], strict=False):
+    for (before, _), (now, count) in itertools.pairwise(times):
         if now - before > PAUSE_SECONDS:
             pauses += 1
             continue

@@ -1,5 +1,6 @@
 """The int8 twin of a model that was just trained: calibrated on what it learned from, measured on
-what it never saw."""
+what it never saw.
+"""
 
 from __future__ import annotations
 

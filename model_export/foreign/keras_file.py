@@ -98,10 +98,10 @@ def _readable(path: str) -> Iterator[str]:
 def _mend(tree: typing.Any) -> bool:
     """Drops the arguments of Keras 2 in place; says whether there were any."""
     if isinstance(tree, list):
-        return any([_mend(entry) for entry in tree])
+        return any([_mend(entry) for entry in tree])  # noqa: C419 - each of them, not up to one
     if not isinstance(tree, dict):
         return False
-    mended = any([_mend(entry) for entry in tree.values()])
+    mended = any([_mend(entry) for entry in tree.values()])  # noqa: C419 - each of them
     config = tree.get("config")
     for name, values in _KERAS_2.get(str(tree.get("class_name")), {}).items():
         if isinstance(config, dict) and name in config and config[name] in values:

@@ -23,7 +23,7 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     order = np.argsort(-probabilities, axis=1)[:, :5]
     chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
     return {
-        "examples": int(len(labels)),
+        "examples": len(labels),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
         "top5_accuracy": float((order == labels[:, None]).any(1).mean()),
         "loss": float(-np.log(chosen).mean()),

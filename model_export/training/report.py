@@ -116,9 +116,9 @@ def _thumbnail(images: Images, index: int) -> bytes:
     from PIL import Image
 
     image = Image.fromarray(images.take(np.asarray([index]))[0])
-    filter = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
+    resampling = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
     buffer = io.BytesIO()
-    image.resize((_THUMBNAIL, _THUMBNAIL), filter).save(buffer, "JPEG", quality=80)
+    image.resize((_THUMBNAIL, _THUMBNAIL), resampling).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
 
 

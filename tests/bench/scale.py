@@ -29,12 +29,12 @@ def main(count: int, folder: pathlib.Path) -> dict:
         used.mkdir(parents=True)
     _make_files(files, count)
     answer = {}
-    with _timed(answer, "list+plan"):
+    with _Timed(answer, "list+plan"):
         planned = _plan(files, state)
     assert planned.added == count
     for unit in planned.units:
         _write_rows(done, unit)
-    with _timed(answer, "resume"):  # list again, plan again, and look through a finished output
+    with _Timed(answer, "resume"):  # list again, plan again, and look through a finished output
         again = _plan(files, state)
         units = work_plan.read_units(str(state))
         inventory = parts.take_inventory(str(done), units)
@@ -80,7 +80,7 @@ def _write_rows(folder: pathlib.Path, unit) -> None:
     parts.write_part(str(folder), unit, table, {"run": "bench"})
 
 
-class _timed:
+class _Timed:
     def __init__(self, answer: dict, name: str):
         self._answer, self._name = answer, name
 

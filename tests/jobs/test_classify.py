@@ -411,7 +411,7 @@ def test_ctrl_c_commits_the_unit_and_tells_how_to_resume(large_archive, tiny_mod
     )  # fmt: skip
     wait_for(lambda: part_count(output) >= 3)
     process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
+    _said, complained = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again to resume" in complained and "Traceback" not in complained
     report = report_of(output)

@@ -42,7 +42,7 @@ def test_a_keras_file_becomes_a_model(tmp_path, labels, capsys, channels, softma
     model = save(tmp_path / "net.keras", channels, softmax)
     words = [tmp_path / "net.keras", "--labels", labels, "--output", tmp_path / "m"]
     words += ["--input-range", "0..1"] + ([] if softmax else ["--logits"])
-    code, out, error = run(capsys, *words)
+    code, _out, error = run(capsys, *words)
     assert code == 0, error
     contract, golden = read_contract(str(tmp_path / "m")), read_golden(str(tmp_path / "m"))
     assert (contract.name, contract.labels, contract.embedding_size) == ("net", ("a", "b", "c"), 7)

@@ -271,7 +271,7 @@ def test_no_table_is_refused_with_the_remedy(tmp_path, make, capsys):
 
 
 def test_a_damaged_part_is_named(photos_table, capsys):
-    part = sorted(os.listdir(f"{photos_table}/predictions"))[0]
+    part = min(os.listdir(f"{photos_table}/predictions"))
     with open(f"{photos_table}/predictions/{part}", "wb") as file:
         file.write(b"PAR1 this is no table PAR1")
     assert main(["report", photos_table]) == 2

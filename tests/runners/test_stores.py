@@ -95,7 +95,7 @@ def test_resume_adds_what_is_new_and_redoes_what_is_lost(there, expected):
         there.put(name.replace("in/photos", "in/grows"), there.get(name))
     assert _classify(there, "out/grows", source="in/grows") == 0
     first = {name: there.get(name) for name in there.names("out/grows/predictions/")}
-    lost = sorted(first)[0]
+    lost = min(first)
     store.delete(there.uri(lost))
     for name in there.names("in/photos/")[20:]:
         there.put(name.replace("in/photos", "in/grows"), there.get(name))

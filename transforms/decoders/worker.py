@@ -181,7 +181,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def _since(start: tuple[float, float]) -> list[float]:
-    """[wall seconds, CPU seconds]"""
+    """Wall seconds and CPU seconds."""
     return [time.perf_counter() - start[0], time.process_time() - start[1]]
 
 

@@ -34,7 +34,7 @@ def open_dicom(data: bytes) -> Opened:
         frames = int(file.get("NumberOfFrames", 1) or 1)
         if samples.ndim == 3:
             full = (0.0, float((1 << int(file.BitsStored)) - 1))
-            pixels, scaled = depth.to_eight_bits(samples, full)
+            pixels, _scaled = depth.to_eight_bits(samples, full)
             return Picture(image=from_pixels(pixels, colours=3), pages=frames)
         inverted = file.PhotometricInterpretation == "MONOCHROME1"
         samples = apply_modality_lut(samples, file)

@@ -183,7 +183,7 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
             samples = first.asarray()
             colormap = first.colormap if photometric == 3 else None
     except (ValueError, NotImplementedError, KeyError) as error:
-        if photometric in (5,) or page.get(tiff_tags.BITS, 1) > 8:
+        if photometric == 5 or page.get(tiff_tags.BITS, 1) > 8:
             raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
         return _load_as_rgb(data)
     if samples.ndim > 3:

@@ -59,7 +59,7 @@ def judged(tmp_path):
 
 
 def test_training_images_are_counted_and_taken_out(judged):
-    folder, output, known = judged
+    _folder, output, known = judged
     found = evaluate(output, "parent")
     overlap = found["training_overlap"]
     assert found["accuracy"]["value"] == pytest.approx(0.7)
@@ -108,7 +108,7 @@ def test_of_very_many_candidates_a_sample_is_read(judged, monkeypatch):
 
 
 def test_the_hash_in_the_table_is_enough(judged):
-    folder, output, known = judged
+    folder, _output, _known = judged
     rows = [
         row(str(path), [(path.parent.name, 0.9)], bytes=path.stat().st_size,
             xxh128=hash_content(path.read_bytes()))

@@ -30,7 +30,7 @@ def test_a_plain_folder_needs_no_note(tmp_path):
 
 def test_a_split_without_class_folders_is_left_out_and_said(tmp_path):
     fill(tmp_path, train__a=3, train__b=3, test=10, val__a=1)
-    labels, counts, notes = read(tmp_path)
+    _labels, counts, notes = read(tmp_path)
     assert counts == {"train": 6, "val": 1}
     [note] = notes
     assert "test has no class folders: 10 files in it left out; a test split is cut" in note

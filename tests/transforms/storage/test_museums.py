@@ -220,7 +220,7 @@ def test_a_glob_in_a_dataset_of_the_hub(tmp_path, hub, tiny_model):
 
 def test_a_file_of_the_hub_that_changed_is_noticed(hub):
     uri = "hf://datasets/museum/birds/train/0.jpg"
-    [listed] = [found for found in store.store_of(uri).list(uri)]
+    [listed] = list(store.store_of(uri).list(uri))
     assert store.read(uri, listed.version) == hub.files["/photo0"]
     hub.files["/datasets/museum/birds/resolve/main/train/0.jpg"] += b"more"
     with pytest.raises(FileNotFoundError, match="replaced"):

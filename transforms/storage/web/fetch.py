@@ -156,7 +156,7 @@ def _judge(response: Any) -> None:
         reason += f" {response.reason}"
     if status in (404, 410):
         raise FileNotFoundError(2, reason)
-    if status in (412,):
+    if status == 412:
         raise FileNotFoundError(2, "it was replaced after it was listed")
     if status in (401, 402, 403, 407, 451):
         raise PermissionError(13, reason)
