@@ -16,6 +16,10 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from imagecensus.jobs.classification.options import (
     EPILOG,
@@ -24,10 +28,24 @@ from imagecensus.jobs.classification.options import (
     validate,
     validate_beam,
 )
+from imagecensus.jobs.classification.run_report import (
+    Run,
+    count_totals,
+    listed_line,
+    summary,
+    write_run_report,
+)
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.redact import redact
+
+if TYPE_CHECKING:
+    from imagecensus.model_export.contract import Contract
+    from imagecensus.transforms.dataset.inventory import Inventory
+    from imagecensus.transforms.dataset.layout import Layout
+    from imagecensus.transforms.dataset.plan_units import Planned
+    from imagecensus.transforms.records import Unit
 
 # A IIIF server is asked for images whose longer side is so many times what the model sees: the
 # shorter side of all but panoramas is then no smaller.
@@ -66,31 +84,81 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         return _classify(options, beam_args, layout)
 
 
-def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
-    from imagecensus.jobs.classification import supervise
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done, judged and complete: nothing in it can be refused any more."""
+
+    options: ClassifyOptions
+    beam_args: list[str]
+    layout: Layout
+    contract: Contract
+    top_k: int
+    identity: dict  # all that decides what the rows say
+    passthrough: pa.Schema
+    references: Iterator[pa.RecordBatch]
+    run: Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is left to do, and what is there already.
+
+    Attributes:
+      planned: the comparison of the listing with the plan.
+      present: the parts that were there before this run.
+      todo: units to be classified.
+      settled: units that only take over rows: nothing of them is classified.
+      fingerprint: of the dataset.
+    """
+
+    planned: Planned
+    present: Inventory
+    todo: list[Unit]
+    settled: list[Unit]
+    fingerprint: str
+
+
+def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> int:
+    from imagecensus.transforms import activity, fault_injection
+
+    job = prepare(options, beam_args, layout)
+    if not options.dry_run:
+        layout.make()
+    activity.watch(options.decode_seconds)
+    with contextlib.nullcontext() if options.dry_run else layout.locked():
+        fault_injection.reached("lock.taken")
+        work = plan_work(job)
+        if options.dry_run:
+            print(_dry_run_text(job, work))
+            return 0
+        run_work(job, work)
+        if job.run.template:
+            print(
+                f"pipeline   {job.run.template}, for Dataflow to run\nWhen it has ended, run the"
+                " same command without --runner: it checks the totals and writes the report."
+            )
+            return 0
+        fault_injection.reached("pipeline.done")
+        report = close_run(job, work)
+    print(summary(layout, report))
+    _write_page(options, layout.output, report["totals"]["rows"])
+    return _exit_code(options, job.run, report["totals"])
+
+
+def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> Job:
+    """Loads and checks the model, and begins the listing. Raises UserError for every refusal."""
     from imagecensus.jobs.classification.calibrate import model_with_int8
-    from imagecensus.jobs.classification.pipeline import run_pipeline
-    from imagecensus.jobs.classification.run_report import (
-        Run,
-        count_totals,
-        summary,
-        write_run_report,
-    )
     from imagecensus.model_export.contract import check_digest, read_contract
     from imagecensus.model_export.safety import check_graph
-    from imagecensus.transforms import activity, fault_injection
-    from imagecensus.transforms.dataset import parts, work_plan
     from imagecensus.transforms.dataset.layout import (
-        claim,
         dataset_ingredients,
         fact_columns,
         fingerprint_of,
         ingredients,
     )
-    from imagecensus.transforms.decoders import inflight
     from imagecensus.transforms.engines.precision import choose_precision
     from imagecensus.transforms.engines.registry import choose_engine
-    from imagecensus.transforms.list_images import list_images, passthrough_columns
+    from imagecensus.transforms.list_images import passthrough_columns
 
     started = time.time()
     process.forgo_pandas()
@@ -122,15 +190,12 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
             f"--top-k={top_k}: {model} answers with {contract.top_k} classes;"
             " export it again with a larger top-k"
         )
-
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
-    references = list_images(
-        options.inputs, options.uri_column, options.image_column, options.max_members
-    )
+    references = _list(options)
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")
-    wanted = ingredients(
+    identity = ingredients(
         contract,
         top_k=top_k,
         embeddings=options.embeddings,
@@ -141,7 +206,6 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         passthrough=passthrough,
         facts=fact_columns(present, options.gps),
     )
-    fingerprint = fingerprint_of(wanted)
     run = Run(
         run_id=uuid.uuid4().hex[:12],
         started=started,
@@ -149,85 +213,141 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout) -> int:
         model=model,
         model_name=contract.name,
         model_digest=contract.digest,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint_of(identity),
         engine=engine,
         runner=options.runner,
         precision=choice.precision,
         precision_reason=choice.reason,
+        drop_gone=options.drop_gone,
     )
-    if options.dry_run:
-        claim(layout, wanted, dry_run=True)
-        lock = contextlib.nullcontext()
-    else:
-        layout.make()
-        lock = layout.locked()
-    activity.watch(options.decode_seconds)
-    with lock:
-        fault_injection.reached("lock.taken")
-        if not options.dry_run:
-            claim(layout, wanted)
-            layout.remove_temporary()
-        listing = (time.process_time(), time.monotonic())
-        run.planned = work_plan.plan_units(
-            _told(itertools.chain([first], references), options.inputs),
-            layout.state,
-            fingerprint,
-            passthrough=passthrough,
-            unit_rows=options.unit_images,
-            limit=options.limit,
-            shard=options.shard_pair,
-            dry_run=options.dry_run,
+    return Job(
+        options=options, beam_args=beam_args, layout=layout, contract=contract, top_k=top_k,
+        identity=identity, passthrough=passthrough, run=run,
+        references=itertools.chain([first], references),
+    )  # fmt: skip
+
+
+def plan_work(job: Job) -> Work:
+    """Lists, compares with the plan and with the parts, and writes the plan of what is to be done.
+
+    Raises UserError: the output holds another dataset, or parts that no plan knows.
+    """
+    from imagecensus.jobs.classification import supervise
+    from imagecensus.transforms import fault_injection
+    from imagecensus.transforms.dataset import inventory, parts, work_plan
+    from imagecensus.transforms.dataset.layout import claim
+    from imagecensus.transforms.dataset.plan_units import Revising, plan_units
+
+    options, layout, run = job.options, job.layout, job.run
+    dry_run, shard = options.dry_run, options.shard_pair
+    run.fingerprint, passthrough = claim(layout, job.identity, job.passthrough, dry_run)
+    if not dry_run:
+        layout.remove_temporary()
+    began = (time.process_time(), time.monotonic())
+    plan = work_plan.read_plan(layout.state, shard)
+    present = inventory.take_inventory(layout.parts, plan, run.fingerprint)
+    if present.unplanned and shard == work_plan.WHOLE:
+        raise UserError(
+            f"{present.unplanned[0]}: not in this dataset's plan, as {len(present.unplanned)}"
+            " parts in all; their rows would count twice: move them away and run the same"
+            " command again"
         )
-        units = work_plan.read_units(layout.state, options.shard_pair)
-        if options.dry_run:
-            units += run.planned.units
-        fault_injection.reached("planned")
-        supervise.journals_are_in(layout.inflight)
-        before = parts.take_inventory(layout.parts, units)
-        run.add_stage("list", time.process_time() - listing[0], time.monotonic() - listing[1])
-        if before.unplanned and options.shard_pair == work_plan.WHOLE:
-            raise UserError(
-                f"{before.unplanned[0]}: not in this dataset's plan, as {len(before.unplanned)}"
-                " parts in all; their rows would count twice: move them away and run the same"
-                " command again"
-            )
-        todo = list(before.pending)
-        if options.retry_failed:
-            todo += [dataclasses.replace(unit, retry=True) for unit in before.with_failures]
-        if options.dry_run:
-            print(_dry_run_text(run, before, todo, options))
-            return 0
-        run.damaged = len(before.damaged)
-        if todo:
-            fields = {"run_id": run.run_id, "units": len(todo), "engine": engine}
-            activity.LOGGER.info("classifying %d units", len(todo), extra={"fields": fields})
-            facts = tuple(wanted.get("facts", ()))
-            run_pipeline(options, beam_args, run, layout, contract, top_k, todo, facts)
-        if run.template:
-            print(
-                f"pipeline   {run.template}, for Dataflow to run\nWhen it has ended, run the same"
-                " command without --runner: it checks the totals and writes the report."
-            )
-            return 0
-        fault_injection.reached("pipeline.done")
-        after = parts.take_inventory(layout.parts, units) if todo else before
-        pending = sum(unit.rows for unit in after.pending)
-        counts = count_totals(run, after.totals, sum(unit.rows for unit in units), pending)
-        report = write_run_report(layout, run, after.totals, counts)
-        fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - started, 3)}
-        activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
-        if not after.pending:
-            inflight.forget(layout.inflight)
-    print(summary(layout, report))
-    _write_page(options, layout.output, after.totals.rows)
-    return _exit_code(options, run, counts)
+    if not dry_run:  # from here on, a part that exists is finished
+        inventory.remove([*present.damaged, *present.stale])
+    run.damaged = len(present.damaged)
+    revising = Revising(
+        whole=tuple(map(_source, options.inputs)),
+        drop_gone=options.drop_gone,
+        bases=present.bases | {name: p.file.revision for name, p in present.parts.items()},
+        retry=frozenset(present.with_failures if options.retry_failed else ()),
+        failed=lambda name: inventory.failed_uris(present.parts[name]),
+    )
+    planned = plan_units(
+        _reported(job.references, options.inputs), layout.state, run.fingerprint,
+        passthrough=passthrough, unit_rows=options.unit_images, limit=options.limit,
+        shard=shard, dry_run=dry_run, plan=plan, revising=revising,
+    )  # fmt: skip
+    fault_injection.reached("planned")
+    run.planned = planned
+    supervise.journals_are_in(layout.inflight)
+    run.add_stage("list", time.process_time() - began[0], time.monotonic() - began[1])
+    done = {(name, part.file.revision) for name, part in present.parts.items()}
+    todo = [unit for unit in planned.plan.units if (unit.name, unit.revision) not in done]
+    settled = [] if dry_run else [u for u in todo if parts.is_settled(layout.parts, u)]
+    return Work(
+        planned=planned, present=present, fingerprint=run.fingerprint,
+        todo=[unit for unit in todo if unit not in set(settled)], settled=settled,
+    )  # fmt: skip
 
 
-def _told(batches, inputs: tuple[str, ...]):
+def run_work(job: Job, work: Work) -> None:
+    """Takes rows over where nothing else is to be done, and runs the pipeline over the rest."""
+    from imagecensus.jobs.classification.pipeline import provenance, run_pipeline
+    from imagecensus.transforms import activity
+    from imagecensus.transforms.dataset import parts
+
+    run, layout = job.run, job.layout
+    for unit in work.settled:
+        parts.settle(layout.parts, unit, provenance(job.options, run), job.options.compression)
+    if work.todo:
+        fields = {"run_id": run.run_id, "units": len(work.todo), "engine": run.engine}
+        activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
+        facts = tuple(job.identity.get("facts", ()))
+        run_pipeline(
+            job.options, job.beam_args, run, layout, job.contract, job.top_k, work.todo, facts
+        )
+
+
+def close_run(job: Job, work: Work) -> dict:
+    """Looks at what was written, counts, and writes the run report; returns it."""
+    from imagecensus.transforms import activity
+    from imagecensus.transforms.dataset import inventory
+    from imagecensus.transforms.decoders import inflight
+
+    run, layout, plan = job.run, job.layout, work.planned.plan
+    after = inventory.take_inventory(
+        layout.parts, plan, run.fingerprint, known=work.present.parts.values()
+    )
+    inventory.remove(after.stale)
+    pending = sum(unit.rows for unit in after.pending)
+    counts = count_totals(run, after.totals, sum(unit.rows for unit in plan.units), pending)
+    report = write_run_report(layout, run, after.totals, counts)
+    fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - run.started, 3)}
+    activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
+    if not after.pending:
+        inflight.forget(layout.inflight)
+    return report
+
+
+def _list(options: ClassifyOptions) -> Iterator[pa.RecordBatch]:
+    """The listing, with the input that each reference comes from."""
+    from imagecensus.transforms.list_images import list_images
+    from imagecensus.transforms.records import SOURCE_COLUMN
+
+    for text in options.inputs:
+        batches = list_images(
+            (text,), options.uri_column, options.image_column, options.max_members
+        )
+        for batch in batches:
+            source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)
+            yield batch.append_column(SOURCE_COLUMN, source)
+
+
+def _source(text: str) -> str:
+    """An input as the plan remembers it."""
+    from imagecensus.transforms.inputs.files import absolute
+    from imagecensus.transforms.storage import store
+
+    return text if store.is_bucket(text) else store.uri_of_path(absolute(text))
+
+
+def _reported(
+    batches: Iterator[pa.RecordBatch], inputs: tuple[str, ...]
+) -> Iterator[pa.RecordBatch]:
     """The batches; a listing that gets stuck says so."""
     from imagecensus.transforms.activity import doing
 
-    batches, what = iter(batches), redact(", ".join(inputs))
+    what = redact(", ".join(inputs))
     while True:
         with doing("listing", what):
             batch = next(batches, None)
@@ -254,6 +374,14 @@ def _write_page(options, output, rows) -> None:
 
 
 def _exit_code(options, run, counts) -> int:
+    if run.planned.unlisted:
+        more = len(run.planned.unlisted) - 1
+        print(
+            f"imagecensus: {run.planned.unlisted[0]} could not be listed"
+            f"{f', nor {more:,} more' if more else ''};"
+            " see the column `error`, then run the same command again",
+            file=sys.stderr,
+        )
     if run.interrupted:
         print(
             f"imagecensus: interrupted with {counts['pending']:,} images to go;"
@@ -271,7 +399,7 @@ def _exit_code(options, run, counts) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return 1 if run.planned.unlisted else 0
 
 
 def _model_folder(options: ClassifyOptions) -> str:
@@ -284,14 +412,13 @@ def _model_folder(options: ClassifyOptions) -> str:
     return default_model(options.weights)
 
 
-def _dry_run_text(run, before, todo, options) -> str:
-    planned = run.planned
+def _dry_run_text(job: Job, work: Work) -> str:
+    totals, options = work.present.totals, job.options
     return (
-        f"would classify {sum(unit.rows for unit in todo):,} images in {len(todo):,} units"
-        f" with {run.model_name} ({run.engine}, {options.runner})\n"
-        f"listed {planned.listed:,} = {planned.added:,} new + {planned.known:,} known"
-        f" + {planned.duplicates:,} duplicates; {before.totals.rows:,} rows done;"
-        f" {before.totals.failed:,} of them failed\nnothing was written"
+        f"would classify {sum(unit.rows for unit in work.todo):,} images in {len(work.todo):,}"
+        f" units with {job.run.model_name} ({job.run.engine}, {options.runner})\n"
+        f"{listed_line(count_totals(job.run, totals, 0, 0))}; {totals.rows:,} rows done;"
+        f" {totals.failed:,} of them failed\nnothing was written"
     )
 
 

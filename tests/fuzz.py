@@ -137,7 +137,7 @@ def check_plan(data: bytes, folder: pathlib.Path) -> None:
     try:
         for unit in work_plan.read_units(str(folder)):
             work_plan.read_unit(unit)
-        work_plan.planned_digests(str(folder))
+        work_plan.find_references(str(folder), ["/a"])
     except work_plan.PlanError:
         pass
 
@@ -301,12 +301,12 @@ def _manifests() -> list[bytes]:
 def _plan() -> bytes:
     import pyarrow as pa
 
-    from imagecensus.transforms.dataset import work_plan
+    from imagecensus.transforms.dataset import plan_units
     from imagecensus.transforms.inputs import files
 
     with tempfile.TemporaryDirectory() as folder:
         refs = [files.reference_batch([("/a", 1, "2"), ("/b", -1, "")])]
-        work_plan.plan_units(refs, folder, "f", passthrough=pa.schema([]))
+        plan_units.plan_units(refs, folder, "f", passthrough=pa.schema([]))
         [plan] = pathlib.Path(folder).glob("plan-*")
         return plan.read_bytes()
 

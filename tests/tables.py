@@ -8,6 +8,7 @@ import pathlib
 import pyarrow as pa
 
 from imagecensus.transforms.dataset.parts import write_part
+from imagecensus.transforms.dataset.work_plan import unit_name
 from imagecensus.transforms.records import Unit, prediction_schema
 
 # What a name may hold on disk or in a bucket, and what a label may be called.
@@ -46,8 +47,10 @@ def write_table(
     folder.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         some = pa.Table.from_pylist(rows[part::parts], schema=schema)
-        unit = Unit(f"{part:024x}", "", 0, some.num_rows)
-        write_part(str(folder), unit, some, {"fingerprint": "f", **provenance})
+        made_by = {"fingerprint": "f", **provenance}
+        digest = unit_name(some, made_by["fingerprint"])
+        unit = Unit(f"{part:024x}", "", 0, some.num_rows, digest=digest)
+        write_part(str(folder), unit, some, made_by)
     return str(output)
 
 

@@ -34,8 +34,7 @@ from imagecensus.model_export.preprocess import (
 from imagecensus.transforms import activity, counters, fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.archives.reading import Place, Turns, is_sequential
-from imagecensus.transforms.dataset import work_plan
-from imagecensus.transforms.dataset.parts import failed_rows
+from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.decoders import isolate
 from imagecensus.transforms.decoders.guard_decoding import Guard
 from imagecensus.transforms.read_images import MAX_BYTES
@@ -234,7 +233,7 @@ class DecodeImages(beam.PTransform):
     """Units to decoded batches: `PCollection[Unit]` → `PCollection[ImageBatch]`."""
 
     how: Decoding
-    parts: str  # folder of the parts; a retry unit looks there for its failed rows
+    parts: str  # their folder: a finished unit is skipped, a revised one takes rows over
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[ImageBatch]:
         do_fn = _DecodeImages(self.how, self.parts)
@@ -256,12 +255,15 @@ class _DecodeImages(beam.DoFn):
     def process(self, unit: Unit):
         if STOP.is_set():
             return
+        if store.exists(parts.part_location(self._parts, unit)):
+            return  # an earlier attempt ended: a runner that lost a machine gives out all anew
         counters.UNITS.inc()
         fault_injection.reached("unit.begun")
         self._pools.guard.find_suspects()
-        refs = work_plan.read_unit(unit)
-        if unit.retry:
-            refs = failed_rows(refs, self._parts, unit)
+        refs, taken = work_plan.read_taken(unit)
+        if unit.base >= 0:
+            again = parts.missing(taken, parts.rows_to_take(self._parts, unit))
+            refs = refs.filter(pa.array(again))
         for batch in self._ahead.add(unit, refs):
             _count(batch)
             yield batch

@@ -114,19 +114,35 @@ def facts_in(rows: pa.Table | pa.RecordBatch) -> tuple[str, ...]:
 OUTPUT_COLUMNS = tuple(prediction_schema(embedding_size=1).names)
 
 
+# Columns of the plan alone, which no table has: which input listed the image, and under which uri
+# the part before this revision of the unit has its row (null: it is to be classified).
+SOURCE_COLUMN = "imagecensus.source"
+TAKEN_COLUMN = "imagecensus.taken"
+PLAN_COLUMNS = (SOURCE_COLUMN, TAKEN_COLUMN)
+
+
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """One unit of work: the references of one part of the output.
+    """One unit of work: the references of one part of the output, in their present revision.
 
-    `name` is the digest of the references and the fingerprint, so that a retry writes the same
-    object again. The references stay in the plan file; only this small record is shuffled.
+    `name` is the digest of the references that the unit was planned with, and the fingerprint.
+    Where images have changed, failed or gone, the unit gets a further revision: a new list of
+    references, and a new part, whose rows are partly taken over from the part of revision `base`.
+    The references stay in the plan file; only this small record is shuffled.
     """
 
     name: str
     plan: str  # uri of the plan file
     row_group: int  # where in it
     rows: int
-    retry: bool = False  # True: only the failed rows of an existing part are redone
+    revision: int = 0
+    base: int = -1  # the revision whose part has the rows that are not classified again; -1: none
+    digest: str = ""  # of this revision's references; empty: it is the name
+
+    @property
+    def expected(self) -> str:
+        """The digest that the rows of this unit's part must have."""
+        return self.digest or self.name
 
 
 @dataclasses.dataclass

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from imagecensus.transforms import counters
 from imagecensus.transforms.activity import doing
-from imagecensus.transforms.dataset import parts
+from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.records import PredictionBatch, Status
+from imagecensus.transforms.storage import store
 
 
 @dataclasses.dataclass
@@ -50,20 +51,18 @@ class _WriteParts(beam.DoFn):
         yield location
 
     def _write(self, batch: PredictionBatch) -> str:
-        rows = pa.Table.from_batches(self._open.pop(batch.unit.name))
-        if batch.unit.retry:
-            old = parts.read_part(parts.part_location(self._folder, batch.unit))
-            rows = parts.merge_retried(old, rows)
-        if rows.num_rows != batch.unit.rows:
-            raise RuntimeError(
-                f"unit {batch.unit.name}: {rows.num_rows} rows for {batch.unit.rows} references"
-            )
-        location = parts.write_part(
-            self._folder, batch.unit, rows, self._provenance, self._compression
-        )
-        ok = rows.column("status").to_pylist().count(Status.OK.value)
+        unit = batch.unit
+        rows = pa.Table.from_batches(self._open.pop(unit.name))
+        counted = rows
+        if unit.base >= 0:
+            old = parts.rows_to_take(self._folder, unit)
+            if old is None and store.exists(parts.part_location(self._folder, unit)):
+                return parts.part_location(self._folder, unit)  # another attempt was first
+            rows = parts.assemble(*work_plan.read_taken(unit), old, rows)
+        location = parts.write_part(self._folder, unit, rows, self._provenance, self._compression)
+        ok = counted.column("status").to_pylist().count(Status.OK.value)
         counters.IMAGES_OK.inc(ok)
-        counters.IMAGES_FAILED.inc(rows.num_rows - ok)
+        counters.IMAGES_FAILED.inc(counted.num_rows - ok)
         return location
 
     def finish_bundle(self):

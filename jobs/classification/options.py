@@ -66,6 +66,9 @@ class ClassifyOptions:
     limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
     shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
     retry_failed: bool = option(False, "redo the failed rows of the dataset", "run")
+    drop_gone: bool = option(
+        False, "remove the rows of images that the inputs do not have any more", "run"
+    )
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(

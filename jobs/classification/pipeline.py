@@ -43,7 +43,6 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
         process.import_beam()
     import apache_beam as beam
 
-    from imagecensus.jobs.classification.run_report import versions
     from imagecensus.jobs.classification.runners import beam_runner, template_location
     from imagecensus.jobs.classification.stall_log import Waiting
     from imagecensus.jobs.classification.worker_errors import user_errors
@@ -76,15 +75,6 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
         options.threads,
         run.model_digest,
     )
-    provenance = {
-        "fingerprint": run.fingerprint,
-        "model_digest": run.model_digest,
-        "model_name": run.model_name,
-        "engine": run.engine,
-        "precision": options.precision,
-        "run_id": run.run_id,
-        "version": versions()["imagecensus"],
-    }
     runner, beam_options = beam_runner(options, beam_args)
     waiting = Waiting(options.runner, units, layout.parts)
     STOP.clear()
@@ -95,8 +85,9 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
         progress_bar("classifying", sum(u.rows for u in units), lambda: counters.STAGES.images),
     ):
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
+        made_by = provenance(options, run)
         build_pipeline(
-            pipeline, units, decoding, classification, layout, provenance, options.compression
+            pipeline, units, decoding, classification, layout, made_by, options.compression
         )
         run.template = template_location(options, beam_options)
         with user_errors(), waiting:
@@ -110,6 +101,21 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
     run.add_stages(counters.STAGES)
     run.counters, run.slow = _counters(result)
     run.images = run.counters.get("images_read", counters.STAGES.images)
+
+
+def provenance(options, run) -> dict:
+    """What the footer of a part says of how it was made."""
+    from imagecensus.model_export.common.version import __version__
+
+    return {
+        "fingerprint": run.fingerprint,
+        "model_digest": run.model_digest,
+        "model_name": run.model_name,
+        "engine": run.engine,
+        "precision": options.precision,
+        "run_id": run.run_id,
+        "version": __version__,
+    }
 
 
 @contextlib.contextmanager

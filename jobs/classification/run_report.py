@@ -11,13 +11,14 @@ import time
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
+from imagecensus.transforms.dataset.inventory import Totals
 from imagecensus.transforms.dataset.layout import Layout
-from imagecensus.transforms.dataset.parts import Totals
-from imagecensus.transforms.dataset.work_plan import Planned
+from imagecensus.transforms.dataset.plan_units import Planned
 from imagecensus.transforms.storage import store
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
 _SHOWN_LABELS = 8
+_SHOWN_GONE = 1000  # of the images that are gone, in the report
 _NOTED = {
     "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen",
     "images_depth_scaled": "{:,} of more than 8 bits were scaled by their own range",
@@ -50,6 +51,7 @@ class Run:
     counters: dict = dataclasses.field(default_factory=dict)
     slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
     damaged: int = 0
+    drop_gone: bool = False
     interrupted: bool = False
     template: str = ""  # where the pipeline was written, in place of being run
 
@@ -78,22 +80,25 @@ class Run:
 def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
     """The counts that must balance, and whether they do.
 
-    listed = already_listed + duplicates + added, for this run's inputs;
+    listed = added + already_listed + changed + duplicates, for this run's inputs;
     images = rows + pending, rows = predicted + failed, for the dataset.
     """
     planned = run.planned
     return {
         "listed": planned.listed,
         "already_listed": planned.known,
+        "changed": planned.changed,
         "duplicates": planned.duplicates,
         "added": planned.added,
+        "gone": len(planned.gone),
+        "unlisted": len(planned.unlisted),
         "images": planned_rows,
         "rows": totals.rows,
         "predicted": totals.predicted,
         "failed": totals.failed,
         "pending": pending_rows,
         "balanced": (
-            planned.listed == planned.known + planned.duplicates + planned.added
+            planned.listed == planned.added + planned.known + planned.changed + planned.duplicates
             and planned_rows == totals.rows + pending_rows
             and totals.rows == totals.predicted + totals.failed
             and (pending_rows == 0 or run.interrupted)
@@ -103,6 +108,7 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
 
 def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> dict:
     """Writes `run_report.json` and returns what it holds."""
+    planned = run.planned
     report = {
         "run_id": run.run_id,
         "started": _utc(run.started),
@@ -110,6 +116,8 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "interrupted": run.interrupted,
         "totals": counts,
         "books": counts,  # the name until 0.1
+        "gone": list(planned.gone[:_SHOWN_GONE]),
+        "unlisted": list(planned.unlisted[:_SHOWN_GONE]),
         "statuses": dict(totals.statuses.most_common()),
         "labels": dict(totals.labels.most_common()),
         "rates": {
@@ -129,6 +137,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "precision": run.precision,
         "precision_reason": run.precision_reason,
         "runner": run.runner,
+        "dropped_gone": run.drop_gone,
         "damaged_parts_redone": run.damaged,
         "versions": versions(),
     }
@@ -150,10 +159,10 @@ def summary(layout: Layout, report: dict) -> str:
         lines.append("nothing new to classify")
     if report["precision_reason"]:
         lines.append(f"precision  {report['precision']}: {report['precision_reason']}")
-    lines.append(
-        f"listed     {counts['listed']:,} = {counts['added']:,} new"
-        f" + {counts['already_listed']:,} known + {counts['duplicates']:,} duplicates"
-    )
+    lines.append(listed_line(counts))
+    if counts["gone"]:
+        what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
+        lines.append(f"gone       {counts['gone']:,} images are not there any more (rows {what})")
     verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
     lines.append(
@@ -185,6 +194,15 @@ def summary(layout: Layout, report: dict) -> str:
     lines.append(f"table      {layout.parts}")
     lines.append(f"run report {layout.run_report}")
     return "\n".join(lines)
+
+
+def listed_line(counts: dict) -> str:
+    """What became of what was listed."""
+    return (
+        f"listed     {counts['listed']:,} = {counts['added']:,} new"
+        f" + {counts['already_listed']:,} known + {counts['changed']:,} changed"
+        f" + {counts['duplicates']:,} duplicates"
+    )
 
 
 def versions() -> dict:

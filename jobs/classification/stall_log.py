@@ -24,11 +24,11 @@ class Waiting:
         """Args:
         runner: its name; the one in this process needs no telling.
         units: what is to be done.
-        folder: of the parts. A unit to be retried has a part before: it is not counted.
+        folder: of the parts. A part of an earlier revision is not counted.
         period: seconds between two looks.
         """
         self._runner, self._folder, self._period = runner, folder, period
-        self._names = {unit.name for unit in units if not unit.retry}
+        self._names = {(unit.name, unit.revision) for unit in units}
         self._result: PipelineResult | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="waiting", daemon=True)
@@ -69,7 +69,8 @@ class Waiting:
 
     def _finished(self, known: int) -> int:
         try:
-            return len(self._names & parts.list_parts(self._folder).keys())
+            there = parts.list_part_files(self._folder)
+            return len(self._names & {(part.unit, part.revision) for part in there})
         except Exception:  # a bucket that does not answer now: the run itself will say so
             return known
 

@@ -15,7 +15,7 @@ import time
 
 import pyarrow as pa
 
-from imagecensus.transforms.dataset import parts, work_plan
+from imagecensus.transforms.dataset import inventory, parts, plan_units, work_plan
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import STATUS_TYPE, prediction_schema
 
@@ -36,15 +36,14 @@ def main(count: int, folder: pathlib.Path) -> dict:
         _write_rows(done, unit)
     with _Timed(answer, "resume"):  # list again, plan again, and look through a finished output
         again = _plan(files, state)
-        units = work_plan.read_units(str(state))
-        inventory = parts.take_inventory(str(done), units)
-    assert again.known == count and inventory.totals.rows == count and not inventory.pending
+        found = inventory.take_inventory(str(done), work_plan.read_plan(str(state)), "fingerprint")
+    assert again.known == count and found.totals.rows == count and not found.pending
     answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return answer
 
 
 def _plan(files: pathlib.Path, state: pathlib.Path):
-    return work_plan.plan_units(
+    return plan_units.plan_units(
         list_images((str(files),)), str(state), "fingerprint", passthrough=pa.schema([])
     )
 
@@ -77,7 +76,7 @@ def _write_rows(folder: pathlib.Path, unit) -> None:
     }
     arrays = [columns.get(f.name, pa.nulls(rows, f.type)) for f in schema]
     table = pa.Table.from_arrays(arrays, schema=schema)
-    parts.write_part(str(folder), unit, table, {"run": "bench"})
+    parts.write_part(str(folder), unit, table, {"run": "bench", "fingerprint": "fingerprint"})
 
 
 class _Timed:

@@ -136,7 +136,7 @@ def test_retry_failed_redoes_only_failed_rows(archive, tiny_model, tmp_path):
     assert report_of(output)["rates"]["images"] == 3
 
 
-@pytest.mark.parametrize("change", ["model", "top_k", "embeddings", "max_pixels", "columns"])
+@pytest.mark.parametrize("change", ["model", "top_k", "embeddings", "max_pixels"])
 def test_another_recipe_is_refused_and_named(
     archive, tiny_model, other_model, tmp_path, capsys, change
 ):
@@ -151,12 +151,8 @@ def test_another_recipe_is_refused_and_named(
         args[1] = "--top-k=2"
     elif change == "embeddings":
         args.append("--embeddings")
-    elif change == "max_pixels":
-        args.append("--max-pixels=1000")
     else:
-        manifest = tmp_path / "more.csv"
-        manifest.write_text("uri,camera\nx.jpg,north\n")
-        args[0] = manifest
+        args.append("--max-pixels=1000")
     assert classify(*args, model=model, output=output) == 2
     said = capsys.readouterr().err
     assert f"({change}: " in said and "never mixed" in said
@@ -451,3 +447,62 @@ def test_all_awkward_files_become_rows(tiny_model, tmp_path):
     ]  # fmt: skip
     assert read_rows(output).num_rows == len(files)
     assert report_of(output)["statuses"]["ok"] > 90
+
+
+def test_a_rerun_looks_again_at_what_changed_came_and_went(archive, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    classify(archive, "--unit-images=4", model=tiny_model, output=output)
+    before = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    changed, gone = archive / "2019" / "00002.jpg", archive / "2019" / "00003.jpg"
+    photo(77, (120, 90)).save(changed)
+    photo(78).save(archive / "empty.png")  # a failed one, copied again
+    gone.unlink()
+    photo(79).save(archive / "new.jpg")
+    assert classify(archive, model=tiny_model, output=output) == 0
+    said = capsys.readouterr().out
+    assert "listed     15 = 1 new + 12 known + 2 changed + 0 duplicates" in said
+    assert "gone       1 images" in said
+    totals = totals_of(output)
+    assert (totals["changed"], totals["gone"], totals["rows"]) == (2, 1, 16)
+    assert report_of(output)["rates"]["images"] == 3
+    rows = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert rows[str(changed)]["width"] == 120
+    assert rows[str(changed)]["etag_or_mtime"] == str(changed.stat().st_mtime_ns)
+    assert rows[str(archive / "empty.png")]["status"] == "ok"
+    untouched = before.keys() - {str(changed), str(archive / "empty.png")}
+    assert all(rows[uri] == before[uri] for uri in untouched)
+    assert classify(archive, "--drop-gone", model=tiny_model, output=output) == 0
+    assert report_of(output)["rates"]["images"] == 0, "nothing is classified for a removal"
+    rows = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert len(rows) == totals_of(output)["rows"] == 15 and str(gone) not in rows
+    classify(archive, model=tiny_model, output=output)
+    assert totals_of(output)["gone"] == 0 and report_of(output)["rates"]["images"] == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_until_it_can(
+    archive, tiny_model, tmp_path, monkeypatch, capsys
+):
+    from imagecensus.transforms.inputs import files
+
+    real = files._entries
+
+    def breaks_off(path):
+        names, error = real(path)
+        if path.endswith(b"may"):
+            return names[:3], OSError(5, "Input/output error")
+        return names, error
+
+    output = tmp_path / "out"
+    monkeypatch.setattr(files, "_entries", breaks_off)
+    assert classify(archive, model=tiny_model, output=output) == 1
+    assert "2020/may could not be listed" in capsys.readouterr().err
+    row = {r["uri"]: r for r in read_rows(output).to_pylist()}[str(archive / "2020" / "may")]
+    assert row["status"] == "read_error" and "(EIO) after 3 entries" in row["error"]
+    assert totals_of(output)["rows"] == 13
+    monkeypatch.setattr(files, "_entries", real)
+    assert classify(archive, model=tiny_model, output=output) == 0
+    assert totals_of(output)["rows"] == 15
+    monkeypatch.setattr(files, "_entries", breaks_off)
+    assert classify(archive, "--drop-gone", model=tiny_model, output=output) == 1
+    assert totals_of(output)["gone"] == 0, "what could not be listed is not gone"
+    assert totals_of(output)["rows"] == 16

@@ -76,7 +76,8 @@ def test_all_kinds_in_one_folder(loose, tiny_model, tmp_path):
     broken = tmp_path / "in" / "y.tar"
     broken.write_bytes((tmp_path / "in" / "x.tar").read_bytes()[:20_000])
     output = tmp_path / "out"
-    assert classify(tmp_path / "in", "--unit-images=9", model=tiny_model, output=output) == 0
+    # The cut archive could not be listed to its end: the table is complete, the exit code says so.
+    assert classify(tmp_path / "in", "--unit-images=9", model=tiny_model, output=output) == 1
     rows = {row["uri"]: row for row in read_rows(output).to_pylist()}
     assert rows[str(broken)]["status"] == "truncated"
     in_y = sum(uri.startswith(f"{broken}#") for uri in rows)

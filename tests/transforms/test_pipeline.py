@@ -14,7 +14,7 @@ from imagecensus.transforms import counters
 from imagecensus.transforms.classify_images import Classification
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.dataset.layout import Layout
-from imagecensus.transforms.dataset.work_plan import plan_units
+from imagecensus.transforms.dataset.plan_units import plan_units
 from imagecensus.transforms.decode_images import Decoding
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import PredictionBatch, Unit
@@ -51,7 +51,7 @@ def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
         Decoding(read_contract(model).preprocess, **decoding),
         Classification(model, engine, top_k=3),
         layout,
-        {"run_id": "test"},
+        {"run_id": "test", "fingerprint": "f"},
         "zstd",
     )
     result = pipeline.run()
@@ -122,7 +122,7 @@ def test_another_engine_gives_the_same_rows_within_the_tolerance(
 
 def test_a_unit_torn_between_bundles_fails_loudly(tmp_path):
     """Half a unit must never become a part."""
-    unit = Unit("u", "plan", 0, 4)
+    unit = Unit(name="u", plan="plan", row_group=0, rows=4)
     half = PredictionBatch(unit, pa.record_batch({"status": ["ok", "ok"]}), last=False)
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
     _ = pipeline | beam.Create([half]) | WriteParts(str(tmp_path), {})
@@ -140,8 +140,10 @@ def test_records_survive_pickling():
     import pickle
 
     for record in (
-        Unit("u", "gs://b/plan", 3, 10, True),
-        PredictionBatch(Unit("u", "p", 0, 1), pa.record_batch({"a": [1]}), True),
+        Unit(name="u", plan="gs://b/plan", row_group=3, rows=10, revision=1, base=0),
+        PredictionBatch(
+            Unit(name="u", plan="p", row_group=0, rows=1), pa.record_batch({"a": [1]}), True
+        ),
         Classification("m", "openvino"),
     ):
         assert pickle.loads(pickle.dumps(record)) == record

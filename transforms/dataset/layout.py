@@ -148,35 +148,65 @@ def fact_columns(present: dict, gps: bool) -> tuple[str, ...]:
     return (*(() if old else FACTS), *(GPS_FACTS if gps else ()))
 
 
-def claim(layout: Layout, wanted: dict, dry_run: bool = False) -> None:
+def claim(
+    layout: Layout, wanted: dict, passthrough: pa.Schema, dry_run: bool = False
+) -> tuple[str, pa.Schema]:
     """Makes the output a dataset of these ingredients, or checks that it is one.
+
+    Lists may bring further columns: they are added to those that the dataset has.
+
+    Returns:
+      the fingerprint that the dataset was begun with, and its columns.
 
     Raises:
       MixError: it is a dataset of others, or holds parts of unknown origin.
     """
     try:
-        present = json.loads(store.read(layout.dataset))["ingredients"]
+        record = json.loads(store.read(layout.dataset))
+        present, fingerprint = record["ingredients"], record["fingerprint"]
     except FileNotFoundError:
         if store.list_names(layout.parts):
             raise MixError(
                 f"{layout.output}: holds parts but no {layout.dataset}; choose another --output"
             ) from None
+        record = {"fingerprint": fingerprint_of(wanted), "ingredients": wanted}
         if not dry_run:
-            record = {"fingerprint": fingerprint_of(wanted), "ingredients": wanted}
             store.write(layout.dataset, json.dumps(record, indent=1).encode())
-        return
+        return record["fingerprint"], passthrough
     except (ValueError, KeyError, TypeError) as error:
         raise MixError(f"{layout.dataset}: damaged ({error}); choose another --output") from None
-    differing = [key for key in wanted if present.get(key) != wanted[key]]
+    columns = present.get("columns") or {}
+    fields = {name: _type_of(text) for name, text in columns.items()}
+    fields |= {f.name: f.type for f in passthrough if fields.get(f.name) != pa.string()}
+    grown = columns | {name: str(kind) for name, kind in fields.items() if kind is not None}
+    wanted = wanted | {"columns": grown}
+    differing = [
+        key
+        for key in wanted
+        if present.get(key) != wanted[key]
+        and not (key == "columns" and columns.items() <= wanted[key].items())
+    ]
     if differing:
-        told = "; ".join(
+        what = "; ".join(
             f"{key}: {_short(present.get(key))} there, {_short(wanted[key])} now"
             for key in differing
         )
         raise MixError(
-            f"{layout.output}: holds predictions made otherwise ({told}); datasets are never mixed:"
+            f"{layout.output}: holds predictions made otherwise ({what}); datasets are never mixed:"
             " choose another --output, or run as before"
         )
+    if present.get("columns") != wanted["columns"] and not dry_run:
+        record["ingredients"] = wanted
+        store.write(layout.dataset, json.dumps(record, indent=1).encode())
+    return fingerprint, pa.schema([(n, t) for n, t in fields.items() if t is not None])
+
+
+def _type_of(text: str) -> pa.DataType | None:
+    """The type that `str` made the text of; None for those with parameters."""
+    try:
+        return pa.type_for_alias(text)
+    except ValueError:
+        return None
 
 
 def _short(value) -> str:

@@ -1,51 +1,87 @@
-"""The parts of the output: one Parquet file a unit, whole or absent.
+"""The parts of the output: one Parquet file a unit, whole or absent, never rewritten.
 
-Rows of a part are in the order of the unit's references, and a part written twice from the same
-unit by the same run has the same bytes.
+Rows of a part are in the order of the unit's references, and reproduce the unit's digest. A unit
+that is revised gets a further part, `part-UNIT.r1.parquet`; the part before is removed when the new
+one is in place, and the highest revision counts wherever both are found.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import contextlib
 import io
 import json
+import re
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagecensus.transforms.dataset import checksum
-from imagecensus.transforms.records import TOP_K_TYPE, Status, Unit
+from imagecensus.transforms.dataset.work_plan import read_taken, unit_name
+from imagecensus.transforms.records import (
+    OUTPUT_COLUMNS,
+    REF_COLUMNS,
+    TOP_K_TYPE,
+    Unit,
+    facts_in,
+    prediction_schema,
+)
 from imagecensus.transforms.storage import store
 
-PART_PREFIX, PART_SUFFIX = "part-", ".parquet"
 PROVENANCE_KEY = b"imagecensus"
 UNIT_KEY = b"imagecensus.unit"
+_NAME = re.compile(r"part-([^.]+)(?:\.r(\d+))?\.parquet")
 
 
-def part_location(folder: str, unit: Unit) -> str:
-    return store.join(folder, f"{PART_PREFIX}{unit.name}{PART_SUFFIX}")
+class PartFile(NamedTuple):
+    """A part as the folder lists it."""
+
+    unit: str
+    revision: int
+    location: str
+    size: int
+    version: str
+
+
+def part_location(folder: str, unit: Unit, revision: int | None = None) -> str:
+    """Where the part of a unit is, of its present revision or of another."""
+    number = unit.revision if revision is None else revision
+    return store.join(folder, f"part-{unit.name}{f'.r{number}' if number else ''}.parquet")
+
+
+def list_part_files(folder: str) -> list[PartFile]:
+    """All parts in the folder, of every revision, lowest first. Raises StorageError."""
+    found = []
+    for stored in store.list_folder(folder):
+        match = _NAME.fullmatch(stored.uri.rpartition("/")[2])
+        if match:
+            revision = int(match[2] or 0)
+            found.append(PartFile(match[1], revision, stored.uri, stored.size, stored.version))
+    return sorted(found, key=lambda part: part[:2])
 
 
 def list_parts(folder: str) -> dict[str, str]:
-    """unit name → location, of all parts in the folder."""
-    return {
-        name[len(PART_PREFIX) : -len(PART_SUFFIX)]: store.join(folder, name)
-        for name in store.list_names(folder)
-        if name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
-    }
+    """unit name → location of its highest revision, of all parts in the folder."""
+    return {part.unit: part.location for part in list_part_files(folder)}
 
 
 def write_part(
     folder: str, unit: Unit, rows: pa.Table, provenance: dict, compression: str = "zstd"
 ) -> str:
-    """Writes a unit's rows as its part; returns the location.
+    """Writes a unit's rows as its part, unless it has one already; returns the location.
 
-    The footer carries `provenance` as JSON under the key `imagecensus`. Pages carry checksums, so
-    that damage is found by whoever reads them, and the whole file a checksum.
+    The footer carries `provenance` as JSON under the key `imagecensus`; its `fingerprint` is that
+    of the dataset. Pages carry checksums, so that damage is found by whoever reads them, and the
+    whole file a checksum.
+
+    Raises:
+      RuntimeError: the rows are not those of the unit: one is lost, doubled, or another's.
+      StorageError: the part cannot be written.
     """
+    if rows.num_rows != unit.rows:
+        raise RuntimeError(f"unit {unit.name}: {rows.num_rows} rows for {unit.rows} references")
+    if unit_name(rows, provenance["fingerprint"]) != unit.expected:
+        raise RuntimeError(f"unit {unit.name}: its rows are not those of its references")
     metadata = {
         PROVENANCE_KEY: json.dumps(provenance, sort_keys=True).encode(),
         UNIT_KEY: unit.name.encode(),
@@ -63,7 +99,10 @@ def write_part(
         writer.write_table(rows.cast(schema).combine_chunks())
         writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
     location = part_location(folder, unit)
-    store.write(location, checksum.add_checksum(sink.getvalue()))
+    with contextlib.suppress(store.ConflictError):  # another attempt was first: the same images
+        store.write(location, checksum.add_checksum(sink.getvalue()), create_only=True)
+    if unit.base >= 0:  # only now: a reader that finds both takes the higher one
+        store.delete(part_location(folder, unit, unit.base))
     return location
 
 
@@ -82,94 +121,93 @@ def read_part(location: str, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(io.BytesIO(checksum.check(store.read(location))), columns=columns)
 
 
-def read_provenance(location: str) -> dict:
-    """The provenance in a part's footer."""
-    metadata = pq.read_metadata(io.BytesIO(store.read(location))).metadata
-    return json.loads(metadata[PROVENANCE_KEY])
+def rows_to_take(folder: str, unit: Unit) -> pa.Table | None:
+    """The part whose rows a revision takes over; None: the unit has none, or it is damaged."""
+    if unit.base < 0:
+        return None
+    try:
+        return read_part(part_location(folder, unit, unit.base))
+    except (OSError, ValueError):  # damage: all is classified again
+        return None
 
 
-def failed_rows(refs: pa.RecordBatch, folder: str, unit: Unit) -> pa.RecordBatch:
-    """The references of a unit whose rows in its part are failures."""
-    status = read_part(part_location(folder, unit), ["status"]).column("status")
-    return refs.filter(pc.not_equal(pc.cast(status, pa.string()), Status.OK.value).combine_chunks())
+def missing(taken: list[str | None], old: pa.Table | None) -> list[bool]:
+    """Which references have no row to take over: they are to be classified."""
+    there = set(old.column("uri").to_pylist()) if old is not None else set()
+    return [uri is None or uri not in there for uri in taken]
 
 
-def merge_retried(old: pa.Table, new: pa.Table) -> pa.Table:
-    """The old rows, each failed one replaced by its new row."""
-    places = np.flatnonzero(
-        pc.not_equal(pc.cast(old.column("status"), pa.string()), Status.OK.value).to_numpy(
-            zero_copy_only=False
-        )
-    )
-    if len(places) != new.num_rows:
-        raise RuntimeError(f"{new.num_rows} retried rows for {len(places)} failed ones")
-    order = np.arange(old.num_rows)
-    order[places] = old.num_rows + np.arange(new.num_rows)
-    return pa.concat_tables([old, new.cast(old.schema)]).unify_dictionaries().take(order)
+def assemble(
+    refs: pa.RecordBatch, taken: list[str | None], old: pa.Table | None, new: pa.Table | None
+) -> pa.Table:
+    """The rows of a revision: new ones where there are some, the others taken over, all by uri.
 
+    Args:
+      refs: the references of the revision.
+      taken: for each the uri of its row in `old`, or None.
+      old: the part before.
+      new: what was classified.
 
-@dataclasses.dataclass
-class Totals:
-    """The totals of a dataset, from its rows."""
-
-    rows: int = 0
-    statuses: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    labels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-
-    @property
-    def predicted(self) -> int:
-        return self.statuses[Status.OK.value]
-
-    @property
-    def failed(self) -> int:
-        return self.rows - self.predicted
-
-    def add(self, rows: pa.Table) -> None:
-        """Counts the columns `status` and `label`."""
-        self.rows += rows.num_rows
-        for column, counter in (("status", self.statuses), ("label", self.labels)):
-            for entry in pc.value_counts(pc.cast(rows.column(column), pa.string())).to_pylist():
-                if entry["values"] is not None:
-                    counter[entry["values"]] += entry["counts"]
-
-
-@dataclasses.dataclass
-class Inventory:
-    """What a scan of the parts found, against the plan."""
-
-    totals: Totals
-    pending: list[Unit]
-    with_failures: list[Unit]
-    damaged: list[str]
-    unplanned: list[str]
-
-
-def take_inventory(folder: str, units: list[Unit]) -> Inventory:
-    """Reads every part once and compares it with the plan.
-
-    A unit is pending when its part is absent or damaged (unreadable, checksum wrong, with another
-    number of rows than planned, or another unit's part under this name).
+    Raises:
+      RuntimeError: a reference has no row, or a row no reference.
     """
-    parts = list_parts(folder)
-    found = Inventory(Totals(), [], [], [], [])
-    for unit in units:
-        location = parts.pop(unit.name, None)
-        if location is None:
-            found.pending.append(unit)
-            continue
-        try:
-            rows = read_part(location)
-            owner = (rows.schema.metadata or {}).get(UNIT_KEY, b"").decode()
-            intact = rows.num_rows == unit.rows and owner == unit.name
-        except Exception:  # Arrow raises a dozen types for damaged files
-            intact = False
-        if not intact:
-            found.damaged.append(location)
-            found.pending.append(unit)
-            continue
-        failed_before = found.totals.failed
-        found.totals.add(rows)
-        if found.totals.failed > failed_before:
-            found.with_failures.append(unit)
-    found.unplanned = sorted(parts.values())
-    return found
+    passthrough = pa.schema([field for field in refs.schema if field.name not in REF_COLUMNS])
+    size = next((vector_size(rows) for rows in (new, old) if rows is not None), None)
+    facts = next((facts_in(rows) for rows in (new, old) if rows is not None), ())
+    schema = prediction_schema(passthrough, size, facts)
+    sources = [conform(rows, schema) for rows in (new, old) if rows is not None]
+    fresh = new.column("uri").to_pylist() if new is not None else []
+    places = {uri: at for at, uri in enumerate(fresh)}
+    if len(places) != len(fresh):
+        raise RuntimeError("an image was classified twice")
+    old_places = {}
+    if old is not None:
+        old_places = {uri: len(fresh) + at for at, uri in enumerate(old.column("uri").to_pylist())}
+    order = []
+    for uri, before in zip(refs.column("uri").to_pylist(), taken, strict=True):
+        at = places.pop(uri, None)
+        if at is None:
+            at = old_places.get(before)
+        if at is None:
+            raise RuntimeError(f"{uri}: has no row")
+        order.append(at)
+    if places:
+        raise RuntimeError(f"{next(iter(places))}: was classified, and is not in the unit")
+    rows = pa.concat_tables(sources).unify_dictionaries().take(order)
+    for name in ("uri", "etag_or_mtime", *passthrough.names):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), refs.column(name))
+    return rows
+
+
+def vector_size(rows: pa.Table) -> int | None:
+    """The length of the embeddings; None without any."""
+    at = rows.schema.get_field_index("embedding")
+    return rows.schema.field(at).type.list_size if at >= 0 else None
+
+
+def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with the columns of the schema; what they lack is null, what it lacks goes."""
+    columns = [
+        rows.column(field.name).cast(field.type)
+        if field.name in rows.schema.names
+        and (field.name in OUTPUT_COLUMNS or rows.schema.field(field.name).type == field.type)
+        else pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def is_settled(folder: str, unit: Unit) -> bool:
+    """Whether every row of a unit is taken over from its part before: nothing is classified."""
+    if unit.base < 0:
+        return False
+    _, taken = read_taken(unit)
+    return None not in taken and not any(missing(taken, rows_to_take(folder, unit)))
+
+
+def settle(folder: str, unit: Unit, provenance: dict, compression: str) -> None:
+    """Writes the part of such a unit."""
+    refs, taken = read_taken(unit)
+    rows = assemble(refs, taken, rows_to_take(folder, unit), None)
+    write_part(folder, unit, rows, provenance, compression)

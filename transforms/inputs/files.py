@@ -4,13 +4,15 @@ Stated rules for a folder: every regular file in it, at any depth, is listed in 
 for names that start with a dot, what systems and network disks keep, and folders
 that this program wrote (`ignored_names`). Links to
 files are listed under their own name; links to folders are followed, each folder once, so that
-loops end. Sockets, pipes and devices are not listed. A folder that cannot be read is listed itself:
-its row says `permission_denied`.
+loops end. Sockets, pipes and devices are not listed. A folder that cannot be listed, or not to its
+end, is listed itself: its row says why, and how many entries were seen before.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
+import json
 import os
 import re
 import stat
@@ -27,6 +29,10 @@ from imagecensus.transforms.storage import store
 CHUNK = 8192
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
+
+
+class Unlisted(str):
+    """In place of a folder's time: it could not be listed. The text is the reference's `member`."""
 
 
 class InputError(UserError):
@@ -90,14 +96,9 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
         visited.add((info.st_dev, info.st_ino))
         if path != top and is_own(path):
             continue
-        names = []
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    names.append((entry.name, _is_folder(entry)))
-        except OSError:  # what was listed before it broke off stands
-            yield (store.uri_of_path(path), -1, "")
-        names.sort()
+        names, error = _entries(path)
+        if error:
+            yield (store.uri_of_path(path), -1, _unlisted(error, len(names)))
         # Files at once; folders go on the stack, last first, so that they come in name order.
         for name, is_folder in names:
             if not is_folder and not is_ignored(name):
@@ -109,6 +110,25 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
             for name, is_folder in reversed(names)
             if is_folder and not is_ignored(name)
         )
+
+
+def _entries(path: bytes) -> tuple[list[tuple[bytes, bool]], OSError | None]:
+    """The entries of a folder with whether each is one, in order; and why some are missing."""
+    names = []
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                names.append((entry.name, _is_folder(entry)))
+    except OSError as error:
+        return sorted(names), error
+    return sorted(names), None
+
+
+def _unlisted(error: OSError, seen: int) -> Unlisted:
+    denied = isinstance(error, PermissionError)
+    code = errno.errorcode.get(error.errno or 0, "")
+    text = f"the folder could not be listed: {error.strerror} ({code}) after {seen:,} entries"
+    return Unlisted(json.dumps(["failed", "permission_denied" if denied else "read_error", text]))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -204,14 +224,17 @@ def _translate(pattern: str) -> str:
 def reference_batch(references: list[File]) -> pa.RecordBatch:
     """Files as a batch of `REF_SCHEMA`."""
     uris, sizes, etags = zip(*references, strict=True) if references else ((), (), ())
-    nothing = pa.nulls(len(uris), pa.string())
+    failed = [isinstance(etag, Unlisted) for etag in etags]
+    containers = [uri if bad else None for uri, bad in zip(uris, failed, strict=True)]
+    members = [etag if bad else None for etag, bad in zip(etags, failed, strict=True)]
+    etags = ["" if bad else etag for etag, bad in zip(etags, failed, strict=True)]
     return pa.RecordBatch.from_arrays(
         [
             pa.array(uris, pa.string()),
             pa.array(sizes, pa.int64()),
             pa.array(etags, pa.string()),
-            nothing,
-            nothing,
+            pa.array(containers, pa.string()),
+            pa.array(members, pa.string()),
         ],
         schema=REF_SCHEMA,
     )

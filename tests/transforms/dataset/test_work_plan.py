@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagecensus.transforms.dataset.work_plan import (
-    DigestSet,
-    PlanError,
+from imagecensus.transforms.dataset.plan_units import (
+    Revising,
     plan_units,
+    shard_of,
+    uri_digests,
+)
+from imagecensus.transforms.dataset.work_plan import (
+    PlanError,
     read_unit,
     read_units,
-    shard_of,
     unit_name,
-    uri_digests,
 )
 from imagecensus.transforms.records import REF_SCHEMA
 
@@ -140,22 +142,20 @@ def test_any_listing_in_any_runs_and_shards_is_planned_exactly_once(runs, unit_r
         assert all(0 < unit.rows <= unit_rows for unit in read_units(folder))
 
 
-@given(st.lists(st.lists(st.integers(0, 300), max_size=60), max_size=8))
-def test_digest_set_is_a_set(chunks):
-    ours, reference = DigestSet(), set()
-    for chunk in chunks:
-        digests = uri_digests(pa.array([str(i) for i in chunk], pa.string()))
-        if not len(digests):
-            continue
-        fresh = ours.add(digests)
-        expected = []
-        for i in chunk:
-            expected.append(i not in reference)
-            reference.add(i)
-        assert fresh.tolist() == expected
-        assert len(ours) == len(reference)
-        assert ours.contains(digests).all()
-    assert not ours.contains(uri_digests(pa.array(["other"]))).any()
+def test_changed_images_are_revised_and_gone_ones_counted(tmp_path):
+    plan(tmp_path, references([f"/p/{i}" for i in range(5)]), unit_rows=3)
+    listed = references(["/p/0", "/p/1"]), references(["/p/3"], etag="2"), references(["/p/new"])
+    seen = plan(tmp_path, *listed, dry_run=True, revising=Revising(whole=("/p",)))
+    assert (seen.listed, seen.known, seen.changed, seen.added) == (4, 2, 1, 1)
+    assert seen.gone == ("/p/2", "/p/4")
+    plan(tmp_path, *listed, revising=Revising(whole=("/p",), drop_gone=True))
+    assert sorted(planned_uris(tmp_path)) == ["/p/0", "/p/1", "/p/3", "/p/new"]
+    again = plan(tmp_path, *listed, revising=Revising(whole=("/p",)))
+    assert (again.known, again.changed, again.added, again.gone) == (4, 0, 0, ())
+    elsewhere = plan(tmp_path, references(["/q/0"]), revising=Revising(whole=("/q",)))
+    assert elsewhere.gone == ()
+    cut = plan(tmp_path, *listed, limit=1, revising=Revising(whole=("/p",)))
+    assert cut.gone == ()
 
 
 def test_shards_are_disjoint_and_even():

@@ -1,0 +1,241 @@
+"""Plans the work of a run: units for new images, revisions of units whose images are others now."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from imagecensus.model_export.common.redact import redact_column
+from imagecensus.transforms import fault_injection
+from imagecensus.transforms.dataset.compare import Compared, Comparison
+from imagecensus.transforms.dataset.work_plan import (
+    UNIT_ROWS,
+    WHOLE,
+    Plan,
+    PlanError,
+    PlanWriter,
+    read_plan,
+    read_planned,
+    unit_name,
+)
+from imagecensus.transforms.records import (
+    PLAN_COLUMNS,
+    REF_FIELDS,
+    SOURCE_COLUMN,
+    TAKEN_COLUMN,
+    Unit,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Revising:
+    """How units that are in the plan already are revised.
+
+    Attributes:
+      whole: what was listed to its end, see `Comparison.judge`; None: nothing is called gone.
+      drop_gone: the rows of images that are gone are removed.
+      bases: unit name → the revision of the part that it has now; others have none.
+      retry: names of the units whose failed rows are classified again.
+      failed: unit name → the uris of its failed rows.
+    """
+
+    whole: tuple[str, ...] | None = None
+    drop_gone: bool = False
+    bases: dict[str, int] = dataclasses.field(default_factory=dict)
+    retry: frozenset[str] = frozenset()
+    failed: Callable[[str], set[str]] = lambda name: set()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What planning came to: `listed` = `added` + `known` + `changed` + `duplicates`, in images."""
+
+    listed: int
+    known: int
+    changed: int
+    duplicates: int
+    added: int
+    gone: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    units: list[Unit]
+    plan: Plan
+
+
+def plan_units(
+    references: Iterable[pa.RecordBatch],
+    folder: str,
+    fingerprint: str,
+    *,
+    passthrough: pa.Schema,
+    unit_rows: int = UNIT_ROWS,
+    limit: int | None = None,
+    shard: tuple[int, int] = WHOLE,
+    dry_run: bool = False,
+    plan: Plan | None = None,
+    revising: Revising | None = None,
+) -> Planned:
+    """Appends to the plan: units of the new images, and revisions of those that have changed.
+
+    Args:
+      references: batches from `list_images`; `SOURCE_COLUMN` may say which input lists them.
+      folder: where the plan lives.
+      fingerprint: of the dataset; goes into the units' names.
+      passthrough: the manifests' columns of this dataset; images that lack them get nulls.
+      unit_rows: images per unit, the bound of a part's rows.
+      limit: stop listing after so many images.
+      shard: (i, n): only the images of shard i of n.
+      dry_run: count, write nothing.
+      plan: of the folder, where it was read already.
+      revising: how units of the plan are revised.
+    """
+    plan = plan if plan is not None else read_plan(folder, shard)
+    revising = revising or Revising()
+    schema = pa.schema([*REF_FIELDS, *passthrough, pa.field(SOURCE_COLUMN, pa.string())])
+    with Comparison(plan, schema) as comparison:
+        cut = _gather(references, comparison, schema, limit, shard)
+        compared = comparison.judge(None if cut else revising.whole)
+        writer = PlanWriter(folder, shard=shard, dry_run=dry_run)
+        units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
+        writer.flush()
+        added = sum(unit.rows for unit in units)
+        _revise(plan, comparison, writer, fingerprint, revising)
+        writer.flush()
+    return _planned(compared, added, plan.and_files(writer.files), writer)
+
+
+def _planned(compared: Compared, added: int, plan: Plan, writer: PlanWriter) -> Planned:
+    return Planned(
+        listed=compared.listed, known=compared.known, changed=compared.changed,
+        duplicates=compared.duplicates, added=added, gone=compared.gone,
+        unlisted=compared.unlisted, plan=plan,
+        units=[unit for file in writer.files for unit in file.units if unit.rows],
+    )  # fmt: skip
+
+
+def _gather(
+    references: Iterable[pa.RecordBatch], comparison: Comparison, schema: pa.Schema,
+    limit: int | None, shard: tuple[int, int],
+) -> bool:  # fmt: skip
+    """Hands the listing to the comparison; returns whether it was cut at the limit."""
+    listed = 0
+    for batch in references:
+        if shard != WHOLE:
+            digests = uri_digests(batch.column("uri"))
+            batch = batch.filter(pa.array(shard_of(digests, shard[1]) == shard[0]))
+        if limit is not None:
+            batch = batch.slice(0, limit - listed)
+        listed += batch.num_rows
+        comparison.add(_conform(batch, schema))
+        fault_injection.reached("listed")
+        if limit is not None and listed >= limit:
+            return True
+    return False
+
+
+def _cut(
+    batches: Iterable[pa.RecordBatch], writer: PlanWriter, schema: pa.Schema, fingerprint: str,
+    unit_rows: int,
+) -> list[Unit]:  # fmt: skip
+    """Cuts new references into units of the same size, but for the last one."""
+    rest = schema.empty_table()
+    units: list[Unit] = []
+
+    def cut(table: pa.Table, least: int) -> pa.Table:
+        table = table.combine_chunks()
+        while table.num_rows >= least:
+            rows = table.slice(0, unit_rows).to_batches()[0]
+            unit = Unit(name=unit_name(rows, fingerprint), plan="", row_group=0, rows=rows.num_rows)
+            writer.add(unit, rows)
+            units.append(unit)
+            table = table.slice(unit_rows)
+        return table
+
+    for batch in batches:
+        rest = cut(pa.concat_tables([rest, pa.Table.from_batches([batch]).cast(schema)]), unit_rows)
+    cut(rest, 1)
+    return units
+
+
+def _revise(
+    plan: Plan, comparison: Comparison, writer: PlanWriter, fingerprint: str, revising: Revising
+) -> None:
+    """Writes a further revision of each unit of which a row changed, goes, or is retried."""
+    for number, file in enumerate(plan.files):
+        edits: dict[int, dict[int, dict | None]] = {}
+        for row, reference in comparison.edits(number, revising.drop_gone).items():
+            at = int(file.unit_at(np.array([row]))[0])
+            start = int(file.ends[at]) - file.units[at].rows
+            edits.setdefault(at, {})[row - start] = reference
+        for at, unit in enumerate(file.units):
+            retried = unit.name in revising.retry and plan.current.get(unit.name) == unit
+            if at in edits or retried:
+                failed = revising.failed(unit.name) if retried else set()
+                changes = edits.get(at, {})
+                batch = _revised_rows(unit, changes, failed, comparison.schema, revising)
+                revised = Unit(
+                    name=unit.name, plan="", row_group=0, rows=batch.num_rows,
+                    revision=unit.revision + 1, base=revising.bases.get(unit.name, -1),
+                    digest=unit_name(batch, fingerprint),
+                )  # fmt: skip
+                writer.add(revised, batch)
+
+
+def _revised_rows(
+    unit: Unit, edits: dict[int, dict | None], failed: set[str], listed: pa.Schema,
+    revising: Revising,
+) -> pa.RecordBatch:  # fmt: skip
+    """The rows in the plan of the next revision of a unit."""
+    planned = read_planned(unit)
+    base = revising.bases.get(unit.name, -1)
+    fields = {field.name: field for field in (*listed, *planned.schema)}
+    fields |= {name: pa.field(name, pa.string()) for name in PLAN_COLUMNS}
+    rows = []
+    for at, row in enumerate(planned.to_pylist()):
+        if base == unit.revision:
+            row[TAKEN_COLUMN] = row["uri"]
+        elif base != unit.base:  # else the part of this revision was never written: as it was
+            row[TAKEN_COLUMN] = None
+        if row["uri"] in failed:
+            row[TAKEN_COLUMN] = None
+        if at in edits:
+            edit = edits[at]
+            if edit is None:
+                continue
+            given = {name: value for name, value in edit.items() if value is not None}
+            row |= given | {name: edit[name] for name in ("container", "member")}
+            row[TAKEN_COLUMN] = None
+        rows.append(row)
+    arrays = [pa.array([row.get(name) for row in rows], f.type) for name, f in fields.items()]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields.values()))
+
+
+def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with exactly the schema's columns; absent ones are null, users' own redacted."""
+    arrays = []
+    for field in schema:
+        index = batch.schema.get_field_index(field.name)
+        if index < 0:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        try:
+            values = batch.column(index).cast(field.type)
+            arrays.append(values if field in REF_FIELDS else redact_column(values))
+        except pa.ArrowException as error:
+            raise PlanError(f"column {field.name!r} does not fit {field.type}: {error}") from None
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def uri_digests(uris: pa.Array) -> np.ndarray:
+    """`S16 [N]`: the first 16 bytes of each uri's BLAKE2b."""
+    blake2b = hashlib.blake2b
+    return np.array([blake2b(u.encode(), digest_size=16).digest() for u in uris.to_pylist()], "S16")
+
+
+def shard_of(digests: np.ndarray, shards: int) -> np.ndarray:
+    """Which of `shards` shards each image belongs to: the same on every machine."""
+    words = np.frombuffer(digests.astype("S16").tobytes(), ">u8").reshape(-1, 2)
+    return (words[:, 0] % np.uint64(shards)).astype(np.int64)
