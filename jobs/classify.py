@@ -33,6 +33,7 @@ from imagecensus.jobs.classification.run_report import (
     count_totals,
     listed_line,
     summary,
+    write_gone,
     write_run_report,
 )
 from imagecensus.jobs.command import process
@@ -261,6 +262,9 @@ def plan_work(job: Job) -> Work:
         bases=present.bases | {name: p.file.revision for name, p in present.parts.items()},
         retry=frozenset(present.with_failures if options.retry_failed else ()),
         failed=lambda name: inventory.failed_uris(present.parts[name]),
+        relocate=(_source(options.relocate[0]), _source(options.relocate[1]))
+        if options.relocate
+        else None,
     )
     planned = plan_units(
         _reported(job.references, options.inputs), layout.state, run.fingerprint,
@@ -312,6 +316,7 @@ def close_run(job: Job, work: Work) -> dict:
     pending = sum(unit.rows for unit in after.pending)
     counts = count_totals(run, after.totals, sum(unit.rows for unit in plan.units), pending)
     report = write_run_report(layout, run, after.totals, counts)
+    write_gone(layout, work.planned.gone)
     fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - run.started, 3)}
     activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
     if not after.pending:
@@ -338,7 +343,7 @@ def _source(text: str) -> str:
     from imagecensus.transforms.inputs.files import absolute
     from imagecensus.transforms.storage import store
 
-    return text if store.is_bucket(text) else store.uri_of_path(absolute(text))
+    return text if store.is_remote(text) else store.uri_of_path(absolute(text))
 
 
 def _reported(
@@ -414,8 +419,10 @@ def _model_folder(options: ClassifyOptions) -> str:
 
 def _dry_run_text(job: Job, work: Work) -> str:
     totals, options = work.present.totals, job.options
+    again = work.planned.again
+    images = sum(again.get((unit.name, unit.revision), unit.rows) for unit in work.todo)
     return (
-        f"would classify {sum(unit.rows for unit in work.todo):,} images in {len(work.todo):,}"
+        f"would classify {images:,} images in {len(work.todo):,}"
         f" units with {job.run.model_name} ({job.run.engine}, {options.runner})\n"
         f"{listed_line(count_totals(job.run, totals, 0, 0))}; {totals.rows:,} rows done;"
         f" {totals.failed:,} of them failed\nnothing was written"

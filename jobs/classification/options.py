@@ -69,6 +69,10 @@ class ClassifyOptions:
     drop_gone: bool = option(
         False, "remove the rows of images that the inputs do not have any more", "run"
     )
+    relocate: tuple[str, str] = option(
+        None, "the images under OLD are under NEW now: their rows go along, nothing is redone",
+        "run", nargs=2, metavar=("OLD", "NEW"),
+    )  # fmt: skip
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
@@ -155,6 +159,10 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")
     if options.limit is not None and options.limit < 1:
         problems.append("--limit must be at least 1")
+    if options.relocate and not all(options.relocate):
+        problems.append("--relocate: OLD and NEW must not be empty")
+    if options.relocate and options.shard != "0/1":
+        problems.append("--relocate is for a run over everything; give it without --shard")
     if options.threads < 0:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import importlib.metadata
+import io
 import json
 import platform
 import time
@@ -90,6 +92,8 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
         "changed": planned.changed,
         "duplicates": planned.duplicates,
         "added": planned.added,
+        "updated": planned.updated,
+        "moved": planned.moved,
         "gone": len(planned.gone),
         "unlisted": len(planned.unlisted),
         "images": planned_rows,
@@ -145,6 +149,16 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
     return report
 
 
+def write_gone(layout: Layout, gone: tuple[str, ...]) -> None:
+    """Writes the list of images that are gone, or removes the one of an earlier run."""
+    if not gone:
+        store.delete(layout.gone)
+        return
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["uri"], *([uri] for uri in gone)])
+    store.write(layout.gone, text.getvalue().encode())
+
+
 def summary(layout: Layout, report: dict) -> str:
     """One screen for a person."""
     counts, rates = report["totals"], report["rates"]
@@ -160,9 +174,16 @@ def summary(layout: Layout, report: dict) -> str:
     if report["precision_reason"]:
         lines.append(f"precision  {report['precision']}: {report['precision_reason']}")
     lines.append(listed_line(counts))
+    if counts["updated"]:
+        lines.append(f"updated    {counts['updated']:,} rows took over a list's new values")
+    if counts["moved"]:
+        lines.append(f"moved      {counts['moved']:,} rows went along with their images")
     if counts["gone"]:
         what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
-        lines.append(f"gone       {counts['gone']:,} images are not there any more (rows {what})")
+        lines.append(
+            f"gone       {counts['gone']:,} images are not there any more, see {layout.gone}"
+            f" (rows {what})"
+        )
     verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
     lines.append(

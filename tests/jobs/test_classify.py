@@ -479,6 +479,55 @@ def test_a_rerun_looks_again_at_what_changed_came_and_went(archive, tiny_model, 
     assert totals_of(output)["gone"] == 0 and report_of(output)["rates"]["images"] == 0
 
 
+def test_a_moved_archive_takes_its_rows_along(archive, tiny_model, tmp_path, capsys):
+    output, moved = tmp_path / "out", tmp_path / "elsewhere" / "archive"
+    classify(archive, "--unit-images=4", model=tiny_model, output=output)
+    before = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    (archive / "2019" / "00003.jpg").unlink()
+    moved.parent.mkdir()
+    archive.rename(moved)
+    photo(79).save(moved / "new.jpg")
+    relocated = ["--relocate", str(archive), f"{moved}/"]
+    classify(moved, *relocated, "--dry-run", model=tiny_model, output=output)
+    assert "would classify 1 images" in capsys.readouterr().out
+    assert classify(moved, *relocated, model=tiny_model, output=output) == 0
+    totals = totals_of(output)
+    assert (totals["added"], totals["already_listed"], totals["moved"]) == (1, 14, 15)
+    assert (totals["gone"], totals["rows"], report_of(output)["rates"]["images"]) == (1, 16, 1)
+    lost = str(moved / "2019" / "00003.jpg")
+    assert (output / "gone.csv").read_text().splitlines() == ["uri", lost]
+    after = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    for uri, row in before.items():
+        here = str(moved) + uri.removeprefix(str(archive))
+        assert after[here] == row | {"uri": here}
+    assert len(after) == 16
+    assert classify(moved, "--drop-gone", model=tiny_model, output=output) == 0
+    assert totals_of(output)["rows"] == 15
+    assert classify(moved, model=tiny_model, output=output) == 0
+    assert not (output / "gone.csv").exists()
+
+
+def test_a_list_that_is_corrected_corrects_the_table(archive, tiny_model, tmp_path, capsys):
+    output, survey = tmp_path / "out", tmp_path / "survey.csv"
+    paths = sorted(str(p) for p in archive.rglob("0*.jpg"))
+    survey.write_text("path,plot\n" + "".join(f"{p},A{i}\n" for i, p in enumerate(paths)))
+    assert classify(survey, "--unit-images=5", model=tiny_model, output=output) == 0
+    before = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    lines = [f"{p},A{i},me" for i, p in enumerate(paths)]
+    lines[2], lines[7] = f"{paths[2]},B2,you", f"{paths[7]},A7,"
+    survey.write_text("path,plot,observer\n" + "\n".join(lines) + "\n")
+    assert classify(survey, model=tiny_model, output=output) == 0
+    assert totals_of(output)["updated"] == 11  # one has a blank, as it had before
+    assert report_of(output)["rates"]["images"] == 0
+    after = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert after[paths[2]] == before[paths[2]] | {"plot": "B2", "observer": "you"}
+    assert after[paths[3]] == before[paths[3]] | {"observer": "me"}
+    assert classify(archive, model=tiny_model, output=output) == 0  # a folder says nothing of them
+    assert totals_of(output)["updated"] == 0
+    again = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert again[paths[2]]["observer"] == "you"
+
+
 def test_a_folder_that_cannot_be_listed_is_a_row_until_it_can(
     archive, tiny_model, tmp_path, monkeypatch, capsys
 ):

@@ -1,4 +1,4 @@
-"""A listing compared with the plan: what is new, known, changed, listed twice, or gone.
+"""A listing compared with the plan: what is new, known, changed, moved, listed twice, or gone.
 
 DuckDB joins the two out of core: neither the listing nor the plan has to fit into memory.
 """
@@ -10,19 +10,20 @@ import dataclasses
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from imagecensus.transforms.dataset.work_plan import Plan, PlanFile
-from imagecensus.transforms.records import REF_COLUMNS, REF_SCHEMA, SOURCE_COLUMN
+from imagecensus.transforms.records import REF_COLUMNS, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
 
 MEMORY_LIMIT = "2GB"
-# What a listed image is. An absent one is named by a list, is known, and is not there any more.
-NEW, KNOWN, CHANGED, DUPLICATE, ABSENT = range(5)
+# What a listed image is. An absent one is named by a list, is known, and is not there any more; an
+# updated one is known, and its uri or the values that its list passes through are others now.
+NEW, KNOWN, CHANGED, DUPLICATE, ABSENT, UPDATED = range(6)
 _BATCH = 1 << 17
 _FAILED = '["failed"%'
 # A reference without a version: the file is not there, or nobody has looked (objects of a store).
@@ -39,10 +40,25 @@ _STATE = f"""CASE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What a row of the plan becomes.
+
+    Attributes:
+      values: new values of some of its columns.
+      again: the image is classified again; else its row in the table is taken over.
+    """
+
+    values: dict[str, object]
+    again: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Compared:
     """`listed` = new + `known` + `changed` + `duplicates`, and what was not listed any more.
 
     Attributes:
+      updated: of the known ones, those whose passed-through values are others now.
+      moved: images of the plan that have another uri now.
       unlisted: uris that could not be listed: folders, archives.
       gone: known images of the inputs that were not listed now.
     """
@@ -50,6 +66,8 @@ class Compared:
     listed: int
     known: int
     changed: int
+    updated: int
+    moved: int
     duplicates: int
     unlisted: tuple[str, ...]
     gone: tuple[str, ...]
@@ -58,10 +76,21 @@ class Compared:
 class Comparison:
     """Gathers a listing, then compares it with the plan. Used as a context manager."""
 
-    def __init__(self, plan: Plan, schema: pa.Schema):
-        """`schema`: `REF_SCHEMA`, passthrough columns, and `SOURCE_COLUMN`."""
-        self._plan, self.schema = plan, schema
-        self._waiting: list[pa.RecordBatch] = []
+    def __init__(
+        self, plan: Plan, schema: pa.Schema, relocate: tuple[str, str] | None = None
+    ) -> None:
+        """Args:
+        plan: what is known.
+        schema: `REF_SCHEMA`, passthrough columns, and `SOURCE_COLUMN`.
+        relocate: images under the first uri are looked for under the second one.
+        """
+        self._plan, self.schema, self._relocate = plan, schema, relocate
+        passed = [f.name for f in schema if f.name not in (*REF_COLUMNS, SOURCE_COLUMN)]
+        # Lists may name a column as SQL or this module does: here they are numbered.
+        self._passed = {name: f"c{number}" for number, name in enumerate(passed)}
+        names = [self._passed.get(name, name) for name in schema.names]
+        self._names = [*names, "given"]
+        self._waiting: list[pa.Table] = []
         self._rows = 0
         self._stack = contextlib.ExitStack()
 
@@ -72,23 +101,27 @@ class Comparison:
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": os.path.join(scratch, "spill")}
         )
         self._stack.callback(self._db.close)
-        self._db.register("nothing", self.schema.empty_table())
+        nothing = self.schema.empty_table().append_column("given", pa.array([], pa.string()))
+        self._db.register("nothing", nothing.rename_columns(self._names))
         self._db.execute("CREATE TABLE listed AS SELECT * FROM nothing")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Takes a batch of the listing."""
-        self._waiting.append(batch)
+    def add(self, batch: pa.RecordBatch, given: Container[str] | None = None) -> None:
+        """Takes a batch of the listing; `given`: which passthrough columns its list has."""
+        flags = "".join("01"[given is None or name in given] for name in self._passed)
+        table = pa.Table.from_batches([batch], self.schema)
+        table = table.append_column("given", pa.repeat(pa.scalar(flags), batch.num_rows))
+        self._waiting.append(table.rename_columns(self._names))
         self._rows += batch.num_rows
         if sum(waiting.num_rows for waiting in self._waiting) >= _BATCH:
             self._insert()
 
     def _insert(self) -> None:
         if self._waiting:
-            self._db.register("batch", pa.Table.from_batches(self._waiting, self.schema))
+            self._db.register("batch", pa.concat_tables(self._waiting))
             self._db.execute("INSERT INTO listed SELECT * FROM batch")
             self._waiting = []
 
@@ -103,41 +136,69 @@ class Comparison:
         self._verdict = np.full(self._rows, NEW, np.uint8)
         self._make_planned()
         self._db.execute(
-            f"CREATE TABLE met AS SELECT l.rowid AS n, p.file, p.row, {_STATE} AS state, p.uri"
-            " FROM listed l JOIN planned p USING (uri)"
+            "CREATE TABLE twice AS SELECT l.rowid AS n FROM listed l JOIN (SELECT uri,"
+            " min(rowid) AS first FROM listed GROUP BY uri HAVING count(*) > 1) d"
+            " ON l.uri = d.uri AND l.rowid <> d.first"
+        )
+        self._db.execute(
+            f"CREATE TABLE met AS SELECT n, file, row, uri, CASE WHEN state = {KNOWN} AND other"
+            f" THEN {UPDATED} ELSE state END AS state FROM (SELECT l.rowid AS n, p.file, p.row,"
+            f" p.uri, {_STATE} AS state, {self._other()} AS other"
+            " FROM listed l JOIN planned p USING (uri)) WHERE n NOT IN (SELECT n FROM twice)"
         )
         found = self._db.execute("SELECT n, state FROM met").fetchnumpy()
         self._verdict[found["n"]] = found["state"]
-        twice = self._db.execute(
-            "SELECT l.rowid AS n FROM listed l JOIN (SELECT uri, min(rowid) AS first FROM listed"
-            " GROUP BY uri HAVING count(*) > 1) d ON l.uri = d.uri AND l.rowid <> d.first"
-        ).fetchnumpy()["n"]
-        self._verdict[twice] = DUPLICATE
-        counts = np.bincount(self._verdict, minlength=5)
+        self._verdict[self._db.execute("SELECT n FROM twice").fetchnumpy()["n"]] = DUPLICATE
+        counts = np.bincount(self._verdict, minlength=6)
         unlisted = self._texts(
             f"SELECT DISTINCT uri FROM listed WHERE uri = container AND member LIKE '{_FAILED}'"
         )
         absent = self._texts(f"SELECT DISTINCT uri FROM met WHERE state = {ABSENT} ORDER BY uri")
         gone = self._find_gone(whole, unlisted) if whole is not None else ()
         return Compared(
-            listed=self._rows, known=int(counts[KNOWN] + counts[ABSENT]),
+            listed=self._rows, known=int(counts[[KNOWN, ABSENT, UPDATED]].sum()),
             changed=int(counts[CHANGED]), duplicates=int(counts[DUPLICATE]),
-            unlisted=unlisted, gone=gone + absent,
+            updated=int(counts[UPDATED]), moved=self._moved(), unlisted=unlisted,
+            gone=gone + absent,
         )  # fmt: skip
 
-    def _texts(self, sql: str, *parameters: object) -> tuple[str, ...]:
-        return tuple(row[0] for row in self._db.execute(sql, list(parameters)).fetchall())
+    def _other(self) -> str:
+        """SQL: whether a value that the list passes through is another one than in the plan."""
+        tests = [
+            f"(substr(l.given, {number}, 1) = '1'"
+            f" AND CAST(l.{column} AS VARCHAR) IS DISTINCT FROM CAST(p.{column} AS VARCHAR))"
+            for number, column in enumerate(self._passed.values(), 1)
+        ]
+        return " OR ".join(tests) or "false"
+
+    def _moved(self) -> int:
+        if not self._relocate:
+            return 0
+        return int(self._texts("SELECT count(*) FROM planned WHERE uri <> was")[0])
+
+    def _texts(self, sql: str) -> tuple[str, ...]:
+        return tuple(row[0] for row in self._db.execute(sql).fetchall())
 
     def _make_planned(self) -> None:
         """The table `planned`: the references of the plan in their present revision."""
         files = self._plan.files
         paths = [self._local(file) for file in files]
         self._db.execute("CREATE TABLE later (file BIGINT, row BIGINT)")
-        wanted = [*REF_SCHEMA, pa.field(SOURCE_COLUMN, pa.string())]
+        self._db.execute("CREATE TABLE names (name VARCHAR, file BIGINT)")
+        # Plans of versions before 0.2 do not have all the columns.
+        self._db.register("like", self.schema.empty_table())
+        places = ("uri", "container", SOURCE_COLUMN)
+        sources = {
+            name: _moved_sql(_quoted(name), self._relocate if name in places else None)
+            for name in self.schema.names
+        }
+        columns = ", ".join(
+            f"{sql} AS {_quoted(self._passed.get(name, name))}" for name, sql in sources.items()
+        )
         if not files:
-            self._db.register("none", pa.schema(wanted).empty_table())
             self._db.execute(
-                "CREATE VIEW planned AS SELECT *, 0::BIGINT AS file, 0::BIGINT AS row FROM none"
+                f"CREATE VIEW planned AS SELECT {columns}, r.uri AS was, 0::BIGINT AS file,"
+                ' 0::BIGINT AS row FROM "like" r'
             )
             return
         for number, file in enumerate(files):
@@ -146,19 +207,27 @@ class Comparison:
             if len(rows):
                 self._db.register("gaps", pa.table({"row": rows}))
                 self._db.execute(f"INSERT INTO later SELECT {number}, row FROM gaps")
-        # Plans of versions before 0.2 do not have all the columns.
-        self._db.register("like", pa.schema(wanted).empty_table())
-        self._db.execute("CREATE TABLE names (name VARCHAR, file BIGINT)")
         numbered = [(path, number) for number, path in enumerate(paths)]
         self._db.executemany("INSERT INTO names VALUES (?, ?)", numbered)
-        columns = ", ".join(f'"{field.name}"' for field in wanted)
         here = ", ".join("'" + glob.escape(path).replace("'", "''") + "'" for path in paths)
         self._db.execute(
-            f"CREATE VIEW planned AS SELECT {columns}, n.file, file_row_number AS row FROM"
-            f" (SELECT * FROM read_parquet([{here}], union_by_name=true, filename=true,"
+            f"CREATE VIEW known AS SELECT {columns}, r.uri AS was, n.file, "
+            ' r."imagecensus.row" AS row FROM (SELECT * EXCLUDE (file_row_number),'
+            ' file_row_number AS "imagecensus.row" FROM'
+            f" read_parquet([{here}], union_by_name=true, filename='imagecensus.file',"
             ' file_row_number=true) UNION ALL BY NAME SELECT * FROM "like") r'
-            " JOIN names n ON n.name = r.filename"
-            " ANTI JOIN later s ON s.file = n.file AND s.row = r.file_row_number"
+            ' JOIN names n ON n.name = r."imagecensus.file"'
+            ' ANTI JOIN later s ON s.file = n.file AND s.row = r."imagecensus.row"'
+        )
+        # Where an image was classified under its new uri already, that row stays.
+        self._db.execute(
+            "CREATE TABLE replaced AS SELECT file, row FROM known WHERE uri <> was AND uri IN"
+            " (SELECT uri FROM known WHERE uri = was)"
+            if self._relocate
+            else "CREATE TABLE replaced (file BIGINT, row BIGINT)"
+        )
+        self._db.execute(
+            "CREATE VIEW planned AS SELECT * FROM known ANTI JOIN replaced USING (file, row)"
         )
 
     def _local(self, file: PlanFile) -> str:
@@ -193,34 +262,65 @@ class Comparison:
     def new(self) -> Iterator[pa.RecordBatch]:
         """The new references in the order of the listing, with the columns of the schema."""
         at = 0
-        reader = self._db.sql("SELECT * FROM listed ORDER BY rowid").to_arrow_reader(_BATCH)
-        for batch in reader:
+        ordered = self._db.sql("SELECT * EXCLUDE (given) FROM listed ORDER BY rowid")
+        for batch in ordered.to_arrow_reader(_BATCH):
             mine = self._verdict[at : at + batch.num_rows] == NEW
             at += batch.num_rows
             if mine.any():
-                yield batch.filter(pa.array(mine))
+                yield batch.filter(pa.array(mine)).rename_columns(self.schema.names)
 
-    def edits(self, number: int, drop_gone: bool) -> dict[int, dict | None]:
-        """What became of the rows of one plan file: row → its new reference, or None: it goes."""
-        again = f"{CHANGED}, {ABSENT}" if drop_gone else f"{CHANGED}"
-        changed = self._db.sql(
-            "SELECT m.row AS at_row, l.* FROM met m JOIN listed l ON l.rowid = m.n"
-            f" WHERE m.file = {number} AND m.state IN ({again})"
-        ).to_arrow_table()
-        found: dict[int, dict | None] = {
-            row.pop("at_row"): {name: row[name] for name in (*REF_COLUMNS, *self._passed)}
-            for row in reversed(changed.to_pylist())
-        }
-        if self._has_gone():
-            rows = self._db.execute(
-                "SELECT row FROM gone WHERE file = ? AND (failure OR ?)", [number, drop_gone]
-            ).fetchall()
-            found |= {row: None for (row,) in rows}
+    def edits(self, number: int, drop_gone: bool) -> dict[int, Edit | None]:
+        """What becomes of the rows of one plan file: row → its new values, or None: it goes."""
+        found: dict[int, Edit | None] = {}
+        if self._relocate:
+            moved = self._db.sql(
+                f'SELECT row, uri, container, "{SOURCE_COLUMN}" FROM planned'
+                f" WHERE file = {number} AND uri <> was"
+            )
+            for row in moved.to_arrow_table().to_pylist():
+                found[row.pop("row")] = Edit(values=row, again=False)
+        states = f"{CHANGED}, {UPDATED}" + (f", {ABSENT}" if drop_gone else "")
+        others = self._db.sql(
+            "SELECT m.row AS at_row, m.state, l.* FROM met m JOIN listed l ON l.rowid = m.n"
+            f" WHERE m.file = {number} AND m.state IN ({states})"
+        )
+        for row in others.to_arrow_table().to_pylist():
+            at, state, given = row.pop("at_row"), row.pop("state"), row.pop("given")
+            if state == ABSENT:
+                found[at] = None
+                continue
+            values = {name: row[name] for name in (*REF_COLUMNS, SOURCE_COLUMN)}
+            passed = zip(self._passed.items(), given, strict=True)
+            values |= {name: row[column] for (name, column), flag in passed if flag == "1"}
+            found[at] = Edit(values=values, again=state == CHANGED)
+        for row in self._rows_that_go(number, drop_gone):
+            found[row] = None
         return found
 
-    @property
-    def _passed(self) -> list[str]:
-        return [n for n in self.schema.names if n not in REF_COLUMNS and n != SOURCE_COLUMN]
+    def _rows_that_go(self, number: int, drop_gone: bool) -> list[int]:
+        tables = self._texts("SELECT table_name FROM duckdb_tables()")
+        sql = []
+        if "gone" in tables:
+            sql.append(f"SELECT row FROM gone WHERE file = {number} AND (failure OR {drop_gone})")
+        if "replaced" in tables:
+            sql.append(f"SELECT row FROM replaced WHERE file = {number}")
+        return (
+            [row for (row,) in self._db.execute(" UNION ALL ".join(sql)).fetchall()] if sql else []
+        )
 
-    def _has_gone(self) -> bool:
-        return bool(self._texts("SELECT table_name FROM duckdb_tables() WHERE table_name = 'gone'"))
+
+def _quoted(name: str) -> str:
+    """A name as SQL takes any."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _moved_sql(column: str, relocate: tuple[str, str] | None) -> str:
+    """SQL: the uri of a column of the plan, where its images are now."""
+    if not relocate:
+        return f"r.{column}"
+    old, new = (text.rstrip("/").replace("'", "''") for text in relocate)
+    return (
+        f"CASE WHEN r.{column} = '{old}' OR starts_with(r.{column}, '{old}/')"
+        f" OR starts_with(r.{column}, '{old}#') THEN '{new}' ||"
+        f" substr(r.{column}, {len(relocate[0].rstrip('/')) + 1}) ELSE r.{column} END"
+    )

@@ -67,6 +67,11 @@ class Layout:
         return store.join(self.output, f"run_report{self._suffix}.json")
 
     @property
+    def gone(self) -> str:
+        """A list of the images that the last run's inputs do not have any more."""
+        return store.join(self.output, f"gone{self._suffix}.csv")
+
+    @property
     def _suffix(self) -> str:
         return ("-" + work_plan.shard_tag(self.shard)).rstrip("-")
 

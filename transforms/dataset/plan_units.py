@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.redact import redact_column
 from imagecensus.transforms import fault_injection
-from imagecensus.transforms.dataset.compare import Compared, Comparison
+from imagecensus.transforms.dataset.compare import Compared, Comparison, Edit
 from imagecensus.transforms.dataset.work_plan import (
     UNIT_ROWS,
     WHOLE,
@@ -41,6 +41,7 @@ class Revising:
       bases: unit name → the revision of the part that it has now; others have none.
       retry: names of the units whose failed rows are classified again.
       failed: unit name → the uris of its failed rows.
+      relocate: images under the first uri have moved to the second one, with their rows.
     """
 
     whole: tuple[str, ...] | None = None
@@ -48,6 +49,7 @@ class Revising:
     bases: dict[str, int] = dataclasses.field(default_factory=dict)
     retry: frozenset[str] = frozenset()
     failed: Callable[[str], set[str]] = lambda name: set()
+    relocate: tuple[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,14 @@ class Planned:
     listed: int
     known: int
     changed: int
+    updated: int
+    moved: int
     duplicates: int
     added: int
     gone: tuple[str, ...]
     unlisted: tuple[str, ...]
     units: list[Unit]
+    again: dict[tuple[str, int], int]  # of revised units: how many images are classified again
     plan: Plan
 
 
@@ -95,22 +100,27 @@ def plan_units(
     plan = plan if plan is not None else read_plan(folder, shard)
     revising = revising or Revising()
     schema = pa.schema([*REF_FIELDS, *passthrough, pa.field(SOURCE_COLUMN, pa.string())])
-    with Comparison(plan, schema) as comparison:
+    with Comparison(plan, schema, revising.relocate) as comparison:
         cut = _gather(references, comparison, schema, limit, shard)
         compared = comparison.judge(None if cut else revising.whole)
         writer = PlanWriter(folder, shard=shard, dry_run=dry_run)
         units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
         writer.flush()
         added = sum(unit.rows for unit in units)
-        _revise(plan, comparison, writer, fingerprint, revising)
+        again = _revise(plan, comparison, writer, fingerprint, revising)
         writer.flush()
-    return _planned(compared, added, plan.and_files(writer.files), writer)
+    return _planned(compared, added, again, plan.and_files(writer.files), writer)
 
 
-def _planned(compared: Compared, added: int, plan: Plan, writer: PlanWriter) -> Planned:
+def _planned(
+    compared: Compared, added: int, again: dict[tuple[str, int], int], plan: Plan,
+    writer: PlanWriter,
+) -> Planned:  # fmt: skip
     return Planned(
+        again=again,
         listed=compared.listed, known=compared.known, changed=compared.changed,
-        duplicates=compared.duplicates, added=added, gone=compared.gone,
+        duplicates=compared.duplicates, added=added, updated=compared.updated,
+        moved=compared.moved, gone=compared.gone,
         unlisted=compared.unlisted, plan=plan,
         units=[unit for file in writer.files for unit in file.units if unit.rows],
     )  # fmt: skip
@@ -129,7 +139,7 @@ def _gather(
         if limit is not None:
             batch = batch.slice(0, limit - listed)
         listed += batch.num_rows
-        comparison.add(_conform(batch, schema))
+        comparison.add(_conform(batch, schema), batch.schema.names)
         fault_injection.reached("listed")
         if limit is not None and listed >= limit:
             return True
@@ -162,14 +172,18 @@ def _cut(
 
 def _revise(
     plan: Plan, comparison: Comparison, writer: PlanWriter, fingerprint: str, revising: Revising
-) -> None:
-    """Writes a further revision of each unit of which a row changed, goes, or is retried."""
+) -> dict[tuple[str, int], int]:
+    """Writes a further revision of each unit of which a row changed, goes, or is retried.
+
+    Returns: (unit's name, revision) → how many of its images are classified again.
+    """
+    again: dict[tuple[str, int], int] = {}
     for number, file in enumerate(plan.files):
-        edits: dict[int, dict[int, dict | None]] = {}
-        for row, reference in comparison.edits(number, revising.drop_gone).items():
+        edits: dict[int, dict[int, Edit | None]] = {}
+        for row, edit in comparison.edits(number, revising.drop_gone).items():
             at = int(file.unit_at(np.array([row]))[0])
             start = int(file.ends[at]) - file.units[at].rows
-            edits.setdefault(at, {})[row - start] = reference
+            edits.setdefault(at, {})[row - start] = edit
         for at, unit in enumerate(file.units):
             retried = unit.name in revising.retry and plan.current.get(unit.name) == unit
             if at in edits or retried:
@@ -182,10 +196,12 @@ def _revise(
                     digest=unit_name(batch, fingerprint),
                 )  # fmt: skip
                 writer.add(revised, batch)
+                again[revised.name, revised.revision] = batch.column(TAKEN_COLUMN).null_count
+    return again
 
 
 def _revised_rows(
-    unit: Unit, edits: dict[int, dict | None], failed: set[str], listed: pa.Schema,
+    unit: Unit, edits: dict[int, Edit | None], failed: set[str], listed: pa.Schema,
     revising: Revising,
 ) -> pa.RecordBatch:  # fmt: skip
     """The rows in the plan of the next revision of a unit."""
@@ -205,9 +221,9 @@ def _revised_rows(
             edit = edits[at]
             if edit is None:
                 continue
-            given = {name: value for name, value in edit.items() if value is not None}
-            row |= given | {name: edit[name] for name in ("container", "member")}
-            row[TAKEN_COLUMN] = None
+            row |= edit.values
+            if edit.again:
+                row[TAKEN_COLUMN] = None
         rows.append(row)
     arrays = [pa.array([row.get(name) for row in rows], f.type) for name, f in fields.items()]
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields.values()))

@@ -14,6 +14,7 @@ from imagecensus.transforms.dataset.plan_units import (
 )
 from imagecensus.transforms.dataset.work_plan import (
     PlanError,
+    read_taken,
     read_unit,
     read_units,
     unit_name,
@@ -156,6 +157,68 @@ def test_changed_images_are_revised_and_gone_ones_counted(tmp_path):
     assert elsewhere.gone == ()
     cut = plan(tmp_path, *listed, limit=1, revising=Revising(whole=("/p",)))
     assert cut.gone == ()
+
+
+def rows_in_plan(folder) -> list[dict]:
+    return [row for unit in read_units(str(folder)) for row in read_taken(unit)[0].to_pylist()]
+
+
+def taken_in_plan(folder) -> list:
+    return [uri for unit in read_units(str(folder)) for uri in read_taken(unit)[1]]
+
+
+# Names as SQL, DuckDB and this module use them.
+NAMES = ["plot", "rowid", "row", "file", "uri is", 'a "b"', "given", "state", "n"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_corrected_values_of_a_list_are_taken_over_without_classifying(tmp_path, name):
+    columns = pa.schema([pa.field(name, pa.string()), pa.field("other", pa.int64())])
+
+    def run(*batches, base=0):
+        bases = {unit.name: base for unit in read_units(str(tmp_path))}
+        return plan(tmp_path, *batches, passthrough=columns, revising=Revising(bases=bases))
+
+    first = run(references(["a", "b", "c"], **{name: ["1", "2", "3"], "other": [1, 2, 3]}))
+    assert (first.added, first.updated) == (3, 0)
+    # One is corrected, one is cleared; named twice, the first counts. A folder knows no columns.
+    mended = references(["a", "b", "b", "c"], **{name: ["77", None, "9", "3"]})
+    second = run(mended)
+    assert (second.known, second.updated, second.changed, second.duplicates) == (3, 2, 0, 1)
+    assert [(row["uri"], row[name], row["other"]) for row in rows_in_plan(tmp_path)] == [
+        ("a", "77", 1),
+        ("b", None, 2),
+        ("c", "3", 3),
+    ]
+    assert taken_in_plan(tmp_path) == ["a", "b", "c"]  # nothing is classified again
+    third = run(references(["a", "b", "c"]), base=1)
+    assert (third.known, third.updated, third.units) == (3, 0, [])
+
+
+def test_relocated_images_keep_their_rows(tmp_path):
+    old = ["/disk1/a", "/disk1/b", "/disk1/gone", "/disk10/a", "/disk1/twice", "/disk1/s.tar#m"]
+    plan(tmp_path, references(old), references(["/disk2/twice"]))
+    (unit,) = read_units(str(tmp_path))
+    listed = references(["/disk2/a", "/disk2/s.tar#m", "/disk2/twice", "/disk2/new"])
+    changed = references(["/disk2/b"], etag="2")
+    seen = plan(
+        tmp_path,
+        listed,
+        changed,
+        revising=Revising(whole=("/disk2",), bases={unit.name: 0}, relocate=("/disk1/", "/disk2")),
+    )
+    assert (seen.known, seen.changed, seen.added, seen.moved) == (3, 1, 1, 4)
+    assert seen.gone == ("/disk2/gone",)
+    rows = dict(zip(planned_uris(tmp_path), taken_in_plan(tmp_path), strict=True))
+    assert rows == {
+        "/disk2/a": "/disk1/a",
+        "/disk2/b": None,
+        "/disk2/gone": "/disk1/gone",
+        "/disk10/a": "/disk10/a",
+        "/disk2/s.tar#m": "/disk1/s.tar#m",
+        "/disk2/twice": "/disk2/twice",
+        "/disk2/new": None,
+    }
 
 
 def test_shards_are_disjoint_and_even():
