@@ -107,7 +107,9 @@ def take_inventory(
         if unit.revision in files.get(unit.name, ())
     ]
     with ThreadPoolExecutor(_READERS) as pool:
-        looked = pool.map(lambda one: trusted.get(one[1]) or _look(*one, fingerprint), asked)
+        looked = pool.map(
+            lambda one: trusted.get(one[1]) or _look(one[0], one[1], fingerprint), asked
+        )
         for (unit, file), part in zip(asked, looked, strict=True):
             if part is None:
                 found.damaged.append(file.location)
@@ -122,7 +124,8 @@ def take_inventory(
             if lower:
                 found.bases[unit.name] = max(lower)
                 others.pop(max(lower))
-        others.pop(unit.revision if unit.rows else None, None)
+        if unit.rows:
+            others.pop(unit.revision, None)
         found.stale.extend(file.location for file in others.values())
     found.unplanned.extend(sorted(f.location for rest in files.values() for f in rest.values()))
     return found
