@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from imagecensus.transforms.dataset.inventory import Inventory
     from imagecensus.transforms.dataset.layout import Layout
     from imagecensus.transforms.dataset.plan_units import Planned
+    from imagecensus.transforms.engines.precision import Choice
     from imagecensus.transforms.records import Unit
 
 # A IIIF server is asked for images whose longer side is so many times what the model sees: the
@@ -146,49 +147,40 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
     return _exit_code(options, job.run, report["totals"])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """The model of a run, and how it is run."""
+
+    model: str  # its folder
+    contract: Contract
+    engine: str
+    precision: Choice
+
+
 def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> Job:
     """Loads and checks the model, and begins the listing. Raises UserError for every refusal."""
-    from imagecensus.jobs.classification.calibrate import model_with_int8
-    from imagecensus.model_export.contract import check_digest, read_contract
-    from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.dataset.layout import (
         dataset_ingredients,
         fact_columns,
         fingerprint_of,
         ingredients,
     )
-    from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import choose_engine
     from imagecensus.transforms.list_images import passthrough_columns
 
     started = time.time()
     process.forgo_pandas()
-    engine = choose_engine(options.engine, options.precision, options.embeddings)
-    model = _model_folder(options)
-    contract = read_contract(model)
-    check_digest(contract, options.model_digest, model)
-    if not options.trust_model:
-        check_graph(model)
     present = dataset_ingredients(layout)
+    chosen = _choose_model(options, present)
+    contract = chosen.contract
+    options = dataclasses.replace(options, precision=chosen.precision.precision)
     if options.calibrate_on_archive:
-        model = model_with_int8(options, model, present.get("model", ""))
-        contract = read_contract(model)
-        options = dataclasses.replace(options, model=model)
-    choice = choose_precision(
-        options.precision,
-        engine,
-        model,
-        contract,
-        present=present.get("precision", ""),
-        here=options.runner == IN_PROCESS,
-    )
-    options = dataclasses.replace(options, precision=choice.precision)
+        options = dataclasses.replace(options, model=chosen.model)
     side = IIIF_SIDES * max(contract.preprocess.shape[:2])
     dataclasses.replace(options.web, image_side=side).apply()
     top_k = min(options.top_k, len(contract.labels))
     if top_k > contract.top_k:
         raise UserError(
-            f"--top-k={top_k}: {model} answers with {contract.top_k} classes;"
+            f"--top-k={top_k}: {chosen.model} answers with {contract.top_k} classes;"
             " export it again with a larger top-k"
         )
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
@@ -207,25 +199,57 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
         passthrough=passthrough,
         facts=fact_columns(present, options.gps),
     )
-    run = Run(
-        run_id=uuid.uuid4().hex[:12],
-        started=started,
-        inputs=options.inputs,
-        model=model,
-        model_name=contract.name,
-        model_digest=contract.digest,
-        fingerprint=fingerprint_of(identity),
-        engine=engine,
-        runner=options.runner,
-        precision=choice.precision,
-        precision_reason=choice.reason,
-        drop_gone=options.drop_gone,
-    )
+    run = _run(options, chosen, fingerprint_of(identity), started)
     return Job(
         options=options, beam_args=beam_args, layout=layout, contract=contract, top_k=top_k,
         identity=identity, passthrough=passthrough, run=run,
         references=itertools.chain([first], references),
     )  # fmt: skip
+
+
+def _run(options: ClassifyOptions, chosen: _Chosen, fingerprint: str, started: float) -> Run:
+    return Run(
+        run_id=uuid.uuid4().hex[:12],
+        started=started,
+        inputs=options.inputs,
+        model=chosen.model,
+        model_name=chosen.contract.name,
+        model_digest=chosen.contract.digest,
+        fingerprint=fingerprint,
+        engine=chosen.engine,
+        runner=options.runner,
+        precision=chosen.precision.precision,
+        precision_reason=chosen.precision.reason,
+        drop_gone=options.drop_gone,
+    )
+
+
+def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
+    """The model, its engine and precision. `present`: what the dataset was begun with."""
+    from imagecensus.jobs.classification.calibrate import model_with_int8
+    from imagecensus.model_export.contract import check_digest, read_contract
+    from imagecensus.model_export.safety import check_graph
+    from imagecensus.transforms.engines.precision import choose_precision
+    from imagecensus.transforms.engines.registry import choose_engine
+
+    engine = choose_engine(options.engine, options.precision, options.embeddings)
+    model = _model_folder(options)
+    contract = read_contract(model)
+    check_digest(contract, options.model_digest, model)
+    if not options.trust_model:
+        check_graph(model)
+    if options.calibrate_on_archive:
+        model = model_with_int8(options, model, present.get("model", ""))
+        contract = read_contract(model)
+    choice = choose_precision(
+        options.precision,
+        engine,
+        model,
+        contract,
+        present=present.get("precision", ""),
+        here=options.runner == IN_PROCESS,
+    )
+    return _Chosen(model=model, contract=contract, engine=engine, precision=choice)
 
 
 def plan_work(job: Job) -> Work:

@@ -25,7 +25,6 @@ MAX_POSITIONAL = 5
 
 LONG_FUNCTIONS: set[tuple[str, str]] = {
     ("jobs/classification/pipeline.py", "run_pipeline"),
-    ("jobs/classify.py", "_classify"),
     ("model_export/training/run.py", "train"),
     ("transforms/classify_images.py", "classify_batch"),
 }
@@ -43,7 +42,6 @@ LONG_CALLS: set[tuple[str, str]] = {
     ("model_export/training/run.py", "fit"),
     ("model_export/training/run.py", "fit_all"),
     ("model_export/training/run.py", "write_training_report"),
-    ("transforms/dataset/work_plan.py", "_PlanWriter"),
     ("transforms/decode_images.py", "ImageBatch"),
     ("transforms/decode_images.py", "decode"),
     ("transforms/decode_images.py", "read"),
@@ -86,9 +84,6 @@ POSITIONAL_DATACLASSES: set[tuple[str, str]] = {
     ("transforms/classify_images.py", "ClassifyImages"),
     ("transforms/classify_images.py", "LoadedClassifier"),
     ("transforms/dataset/layout.py", "Layout"),
-    ("transforms/dataset/parts.py", "Inventory"),
-    ("transforms/dataset/parts.py", "Totals"),
-    ("transforms/dataset/work_plan.py", "Planned"),
     ("transforms/decode_images.py", "DecodeImages"),
     ("transforms/decode_images.py", "Decoding"),
     ("transforms/records.py", "ImageBatch"),
