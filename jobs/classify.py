@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -127,9 +127,9 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
     if not options.dry_run:
         layout.make()
     activity.watch(options.decode_seconds)
-    with contextlib.nullcontext() if options.dry_run else layout.locked():
+    with contextlib.nullcontext() if options.dry_run else layout.locked(_stop) as lock:
         fault_injection.reached("lock.taken")
-        work = plan_work(job)
+        work = plan_work(job, lock.check_held if lock else lambda: None)
         if options.dry_run:
             print(_dry_run_text(job, work))
             return 0
@@ -141,10 +141,18 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
             )
             return 0
         fault_injection.reached("pipeline.done")
+        lock.check_held()
         report = close_run(job, work)
     print(summary(layout, report))
     _write_page(options, layout.output, report["totals"]["rows"])
     return _exit_code(options, job.run, report["totals"])
+
+
+def _stop() -> None:
+    """Lets a run in this process end with the unit in work: the output is another run's now."""
+    from imagecensus.transforms.decode_images import STOP
+
+    STOP.set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,9 +260,10 @@ def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
     return _Chosen(model=model, contract=contract, engine=engine, precision=choice)
 
 
-def plan_work(job: Job) -> Work:
+def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     """Lists, compares with the plan and with the parts, and writes the plan of what is to be done.
 
+    `check_held` raises where another run has taken the output over, before the plan is written.
     Raises UserError: the output holds another dataset, or parts that no plan knows.
     """
     from imagecensus.jobs.classification import supervise
@@ -293,7 +302,7 @@ def plan_work(job: Job) -> Work:
     planned = plan_units(
         _reported(job.references, options.inputs), layout.state, run.fingerprint,
         passthrough=passthrough, unit_rows=options.unit_images, limit=options.limit,
-        shard=shard, dry_run=dry_run, plan=plan, revising=revising,
+        shard=shard, dry_run=dry_run, plan=plan, revising=revising, before_writing=check_held,
     )  # fmt: skip
     fault_injection.reached("planned")
     run.planned = planned
@@ -329,13 +338,18 @@ def run_work(job: Job, work: Work) -> None:
 def close_run(job: Job, work: Work) -> dict:
     """Looks at what was written, counts, and writes the run report; returns it."""
     from imagecensus.transforms import activity
-    from imagecensus.transforms.dataset import inventory
+    from imagecensus.transforms.dataset import inventory, work_plan
     from imagecensus.transforms.decoders import inflight
 
     run, layout, plan = job.run, job.layout, work.planned.plan
     after = inventory.take_inventory(
         layout.parts, plan, run.fingerprint, known=work.present.parts.values()
     )
+    if after.unplanned and layout.shard == work_plan.WHOLE:
+        raise UserError(
+            f"{after.unplanned[0]}: another run has written to this output meanwhile;"
+            " run the same command again"
+        )
     inventory.remove(after.stale)
     pending = sum(unit.rows for unit in after.pending)
     counts = count_totals(run, after.totals, sum(unit.rows for unit in plan.units), pending)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from samples import SHARED_DATA, make_photos, photo, read_rows
 
+from imagecensus.jobs import classify as jobs_classify
 from imagecensus.jobs.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -477,6 +478,30 @@ def test_a_rerun_looks_again_at_what_changed_came_and_went(archive, tiny_model, 
     assert len(rows) == totals_of(output)["rows"] == 15 and str(gone) not in rows
     classify(archive, model=tiny_model, output=output)
     assert totals_of(output)["gone"] == 0 and report_of(output)["rates"]["images"] == 0
+
+
+def test_a_run_that_was_taken_over_leaves_the_other_runs_parts(
+    archive, tiny_model, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "out"
+    classify(archive, model=tiny_model, output=output)
+    photo(78).save(archive / "empty.png")
+
+    def sleep_through_another_run(job, work):
+        """In its place: another run does the work, and more."""
+        os.unlink(job.layout.lock)
+        subprocess.run(command(archive, tiny_model, output), check=True)
+        photo(77).save(archive / "broken.jpg")
+        subprocess.run(command(archive, tiny_model, output), check=True)
+
+    monkeypatch.setattr(jobs_classify, "run_work", sleep_through_another_run)
+    assert classify(archive, model=tiny_model, output=output) == 2
+    monkeypatch.undo()
+    assert "taken over by another run" in capsys.readouterr().err
+    statuses = read_rows(output).column("status").to_pylist()
+    assert len(statuses) == 15 and statuses.count("ok") == 14
+    assert classify(archive, model=tiny_model, output=output) == 0
+    assert report_of(output)["rates"]["images"] == 0
 
 
 def test_a_moved_archive_takes_its_rows_along(archive, tiny_model, tmp_path, capsys):

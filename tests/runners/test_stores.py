@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import pyarrow as pa
@@ -266,6 +267,20 @@ def test_a_lease_is_judged_by_the_store_s_clock(there, monkeypatch):
     with store.Lock(location):
         pass
     assert not there.names("out/leased"), "nothing may be left"
+
+
+def test_a_run_that_lost_its_lease_learns_of_it(there, monkeypatch):
+    """A laptop that slept: meanwhile another run took the output over."""
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.4)
+    location, lost = there.uri("out/lost/_imagecensus/lock"), threading.Event()
+    with store.Lock(location, lost.set) as mine:
+        mine.check_held()
+        other = json.dumps({"host": "elsewhere", "pid": 1, "began": 1}).encode()
+        there.put("out/lost/_imagecensus/lock", other)
+        assert lost.wait(20)
+        with pytest.raises(store.StorageError, match="taken over by another run"):
+            mine.check_held()
+    assert there.get("out/lost/_imagecensus/lock") == other, "the lock of the other stays"
 
 
 def test_a_renewed_lease_is_of_another_version(there):

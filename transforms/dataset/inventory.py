@@ -126,7 +126,9 @@ def take_inventory(
                 others.pop(max(lower))
         if unit.rows:
             others.pop(unit.revision, None)
-        found.stale.extend(file.location for file in others.values())
+        for revision, file in others.items():
+            known = revision <= unit.revision  # else of a run that this one knows nothing of
+            (found.stale if known else found.unplanned).append(file.location)
     found.unplanned.extend(sorted(f.location for rest in files.values() for f in rest.values()))
     return found
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
@@ -81,13 +82,14 @@ class Layout:
             store.make_folder(folder)
 
     @contextlib.contextmanager
-    def locked(self):
+    def locked(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[store.Lock]:
         """Holds the dataset, or this shard of it, for one run.
 
+        `on_lost` is called when another run takes it over.
         A run over everything excludes the shards' runs, and they exclude it. Raises StorageError.
         """
         with contextlib.ExitStack() as locks:
-            locks.enter_context(store.Lock(self.lock))
+            lock = locks.enter_context(store.Lock(self.lock, on_lost))
             whole = dataclasses.replace(self, shard=work_plan.WHOLE).lock
             if self.shard != work_plan.WHOLE:
                 store.Lock(whole).check()
@@ -95,7 +97,7 @@ class Layout:
                 for name in store.list_names(self.state):
                     if name.startswith("lock-"):
                         store.Lock(store.join(self.state, name)).check()
-            yield
+            yield lock
 
     def remove_temporary(self) -> None:
         """Removes what killed runs left half written. A shard leaves what may be another's."""

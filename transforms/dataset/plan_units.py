@@ -82,6 +82,7 @@ def plan_units(
     dry_run: bool = False,
     plan: Plan | None = None,
     revising: Revising | None = None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> Planned:
     """Appends to the plan: units of the new images, and revisions of those that have changed.
 
@@ -96,6 +97,7 @@ def plan_units(
       dry_run: count, write nothing.
       plan: of the folder, where it was read already.
       revising: how units of the plan are revised.
+      before_writing: called when all is listed; what it raises ends the planning.
     """
     plan = plan if plan is not None else read_plan(folder, shard)
     revising = revising or Revising()
@@ -103,6 +105,7 @@ def plan_units(
     with Comparison(plan, schema, revising.relocate) as comparison:
         cut = _gather(references, comparison, schema, limit, shard)
         compared = comparison.judge(None if cut else revising.whole)
+        before_writing()
         writer = PlanWriter(folder, shard=shard, dry_run=dry_run)
         units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
         writer.flush()

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from imagecensus.transforms.storage.local import not_writable
@@ -25,16 +26,20 @@ _LOCK_TRIES, _LOCK_PAUSE = 20, 0.1
 
 
 class Lock:
-    """Holds an output dataset for one run; the operating system frees it when a process dies."""
+    """Holds an output dataset for one run; the operating system frees it when a process dies.
 
-    def __init__(self, location: str):
-        self.location = location
+    In a store another run may take it over from one that was not heard of for `LEASE_SECONDS`, as
+    from a laptop that slept. Then `on_lost` is called, and `check_held` raises.
+    """
+
+    def __init__(self, location: str, on_lost: Callable[[], None] = lambda: None):
+        self.location, self._on_lost = location, on_lost
         self._handle = -1
 
     def __enter__(self) -> Lock:
         if is_bucket(self.location):
             check_conditional_writes(os.path.dirname(self.location))
-            self._lease = Lease(self.location)
+            self._lease = Lease(self.location, self._on_lost)
             holder = self._lease.acquire()
             if holder:
                 raise self._held_by(holder)
@@ -56,6 +61,22 @@ class Lock:
             self._lease.release()
         else:
             os.close(self._handle)
+
+    def check_held(self) -> None:
+        """Raises StorageError where this run does not hold the lock any more."""
+        if is_bucket(self.location):
+            held = self._lease.is_held()
+        else:
+            try:
+                held = os.path.samestat(os.stat(self.location), os.fstat(self._handle))
+            except OSError:
+                held = False
+        if not held:
+            raise StorageError(
+                f"{os.path.dirname(os.path.dirname(self.location))}: the lock of this run was"
+                " removed or taken over by another run, so it stops; what it has finished stays:"
+                " when no other run goes on, run the same command again"
+            )
 
     def check(self) -> None:
         """Refuses where a run holds the lock now; takes nothing. Raises StorageError."""
@@ -123,8 +144,8 @@ class Lease:
     see that the owner is dead (same machine), else once it was not renewed for `LEASE_SECONDS`.
     """
 
-    def __init__(self, uri: str):
-        self.uri = uri
+    def __init__(self, uri: str, on_lost: Callable[[], None] = lambda: None):
+        self.uri, self._on_lost = uri, on_lost
         self._store = store_of(uri)
         self._owner = {"host": os.uname().nodename, "pid": os.getpid(), "began": time.time_ns()}
         self._done = threading.Event()
@@ -140,6 +161,10 @@ class Lease:
                 self._thread.start()
                 return None
         return "a run that began at the same moment"
+
+    def is_held(self) -> bool:
+        """Whether it is still this owner's. Raises StorageError."""
+        return self._look()[1] == self._owner
 
     def holder(self) -> str | None:
         """Who holds it now; takes nothing. Raises StorageError."""
@@ -202,8 +227,9 @@ class Lease:
         while not self._done.wait(LEASE_SECONDS / 4):
             with contextlib.suppress(StorageError):  # the next one may come through
                 version, owner, _ = self._look()
-                if owner == self._owner:
-                    self._put(version)
+                if owner != self._owner or not self._put(version):
+                    self._on_lost()
+                    return
 
 
 def _name(owner: dict[str, Any]) -> str:
