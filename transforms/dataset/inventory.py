@@ -127,8 +127,8 @@ def take_inventory(
         if unit.rows:
             others.pop(unit.revision, None)
         for revision, file in others.items():
-            known = revision <= unit.revision  # else of a run that this one knows nothing of
-            (found.stale if known else found.unplanned).append(file.location)
+            planned = revision <= unit.revision  # else of a run that this one knows nothing of
+            (found.stale if planned else found.unplanned).append(file.location)
     found.unplanned.extend(sorted(f.location for rest in files.values() for f in rest.values()))
     return found
 
