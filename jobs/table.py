@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.results.open_table import Table, open_table
 from imagecensus.model_export.common.errors import UserError
@@ -45,8 +46,10 @@ def main(argv: Sequence[str]) -> int:
         with store.atomic_path(options.to) as path:
             export_table(options.output, path, options.format, options.embeddings)
         return 0
-    # A reader that has seen enough (`| head`) ends this process, as it ends other tools.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if process.own_process:
+        # A reader that has seen enough (`| head`) ends this process, as it ends other tools. In a
+        # process of somebody else, any later connection that breaks would end it.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     export_table(options.output, "/dev/stdout", options.format, options.embeddings)
     return 0
 

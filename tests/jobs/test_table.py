@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -56,6 +57,12 @@ def test_standard_output_and_a_reader_that_stops(table):
     shell = " ".join(f"'{word}'" for word in words) + " | head -n 1"
     first = subprocess.run(["sh", "-c", shell], capture_output=True)
     assert first.stdout == whole.stdout.splitlines(keepends=True)[0] and not first.stderr
+
+
+def test_a_program_that_calls_the_command_survives_a_broken_pipe(table, capfd):
+    before = signal.getsignal(signal.SIGPIPE)
+    assert main(["table", table, "--format=jsonl"]) == 0
+    assert signal.getsignal(signal.SIGPIPE) is before
 
 
 def test_a_folder_that_is_not_there(table, capsys):
