@@ -192,7 +192,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
             " export it again with a larger top-k"
         )
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
-    references = _list(options)
+    references = _list(options, passthrough)
     first = next(references, None)
     if first is None:
         raise UserError(f"{', '.join(options.inputs)}: no images there")
@@ -362,14 +362,14 @@ def close_run(job: Job, work: Work) -> dict:
     return report
 
 
-def _list(options: ClassifyOptions) -> Iterator[pa.RecordBatch]:
+def _list(options: ClassifyOptions, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The listing, with the input that each reference comes from."""
     from imagecensus.transforms.list_images import list_images
     from imagecensus.transforms.records import SOURCE_COLUMN
 
     for text in options.inputs:
         batches = list_images(
-            (text,), options.uri_column, options.image_column, options.max_members
+            (text,), options.uri_column, options.image_column, options.max_members, columns
         )
         for batch in batches:
             source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)

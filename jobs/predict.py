@@ -23,7 +23,10 @@ from imagecensus.model_export.contract import read_contract
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.preprocess import configure_pillow, decode_image
 from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.archives.reading import Place
 from imagecensus.transforms.engines.registry import choose_engine, load_engine
+from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
 from imagecensus.transforms.read_images import MAX_BYTES, read_image
 from imagecensus.transforms.records import FACTS, GPS_FACTS
 from imagecensus.transforms.storage import store
@@ -176,16 +179,34 @@ def printable(text: str) -> str:
 
 
 def read_one_image(image: str) -> NamedBytes:
-    """(name, bytes or the ImageError that came instead)."""
+    """(uri as the table writes it, bytes or the ImageError that came instead).
+
+    An image is named by a path, by an address of a store, or as the table does: a `file://` uri, or
+    ARCHIVE#MEMBER.
+    """
     try:
         if image == STDIN:
             return "-", sys.stdin.buffer.read(MAX_BYTES)
-        if store.is_remote(image):
-            return image, read_image(image)
-        uri = store.uri_of_path(os.path.abspath(os.fsencode(image)))
-        return uri, read_image(uri)
+        packed = split_member(image, "")
+        if packed is None:
+            uri = resolve(image, "")
+            # A signed address is read as it is, and shown without its secret.
+            return uri, read_image(image if store.is_web(image) else uri)
+        found = PackedMembers().find(packed.container, [packed.uri]).get(packed.uri)
+        if found is None:
+            return packed.uri, ImageError("not_found", "the archive has no such member")
+        place = Place()
+        try:
+            data = read_image(
+                *found[:3], container=found.container, member=found.member, place=place
+            )
+        finally:
+            place.close()
+        return packed.uri, data
+    except OSError as error:
+        return image, ImageError("read_error", error.strerror or str(error))
     except ImageError as error:
-        if error.status == "not_found":
+        if error.status == "not_found" and not split_member(image, ""):
             error = ImageError("not_found", "there is no such file")
         return image, error
 

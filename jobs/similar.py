@@ -22,7 +22,8 @@ from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms.storage import store
+from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.inputs.packed_members import split_member
 
 MAX_IMAGES = 100_000
 _BLOCK = 4096
@@ -215,9 +216,8 @@ def _unit(vectors: Vectors) -> Vectors:
 
 def _query(table: Table, options: Options) -> tuple[Vectors, str]:
     """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
-    uri = options.image
-    if not store.is_remote(uri) and not uri.startswith("file://"):
-        uri = store.uri_of_path(os.path.abspath(os.fsencode(uri)))
+    packed = split_member(options.image, "")
+    uri = packed.uri if packed else resolve(options.image, "")
     found = table.query(
         "SELECT uri, embedding FROM predictions WHERE uri IN (?, ?) AND status = 'ok'",
         options.image,

@@ -115,9 +115,11 @@ def check_graph(data: bytes, folder: pathlib.Path) -> None:
 
 def check_manifest(data: bytes, folder: pathlib.Path) -> None:
     """A manifest; its first byte chooses the format: references or an InputError."""
-    from imagecensus.transforms.list_images import InputError, list_manifest
+    from imagecensus.transforms.inputs.files import InputError
+    from imagecensus.transforms.inputs.manifests import list_manifest
 
-    suffix = (".csv", ".jsonl", ".txt", ".tsv", ".parquet")[data[0] % 5 if data else 0]
+    suffixes = (".csv", ".jsonl", ".txt", ".tsv", ".parquet", ".json", ".csv.gz")
+    suffix = suffixes[data[0] % len(suffixes) if data else 0]
     path = folder / f"manifest{suffix}"
     path.write_bytes(data[1:])
     try:

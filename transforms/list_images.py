@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from imagecensus.transforms.archives import listing
 from imagecensus.transforms.decoders import guard_listing
+from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
-    InputError,
     absolute,
     is_glob,
     list_files,
@@ -26,15 +26,18 @@ from imagecensus.transforms.inputs.files import (
 )
 from imagecensus.transforms.inputs.iiif import COLUMNS, is_iiif, list_iiif
 from imagecensus.transforms.inputs.manifests import (
-    is_manifest,
     list_manifest,
     manifest_columns,
+    manifest_kind,
+    named_kind,
     passed_through,
 )
+from imagecensus.transforms.inputs.pipes import is_pipe
 from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
+IIIF = "iiif"  # a kind of list, beside those of `manifest_kind`
 
 
 def list_images(
@@ -42,6 +45,7 @@ def list_images(
     uri_column: str = "",
     image_column: str = "",
     max_members: int = listing.MAX_MEMBERS,
+    columns: pa.Schema | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -50,6 +54,7 @@ def list_images(
       uri_column: the manifests' column of locations; empty: the first of `URI_COLUMNS`.
       image_column: the column or feature of images in Parquet and TFRecords; empty: the usual.
       max_members: of one archive; the archive itself is a failed row in place of the others.
+      columns: from `passthrough_columns`; None: each list's columns have its own types.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
@@ -58,10 +63,13 @@ def list_images(
       InputError: an input does not exist or a manifest cannot be read.
     """
     for text in inputs:
-        if is_iiif(text):
+        kind = _manifest_kind(text, uri_column, image_column)
+        if kind == IIIF:
             yield from list_iiif(text)
-        elif is_manifest(text) and not _holds_images(text, uri_column, image_column):
-            yield from list_manifest(text, uri_column)
+        elif kind:
+            yield from list_manifest(
+                text, uri_column, columns=columns, kind=kind, image_column=image_column
+            )
         else:
             yield from _list_with_archives(text, image_column, max_members)
 
@@ -70,7 +78,7 @@ def check_inputs(inputs: tuple[str, ...]) -> list[str]:
     """What is wrong with the inputs, as sentences, without listing them."""
     problems = []
     for text in inputs:
-        if store.is_remote(text):
+        if store.is_remote(text) or is_pipe(text):
             continue
         path = os.path.abspath(text)
         if not os.path.lexists(path) and not is_glob(text):
@@ -83,32 +91,39 @@ def passthrough_columns(
 ) -> pa.Schema:
     """The columns that manifests and tables among the inputs pass through to the output, together.
 
-    Raises:
-      InputError: two inputs give one column different types.
+    A column to which two inputs give different types is text.
     """
     fields: dict[str, pa.Field] = {}
     for text in inputs:
         for field in _columns_of(text, uri_column, image_column):
             known = fields.setdefault(field.name, field)
             if known.type != field.type:
-                raise InputError(
-                    f"{text}: column {field.name!r} is {field.type}, in an earlier manifest"
-                    f" {known.type}; rename one of them"
-                )
+                fields[field.name] = pa.field(field.name, pa.string())
     return pa.schema(list(fields.values()))
 
 
 def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]:
-    if is_iiif(text):
+    kind = _manifest_kind(text, uri_column, image_column)
+    if kind == IIIF:
         return passed_through(pa.schema(COLUMNS))
-    if not is_manifest(text) or _holds_images(text, uri_column, image_column):
-        return passed_through(_table_columns(text, image_column))
-    return manifest_columns(text, uri_column)
+    if kind:
+        return manifest_columns(text, uri_column, kind)
+    return passed_through(_table_columns(text, image_column))
+
+
+def _manifest_kind(text: str, uri_column: str, image_column: str) -> str:
+    """What kind of list an input is; "": it holds images itself."""
+    if is_iiif(text):
+        return IIIF
+    kind = manifest_kind(text)
+    if kind == "parquet" and _holds_images(text, uri_column, image_column):
+        return ""
+    return kind or ("" if listing.is_archive_name(text) else named_kind(text))
 
 
 def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
     """Whether a Parquet file is an archive of images and no manifest of locations."""
-    if not text.lower().endswith(".parquet") or (uri_column and not image_column):
+    if uri_column and not image_column:
         return False
     reference = next(list_files(text), ("", -1, ""))
     return guard_listing.is_table_of_images(*reference, image_column)
@@ -118,7 +133,7 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
     """The files of one input, and in the place of an archive its members."""
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
-    names = {f.name: new.name for f, new in zip(columns, passed_through(columns), strict=True)}
+    passed = {f.name: new for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
@@ -129,7 +144,7 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
             *reference, kind, image_column, columns, max_members
         )
 
-    chunk = []
+    chunk: list[File] = []
     for reference, members in _expand(text, members_of):
         if members is None:
             chunk.append(reference)
@@ -137,9 +152,16 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
             yield reference_batch(chunk)
             chunk = []
         for batch in members or ():
-            yield batch.rename_columns([names.get(name, name) for name in batch.schema.names])
+            yield _renamed(batch, passed)
     if chunk:
         yield reference_batch(chunk)
+
+
+def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBatch:
+    """Members with the columns of their table, under names and types that the output can have."""
+    fields = [passed.get(field.name, field) for field in batch.schema]
+    columns = [as_type(c, field.type) for c, field in zip(batch.columns, fields, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
 def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 
 import duckdb
+import pyarrow as pa
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.names import fold
-from imagecensus.transforms.inputs.manifests import check_header
+from imagecensus.transforms.inputs.column_types import as_type
+from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.inputs.manifests import base_of
+from imagecensus.transforms.inputs.read_list import URI_COLUMNS, kind_of, read_rows, scan
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 
 HELP = "`parent` (the folder's name), `column:NAME` of the table, or a CSV, JSONL or Parquet file"
@@ -162,42 +165,29 @@ def _read_truth(
     connection: duckdb.DuckDBPyConnection, path: str, uri_column: str, label_column: str
 ) -> None:
     """Makes the table `truth` (uri, label) of a file; relative paths start at its folder."""
-    extension = os.path.splitext(path)[1].lower()
-    reader = {
-        ".csv": lambda: connection.read_csv(path, header=True, all_varchar=True),
-        ".tsv": lambda: connection.read_csv(path, header=True, all_varchar=True, sep="\t"),
-        ".jsonl": lambda: connection.read_json(path, format="newline_delimited"),
-        ".parquet": lambda: connection.read_parquet(path),
-    }.get(extension)
-    if reader is None:
+    if not kind_of(path):
         raise UserError(f"--labels {path}: neither {HELP}")
-    if not os.path.isfile(path):
-        raise UserError(f"--labels {path}: no such file")
-    try:
-        relation = reader()
-        check_header(path, path, relation.columns)
-        for column in (uri_column, label_column):
-            if column not in relation.columns:
-                raise UserError(
-                    f"{path}: has no column {column!r}, only {', '.join(relation.columns)};"
-                    " name them with --uri-column and --label-column"
-                )
-        _refuse_answers(path, relation.columns, label_column)
-        relation.create_view("truth_file")
-        folder = os.path.dirname(os.path.abspath(path))
-        connection.execute(
-            f"""
-            CREATE TABLE truth AS
-            SELECT CASE WHEN u LIKE '/%' OR u LIKE '%://%' THEN u
-                        ELSE ? || regexp_replace(u, '^(\\./)+', '') END AS uri, label
-            FROM (SELECT CAST({_quote(uri_column)} AS VARCHAR) AS u,
-                         CAST({_quote(label_column)} AS VARCHAR) AS label FROM truth_file)
-            WHERE u != '' AND label != ''
-            """,
-            [folder.rstrip("/") + "/"],
+    rows = scan(path)
+    usual = URI_COLUMNS if uri_column == URI_COLUMNS[0] else ()
+    uri_column = rows.column("" if usual else uri_column, "--uri-column", usual)
+    label_column = rows.column(label_column, "--label-column")
+    _refuse_answers(path, rows.schema.names, label_column)
+    indices = [rows.schema.get_field_index(name) for name in (uri_column, label_column)]
+    rows, base = rows.with_text(indices), base_of(path)
+    connection.execute("CREATE TABLE truth (uri VARCHAR, label VARCHAR)")
+    for batch in read_rows(rows):
+        bad = [pair for pair in zip(batch.numbers, batch.errors, strict=True) if pair[1]]
+        if bad:
+            raise UserError(f"{path}: {rows.unit} {bad[0][0]} {bad[0][1]}; remove it or mend it")
+        texts, labels = (
+            as_type(batch.values.column(index), pa.string()).to_pylist() for index in indices
         )
-    except duckdb.Error as error:
-        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        known = [pair for pair in zip(texts, labels, strict=True) if all(pair)]
+        uris = pa.array([resolve(text, base) for text, _ in known], pa.string())
+        found = pa.table({"uri": uris, "label": pa.array([x for _, x in known], pa.string())})
+        connection.register("found", found)
+        connection.execute("INSERT INTO truth SELECT uri, label FROM found")
+        connection.unregister("found")
 
 
 def _matches(table: Table) -> bool:

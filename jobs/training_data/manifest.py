@@ -1,84 +1,106 @@
-"""Manifests as labelled images: a table with a column of paths and a column of labels."""
+"""Lists as labelled images: a column of locations and a column of labels."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from imagecensus.model_export.training.splits import SPLIT_NAMES, SPLITS, DataError, Split
+from imagecensus.transforms.inputs.column_types import as_type
+from imagecensus.transforms.inputs.read_list import URI_COLUMNS, ListOfRows, read_rows, scan
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_PATH_COLUMNS = ("uri", "path", "file", "filename", "image", "image_path")
-
-# Locations of a manifest, and the folder that relative ones start from -> for each one its name
-# (as the batch job writes it) and a function that reads it.
+# Locations of a list -> for each one its name (as the batch job writes it) and a function that
+# reads it.
 Image = tuple[str, Callable[[], bytes]]
-Locate = Callable[[list[str], str], list[Image]]
+Locate = Callable[[list[str]], list[Image]]
 
 
 def read_manifest(
-    path: str,
+    location: str,
     label_column: str,
     path_column: str,
     split_column: str,
     locate: Locate,
-    base: str,
 ) -> tuple[list[str], dict[str, Split]]:
-    """Labels, and the splits that a manifest names.
+    """Labels, and the splits that a list names.
 
     Args:
-      path: a local .csv, .jsonl or .parquet file.
+      location: a list of any kind that `classify` reads, here or in a store.
       label_column, path_column, split_column: the path column is found by name where empty, the
         split column may be missing.
       locate: finds the images.
-      base: where relative locations start.
 
     Raises:
-      DataError: with the row or column that is wrong.
+      InputError, DataError: with the line or column that is wrong.
     """
-    table = _read_table(path, [label_column, path_column, split_column, *_PATH_COLUMNS])
-    if not path_column:
-        present = [name for name in _PATH_COLUMNS if name in table.column_names]
-        if not present:
-            raise DataError(
-                f"{path}: no column named {', '.join(_PATH_COLUMNS)}; its columns are"
-                f" {', '.join(table.column_names)}; name the right one with --path-column"
-            )
-        path_column = present[0]
-    for flag, column in (("--path-column", path_column), ("--label-column", label_column)):
-        if column not in table.column_names:
-            raise DataError(
-                f"{path}: no column {column!r}; its columns are"
-                f" {', '.join(table.column_names)}; name the right one with {flag}"
-            )
-    names = table[path_column].to_pylist()
-    values = table[label_column].to_pylist()
-    for row, (name, value) in enumerate(zip(names, values, strict=True)):
-        if name in (None, "") or value in (None, ""):
-            raise DataError(f"{path}: row {row + 1} has no path or no label; remove it or fill it")
-    texts = [str(value) for value in values]
-    labels = sorted(set(texts), key=_natural)
+    rows = scan(location)
+    path_column = rows.column(path_column, "--path-column", URI_COLUMNS)
+    label_column = rows.column(label_column, "--label-column")
+    named = {name.casefold(): name for name in rows.schema.names}
+    wanted = [path_column, label_column, named.get(split_column.casefold(), "")]
+    names, labels_of, splits, numbers = _columns(rows, wanted)
+    labels = sorted(set(labels_of), key=_natural)
     class_ids = {label: class_id for class_id, label in enumerate(labels)}
-    ids = np.asarray([class_ids[text] for text in texts], np.int32)
-    splits = _splits(path, table, split_column)
-    images = locate([str(name) for name in names], base)
-    once = _without_repeats(path, images, texts, splits)
+    ids = np.asarray([class_ids[label] for label in labels_of], np.int32)
+    images = locate(names)
+    where = [f"{rows.unit} {number}" for number in numbers]
+    once = _without_repeats(location, where, images, labels_of, splits)
     found = {}
     for name in SPLITS:
-        rows = once[splits[once] == name]
-        if len(rows) or name == "train":
-            found[name] = _split([images[row] for row in rows], ids[rows])
+        chosen = once[splits[once] == name]
+        if len(chosen) or name == "train":
+            found[name] = _split([images[row] for row in chosen], ids[chosen])
     return labels, found
 
 
+def _columns(
+    rows: ListOfRows, wanted: list[str]
+) -> tuple[list[str], list[str], NDArray[np.object_], list[int]]:
+    """Locations, labels and splits as they are written, and the number of each line or row.
+
+    Raises DataError, naming the first line that cannot be used.
+    """
+    path_column, label_column, split_column = wanted
+    schema = rows.schema
+    # As they are written: label 007 is not 7.
+    rows = rows.with_text(schema.get_field_index(name) for name in wanted if name)
+    names: list[str] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    numbers: list[int] = []
+    for batch in read_rows(rows):
+        columns = [
+            as_type(batch.values.column(name), pa.string()).to_pylist()
+            if name
+            else ["train"] * len(batch.numbers)
+            for name in wanted
+        ]
+        for number, error, name, label, split in zip(
+            batch.numbers, batch.errors, *columns, strict=True
+        ):
+            which = f"{rows.location}: {rows.unit} {number}"
+            if error:
+                raise DataError(f"{which} {error}; remove it or mend it")
+            if not name or not label:
+                raise DataError(f"{which} has no path or no label; remove it or fill it")
+            if str(split).strip().lower() not in SPLIT_NAMES:
+                raise DataError(f"{which}: split {split!r} is none of train, val, test")
+            splits.append(SPLIT_NAMES[str(split).strip().lower()])
+        names += columns[0]
+        labels += columns[1]
+        numbers += batch.numbers
+    return names, labels, np.array(splits, object), numbers
+
+
 def _without_repeats(
-    path: str, images: Sequence[Image], labels: list[str], splits: NDArray[np.object_]
+    path: str,
+    where: list[str],
+    images: Sequence[Image],
+    labels: list[str],
+    splits: NDArray[np.object_],
 ) -> NDArray[np.int64]:
     """Rows, each image once: one that is trained on and tested with would flatter the test."""
     first: dict[str, int] = {}
@@ -86,7 +108,7 @@ def _without_repeats(
         other = first.setdefault(name, row)
         if (labels[other], splits[other]) != (labels[row], splits[row]):
             raise DataError(
-                f"{path}: rows {other + 1} and {row + 1} are one image, {name}, as"
+                f"{path}: {where[other]} and {where[row]} are one image, {name}, as"
                 f" {labels[other]!r} ({splits[other]}) and {labels[row]!r} ({splits[row]}):"
                 " keep one of them"
             )
@@ -98,50 +120,6 @@ def _split(images: Sequence[Image], ids: NDArray[np.int32]) -> Split:
     return Split(tuple(name for name, _ in images), ids, lambda: iter(reads))
 
 
-def _splits(path: str, table: pa.Table, column: str) -> NDArray[np.object_]:
-    """The split of each row: train where the table has no such column."""
-    splits = np.full(table.num_rows, "train", object)
-    if column in table.column_names:
-        for row, value in enumerate(table[column].to_pylist()):
-            splits[row] = SPLIT_NAMES.get(str(value).lower())
-            if splits[row] is None:
-                raise DataError(
-                    f"{path}: row {row + 1}: split {value!r} is none of train, val, test"
-                )
-    return splits
-
-
 def _natural(text: str) -> tuple[int, int, str]:
     # Numeric labels in the order of their numbers: class 10 comes after class 9.
     return (0, int(text), text) if text.isdecimal() else (1, 0, text)
-
-
-def _read_table(path: str, texts: list[str]) -> pa.Table:
-    """The table; the columns named in `texts` as they are written: label 007 is not 7."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    def read_csv(path: str) -> pa.Table:
-        return pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in texts if name}
-            ),
-        )
-
-    readers: dict[str, Callable[[str], pa.Table]] = {
-        ".csv": read_csv,
-        ".jsonl": pa.json.read_json,
-        ".ndjson": pa.json.read_json,
-        ".parquet": pa.parquet.read_table,
-    }
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in readers:
-        raise DataError(f"{path}: a manifest ends in {', '.join(readers)}")
-    try:
-        return readers[suffix](path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None

@@ -20,10 +20,12 @@ from imagecensus.model_export.training.labelled_data import (
     check,
     complete,
 )
-from imagecensus.model_export.training.splits import DataError, Split
-from imagecensus.transforms.archives import listing
+from imagecensus.model_export.training.splits import DataError
 from imagecensus.transforms.archives.reading import Place, is_sequential
-from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.inputs.locate import locate
+from imagecensus.transforms.inputs.manifests import base_of
+from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
+from imagecensus.transforms.inputs.read_list import KINDS, kind_of
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import store
 
@@ -55,31 +57,28 @@ def read_training_data(
         from imagecensus.jobs.training_data.tfds import read_tfds
 
         labels, found = read_tfds(source.removeprefix("tfds:"))
-    elif store.is_remote(source):
-        labels, found = _read_remote(source, columns)
     elif os.path.isdir(source):
         labels, found, notes = read_class_folders(source)
-    elif os.path.isfile(source):
-        base = os.path.dirname(os.path.abspath(source))
-        labels, found = read_manifest(source, *columns, locate_images, base)
+    elif kind_of(source):
+        base = base_of(source)
+        labels, found = read_manifest(source, *columns, lambda names: locate_images(names, base))
     else:
-        raise DataError(f"{source}: no such folder or manifest")
+        raise DataError(_refusal(source))
     splits = complete(found, fractions)
     check(source, labels, splits)
     return LabelledData(source, tuple(labels), splits, tuple(notes))
 
 
-def _read_remote(source: str, columns: tuple[str, str, str]) -> tuple[list[str], dict[str, Split]]:
-    if not source.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet")):
-        raise DataError(
+def _refusal(source: str) -> str:
+    kinds = ", ".join(KINDS)
+    if store.is_remote(source):
+        return (
             f"{source}: class folders in a bucket are not read; copy them to a disk, or list the"
-            " images in a manifest (.csv, .jsonl, .parquet) with a column of labels"
+            f" images with their labels ({kinds})"
         )
-    try:
-        with store.local_copy(source) as path:
-            return read_manifest(path, *columns, locate_images, source.rpartition("/")[0])
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such manifest") from None
+    if os.path.exists(source):
+        return f"{source}: neither a folder of class folders nor a list with labels ({kinds})"
+    return f"{source}: no such folder or list"
 
 
 def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:
@@ -87,36 +86,17 @@ def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:
 
     That function raises ImageError, with the status that the batch job's row would have.
     """
-    uris = [_uri(location, base) for location in locations]
+    uris: list[str] = []
     packed: dict[str, set[str]] = {}
-    for uri in uris:
-        archive = _archive_of(uri)
-        if archive:
-            packed.setdefault(archive, set()).add(uri)
+    for location in locations:
+        member = split_member(location, base)
+        if member:
+            packed.setdefault(member.container, set()).add(member.uri)
+        uris.append(member.uri if member else locate(location, base)[0])
     members: dict[str, Read] = {}
     for archive, wanted in packed.items():
         members |= _members(archive, wanted)
     return [(uri, members.get(uri) or functools.partial(read_image, uri)) for uri in uris]
-
-
-def _uri(location: str, base: str) -> str:
-    if store.is_remote(location):
-        return location
-    if location.startswith("file://"):
-        return store.uri_of_path(store.path_of_uri(location))
-    if store.is_remote(base) and not location.startswith("/"):
-        return store.resolve(base, location)
-    return store.uri_of_path(os.fsencode(os.path.abspath(os.path.join(base, location))))
-
-
-def _archive_of(uri: str) -> str | None:
-    """The archive of a member's uri, ARCHIVE#NAME; None for a file of its own."""
-    if "#" not in uri or (not store.is_remote(uri) and store.exists(uri)):
-        return None
-    for end in (index for index, letter in enumerate(uri) if letter == "#"):
-        if listing.is_archive_name(uri[:end]) and store.exists(uri[:end]):
-            return uri[:end]
-    return None
 
 
 def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
@@ -127,19 +107,19 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
     """
     found: dict[str, Read] = {}
     place, folder = Place(), None
-    path = archive if store.is_remote(archive) else os.fsdecode(store.path_of_uri(archive))
-    for batch in list_images((path,)):
-        for row in batch.to_pylist():
-            if row["uri"] not in wanted:
-                continue
-            read: Read = functools.partial(
-                read_image, row["uri"], row["size"], row["etag_or_mtime"],
-                container=row["container"], member=row["member"], place=place,
-            )  # fmt: skip
-            if is_sequential(row["member"]):
-                folder = folder or tempfile.TemporaryDirectory(prefix="imagecensus-")
-                read = _keep(read, folder, str(len(found)))
-            found[row["uri"]] = read
+    try:
+        references = PackedMembers().find(archive, wanted)
+    except OSError:  # reading each of them will say why
+        return {}
+    for row in references.values():
+        read: Read = functools.partial(
+            read_image, row.uri, row.size, row.etag_or_mtime,
+            container=row.container, member=row.member, place=place,
+        )  # fmt: skip
+        if is_sequential(row.member or ""):
+            folder = folder or tempfile.TemporaryDirectory(prefix="imagecensus-")
+            read = _keep(read, folder, str(len(found)))
+        found[row.uri] = read
     place.close()
     return found
 

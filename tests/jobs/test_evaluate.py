@@ -132,7 +132,7 @@ def test_the_command_writes_files_and_renews_the_report(table, capsys):
     [
         ("", "--labels is missing"),
         ("column:nothing", "no such column"),
-        ("/no/such.csv", "no such file"),
+        ("/no/such.csv", "no such manifest"),
         ("truth.docx", "neither"),
     ],
 )

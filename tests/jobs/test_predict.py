@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from packing import pack
 from samples import make_photos, photo, read_rows
 
 from imagecensus.jobs.cli import main
@@ -38,6 +39,27 @@ def test_answers_equal_the_rows_of_the_batch_job(tiny_model, tmp_path, capsys):
             assert answer["bytes"] == row["bytes"]
             assert answer["score"] == pytest.approx(row["score"], abs=1e-6)
             assert [a["label"] for a in answer["top_k"]] == [a["label"] for a in row["top_k"]]
+
+
+def test_uris_of_the_table_are_taken_back(tiny_model, tmp_path, capsys):
+    paths = make_photos(tmp_path / "in", 3)
+    os.rename(paths[0], os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9.jpg"))
+    files = []
+    for i, path in enumerate(paths[1:]):
+        with open(path, "rb") as file:
+            files.append((f"x/{i}.jpg", file.read()))
+    for kind in ("tar", "tar.gz"):
+        pack(kind, files, tmp_path / "in" / f"a.{kind}")
+    main(["classify", str(tmp_path / "in"), "--model", tiny_model, "--output", str(tmp_path / "o")])
+    capsys.readouterr()
+    rows = {row["uri"]: row for row in read_rows(tmp_path / "o").to_pylist()}
+    assert len(rows) == 7 and any("#x/1.jpg" in uri for uri in rows)
+    assert predict(*rows, "--json", model=tiny_model) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["uri"] for answer in answers] == list(rows)
+    assert [answer["label"] for answer in answers] == [row["label"] for row in rows.values()]
+    assert predict(f"{tmp_path}/in/a.tar#none.jpg", model=tiny_model) == 1
+    assert "the archive has no such member" in capsys.readouterr().out
 
 
 def test_many_images_keep_their_order(tiny_model, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -18,16 +19,27 @@ from imagecensus.transforms.storage.web.iiif import sized
 
 MAX_MANIFESTS = 100_000
 _MAX_BYTES = 64 << 20
+_IIIF = re.compile(rb'iiif\.io/api/|"@?type"\s*:\s*"(?:sc:)?(?:Manifest|Collection)"')
 COLUMNS = [pa.field("iiif_manifest", pa.string()), pa.field("iiif_label", pa.string())]
 Image = tuple[str, str, str, str]  # uri, manifest, label, why it is a failed row ("": it is none)
 
 
 def is_iiif(text: str) -> bool:
-    """Whether an input's name is that of a IIIF manifest or collection."""
+    """Whether an input is a IIIF manifest or collection: by its name, and JSON by its content."""
     if store.is_web(text):
         path = urllib.parse.urlsplit(text).path.lower()
-        return path.endswith(("manifest", ".json")) and not path.endswith("/info.json")
-    return text.lower().endswith(".json")
+        if path.endswith("manifest"):
+            return True
+        named = path.endswith(".json") and not path.endswith("/info.json")
+    else:
+        named = text.lower().endswith(".json")
+    if not named:
+        return False
+    try:
+        with store.local_copy(text) as path, open(path, "rb") as file:
+            return bool(_IIIF.search(file.read(_MAX_BYTES)))
+    except OSError:  # reading it as a list will say so
+        return False
 
 
 def list_iiif(location: str) -> Iterator[pa.RecordBatch]:

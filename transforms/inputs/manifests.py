@@ -1,230 +1,301 @@
-"""Manifests: text files and tables that name images, and tell more about them."""
+"""Manifests: lists that name images, and tell more about them, as references."""
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import csv
 import itertools
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from imagecensus.model_export.common.redact import redact, redact_address
-from imagecensus.transforms.inputs.files import (
-    CHUNK,
-    File,
-    InputError,
-    is_glob,
-    reference_batch,
-    reference_of,
+from imagecensus.transforms.inputs import pipes
+from imagecensus.transforms.inputs.column_types import as_type, narrow_type, passed_names
+from imagecensus.transforms.inputs.files import CHUNK, InputError, is_glob
+from imagecensus.transforms.inputs.locate import locate
+from imagecensus.transforms.inputs.packed_members import (
+    Packed,
+    PackedMembers,
+    Reference,
+    split_member,
 )
-from imagecensus.transforms.records import OUTPUT_COLUMNS, REF_COLUMNS, REF_SCHEMA
+from imagecensus.transforms.inputs.read_list import (
+    URI_COLUMNS,
+    ListOfRows,
+    ListRows,
+    kind_of,
+    read_rows,
+    scan,
+    suffix_of,
+)
+from imagecensus.transforms.inputs.text_lines import open_lines, open_unpacked
+from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
-from imagecensus.transforms.storage.web import policy
-from imagecensus.transforms.storage.web.iiif import sized
 
-MANIFEST_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_MANIFEST_READERS = {
-    ".csv": "read_csv(?, header=true, sample_size=-1)",
-    ".tsv": "read_csv(?, header=true, sample_size=-1, delim='\t')",
-    ".jsonl": "read_json_auto(?, format='newline_delimited')",
-    ".ndjson": "read_json_auto(?, format='newline_delimited')",
-    ".parquet": "read_parquet(?)",
-}
-_DELIMITERS = (",", ";", "\t", "|")
-_SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
-_HEAD = 4096
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
+TEXT = "text"  # one location per line
+_TEXT_SUFFIXES = (".txt", ".lst", ".list")
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+_SNIFFED = 64 << 10
+# What tells of an object's bytes and version, in the table's own words and those of inventories.
+_SIZES = ("size", "bytes")
+_VERSIONS = ("etag_or_mtime", "generation", "e_tag", "etag")
+_NO_MEMBER = "the archive has no such member"
 
 
-def is_manifest(text: str) -> bool:
-    """Whether an input's name is a manifest's; a Parquet file may hold images nevertheless."""
-    return _path_of(text).lower().endswith(MANIFEST_SUFFIXES) and not is_glob(text)
+def manifest_kind(text: str) -> str:
+    """What kind of list an input is, by its name, and where that says nothing by its content.
 
-
-def _path_of(location: str) -> str:
-    """A location without the query of a web address."""
-    return location.partition("?")[0] if store.is_web(location) else location
-
-
-def list_manifest(location: str, uri_column: str = "") -> Iterator[pa.RecordBatch]:
-    """References of a manifest; its other columns follow them, so that they reach the output.
-
-    txt: one location per line. CSV, TSV, JSON Lines, Parquet: a column of locations. Relative
-    locations are taken from the manifest's folder. A column that has the name of an output column
-    gets the prefix `manifest_`.
-    """
-    base = os.path.dirname(_path_of(location))
-    if _path_of(location).lower().endswith(".txt"):
-        with store.local_copy(location) as path:
-            lines = _list_lines(path, base)
-            while chunk := list(itertools.islice(lines, CHUNK)):
-                yield reference_batch(chunk)
-        return
-    with _rows(location) as rows:
-        column = _uri_column(location, rows.schema.names, uri_column)
-        passed = passed_through(rows.schema, column)
-        first = 1
-        for batch in rows:
-            texts = batch.column(column).cast(pa.string()).to_pylist()
-            files = [_located(text, base) if text else None for text in texts]
-            refs = _with_failures(location, files, first)
-            first += len(files)
-            values = [batch.column(name) for name in batch.schema.names if name != column]
-            yield pa.RecordBatch.from_arrays(
-                [*refs.columns, *values], schema=pa.schema([*REF_SCHEMA, *passed])
-            )
-
-
-def _with_failures(location: str, files: list[File | None], first: int) -> pa.RecordBatch:
-    """References of a list's rows; a row that names nothing is a failed one, by its number."""
-    refs = reference_batch(
-        [file or (f"{location}#row={first + i}", -1, "") for i, file in enumerate(files)]
-    )
-    if None not in files:
-        return refs
-    members = [
-        None
-        if file
-        else json.dumps(["failed", "not_found", f"row {first + i} of the list names no image"])
-        for i, file in enumerate(files)
-    ]
-    containers = [None if member is None else location for member in members]
-    columns = dict(zip(refs.schema.names, refs.columns, strict=True))
-    columns |= {"container": pa.array(containers, pa.string())}
-    columns |= {"member": pa.array(members, pa.string())}
-    return pa.RecordBatch.from_arrays(list(columns.values()), schema=refs.schema)
-
-
-def check_header(location: str, path: str, names: list[str]) -> None:
-    """Refuses CSV whose reader took a later line for the header: the rows above would be lost.
-
-    Args:
-      location: as people named the file.
-      path: a local copy of it.
-      names: the columns that the reader found.
+    Returns:
+      a value of `read_list.KINDS`, `TEXT`, or "": it is none. (A Parquet file may hold images.)
 
     Raises:
-      InputError: the first line does not hold these names.
+      InputError: it is a spreadsheet.
     """
-    if not _path_of(location).lower().endswith((".csv", ".tsv")):
+    if pipes.is_pipe(text):
+        return _sniffed(pipes.spooled(text)) or TEXT
+    if is_glob(text) and not os.path.lexists(text):
+        return ""
+    suffix = suffix_of(text)
+    if suffix in _SPREADSHEETS:
+        raise InputError(f"{text}: a spreadsheet is not read; save it as CSV UTF-8")
+    if suffix in _TEXT_SUFFIXES:
+        return TEXT
+    return kind_of(text)
+
+
+def named_kind(text: str) -> str:
+    """Like `manifest_kind`, for a local file whose name says nothing: text that names images."""
+    if store.is_remote(text) or is_glob(text) or not os.path.isfile(text):
+        return ""
+    kind = _sniffed(text)
+    if kind != TEXT:
+        return ""
+    with open_lines(text, text, newline="\n") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    uri, size, _ = locate(first, base_of(text))
+    return TEXT if store.is_remote(uri) or size >= 0 else ""
+
+
+def _sniffed(path: str) -> str:
+    """The kind of list that a local file's content says it is; "" where it is no text."""
+    with open_unpacked(path, path) as file:
+        head = file.read(_SNIFFED)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return TEXT
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"["):
+        return "json"
+    if text.startswith(b"{"):
+        return "lines"
+    if b"\n" not in text and b"\0" not in text and len(text) == _SNIFFED:
+        return ""
+    line = text.partition(b"\n")[0].strip().lower()
+    names = [name.strip(b' "') for d in (b",", b";", b"\t", b"|") for name in line.split(d)]
+    if any(name.decode("utf-8", "replace") in URI_COLUMNS for name in names):
+        return "delimited"
+    # Control characters but tabs, ends of lines and NULs that separate: no text.
+    return "" if any(c < 32 and c not in (0, 9, 10, 13) for c in line) else TEXT
+
+
+def base_of(location: str) -> str:
+    """The folder that a list's relative locations start from."""
+    if pipes.is_pipe(location):
+        return os.getcwd()
+    return os.path.dirname(location.partition("?")[0] if store.is_web(location) else location)
+
+
+def list_manifest(
+    location: str,
+    uri_column: str = "",
+    *,
+    columns: pa.Schema | None = None,
+    kind: str = "",
+    image_column: str = "",
+) -> Iterator[pa.RecordBatch]:
+    """References of a manifest; its other columns follow them, so that they reach the output.
+
+    Text: one location per line. CSV, TSV, JSON, Parquet: a column of locations. Relative locations
+    are taken from the manifest's folder. A line that cannot be read, and a row that names nothing,
+    is a failed row under the name `LIST#line=7`.
+
+    Args:
+      location: of the manifest.
+      uri_column: the column of locations; empty: the first of `URI_COLUMNS`.
+      columns: the types that other columns are to have; None: those of this list alone.
+      kind: from `manifest_kind`; empty: as the name says.
+      image_column: of Parquet and TFRecords whose members the list names.
+    """
+    kind = kind or manifest_kind(location)
+    packed = PackedMembers(image_column)
+    base = base_of(location)
+    if kind == TEXT:
+        lines = _list_lines(location)
+        while chunk := list(itertools.islice(lines, CHUNK)):
+            yield _references(chunk, location, base, packed)
         return
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        line = next((line for line in file if line.strip()), "")
-    if line.count('"') % 2:  # a name of several lines
-        return
-    for delimiter in _DELIMITERS:
-        fields = next(csv.reader([line.strip("\r\n")], delimiter=delimiter))
-        if len(fields) == len(names) and fields[0].strip() in ("", names[0].strip()):
-            return
-    raise InputError(
-        f"{location}: its rows do not fit its first line, {line.strip()[:80]!r}: further down they"
-        f" have the columns {', '.join(names)[:80]}; give each row as many fields as the first line"
-    )
-
-
-@contextlib.contextmanager
-def _rows(location: str):
-    """A stream of Arrow batches of a manifest's rows, read by DuckDB."""
-    import duckdb
-
-    reader = _MANIFEST_READERS[os.path.splitext(_path_of(location).lower())[1]]
-    try:
-        with store.local_copy(location) as path, duckdb.connect() as connection:
-            relation = connection.sql(f"SELECT * FROM {reader}", params=[path])
-            check_header(location, path, relation.columns)
-            yield relation.to_arrow_reader(CHUNK)
-    except duckdb.Error as error:
-        raise InputError(f"{location}: cannot be read: {str(error).splitlines()[0]}") from None
-    except FileNotFoundError:
-        raise InputError(f"{location}: no such manifest") from None
-    except OSError as error:
-        raise InputError(f"{location}: cannot be read: {error.strerror}") from None
-
-
-def manifest_columns(location: str, uri_column: str = "") -> list[pa.Field]:
-    """The columns that a manifest passes through to the output. Raises InputError."""
-    if _path_of(location).lower().endswith(".txt"):
-        return []
-    with _rows(location) as rows:
-        column = _uri_column(location, rows.schema.names, uri_column)
-        return passed_through(rows.schema, column)
-
-
-def passed_through(schema: pa.Schema, uri_column: str = "") -> list[pa.Field]:
-    """The fields of a schema but the column of locations, under names that are free."""
-    fields = []
-    for field in schema:
-        if not uri_column or field.name != uri_column:
-            # Engines of SQL compare names without case.
-            taken = field.name.casefold() in (*OUTPUT_COLUMNS, *REF_COLUMNS)
-            fields.append(field.with_name("manifest_" + field.name) if taken else field)
-    return fields
-
-
-def _uri_column(location: str, names: list[str], wanted: str) -> str:
-    if wanted:
-        if wanted in names:
-            return wanted
-        raise InputError(f"{location}: has no column {wanted!r}; it has {', '.join(names)}")
-    for candidate in URI_COLUMNS:
-        for name in names:
-            if name.lower() == candidate:
-                return name
-    raise InputError(
-        f"{location}: no column of locations among {', '.join(names)}; name it with --uri-column"
-    )
-
-
-def _list_lines(path: str, base: str) -> Iterator[File]:
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    marks = [name for mark, name in _MARKS if head.startswith(mark)]
-    if not marks and b"\0" in head:
-        raise InputError(
-            f"{path}: holds NUL bytes and no mark of its encoding, so it is no list with one"
-            " location per line; save it as UTF-8, with line ends"
+    rows = scan(location, kind)
+    plan = _passed(rows, uri_column, columns)
+    rows = rows.with_text(i for i, field in plan if field.type == pa.string())
+    located = _locations_of(rows, uri_column)
+    for batch in read_rows(rows):
+        refs = _references(_entries(rows, batch, located), location, base, packed)
+        values = [as_type(batch.values.column(index), field.type) for index, field in plan]
+        fields = [field for _, field in plan]
+        yield pa.RecordBatch.from_arrays(
+            [*refs.columns, *values], schema=pa.schema([*REF_SCHEMA, *fields])
         )
-    # Names on disk need not be UTF-8: what is not stays the bytes that it is.
-    errors = "strict" if marks else "surrogateescape"
-    with open(path, encoding=(*marks, "utf-8")[0], errors=errors, newline="\n") as lines:
+
+
+def manifest_columns(location: str, uri_column: str = "", kind: str = "") -> list[pa.Field]:
+    """The columns that a manifest passes through to the output. Raises InputError."""
+    kind = kind or manifest_kind(location)
+    if kind == TEXT:
+        return []
+    return [field for _, field in _passed(scan(location, kind), uri_column, None)]
+
+
+def passed_through(schema: pa.Schema) -> list[pa.Field]:
+    """The fields of a schema under names and of types that the output can have."""
+    names = passed_names(schema.names)
+    return [
+        pa.field(name, narrow_type(kind)) for name, kind in zip(names, schema.types, strict=True)
+    ]
+
+
+def _passed(
+    rows: ListOfRows, uri_column: str, columns: pa.Schema | None
+) -> list[tuple[int, pa.Field]]:
+    """Index and field of each column that goes along: all but that of locations."""
+    locations = _uri_columns(rows, uri_column)
+    kept = [i for i, name in enumerate(rows.schema.names) if locations != (name,)]
+    names = passed_names(rows.schema.names[i] for i in kept)
+    plan = []
+    for index, name in zip(kept, names, strict=True):
+        wanted = columns.field(name).type if columns and name in columns.names else None
+        plan.append((index, pa.field(name, wanted or rows.schema.types[index])))
+    return plan
+
+
+def _uri_columns(rows: ListOfRows, wanted: str) -> tuple[str, ...]:
+    """The column of locations; or two of an inventory: of buckets, and of the names in them."""
+    lower = {name.casefold(): name for name in rows.schema.names}
+    if not wanted and not set(URI_COLUMNS) & set(lower) and "bucket" in lower:
+        for name in ("name", "key"):
+            if name in lower:
+                return lower["bucket"], lower[name]
+    return (rows.column(wanted, "--uri-column", URI_COLUMNS),)
+
+
+def _locations_of(rows: ListOfRows, wanted: str) -> Callable[[pa.RecordBatch], list[str | None]]:
+    columns = _uri_columns(rows, wanted)
+    if len(columns) == 1:
+        return lambda values: as_type(values.column(columns[0]), pa.string()).to_pylist()
+    bucket, name = columns
+    scheme = "gs" if name.casefold() == "name" else "s3"
+
+    def joined(values: pa.RecordBatch) -> list[str | None]:
+        pairs = zip(values.column(bucket).to_pylist(), values.column(name).to_pylist(), strict=True)
+        return [f"{scheme}://{a}/{b}" if a and b else None for a, b in pairs]
+
+    return joined
+
+
+class _Entry(NamedTuple):
+    """What one row of a list names; or the status and message of a row that names nothing."""
+
+    text: str
+    size: int = -1
+    version: str = ""
+    status: str = ""
+    message: str = ""
+
+
+def _entries(
+    rows: ListOfRows, batch: ListRows, located: Callable[[pa.RecordBatch], list[str | None]]
+) -> list[_Entry]:
+    texts = located(batch.values)
+    sizes = _known(rows, batch.values, _SIZES)
+    versions = _known(rows, batch.values, _VERSIONS)
+    found = []
+    for index, (number, error) in enumerate(zip(batch.numbers, batch.errors, strict=True)):
+        text = texts[index]
+        name, which = f"{rows.location}#{rows.unit}={number}", f"{rows.unit} {number} of the list"
+        if error:
+            found.append(_Entry(name, status="read_error", message=f"{which} {error}"))
+        elif not text or not text.strip():
+            found.append(_Entry(name, status="not_found", message=f"{which} names no image"))
+        elif store.is_bucket(text) and versions[index]:
+            size = sizes[index] or ""
+            version = (versions[index] or "").strip('"')
+            found.append(_Entry(text, int(size) if size.isdecimal() else -1, version))
+        else:
+            found.append(_Entry(text))
+    return found
+
+
+def _known(rows: ListOfRows, values: pa.RecordBatch, names: tuple[str, ...]) -> list[str | None]:
+    """What the list says of its images in the first column of these names; nulls without one."""
+    for wanted in names:
+        for index, name in enumerate(rows.schema.names):
+            if name.casefold() == wanted:
+                return list(as_type(values.column(index), pa.string()).to_pylist())
+    return [None] * values.num_rows
+
+
+def _references(
+    entries: list[_Entry], location: str, base: str, packed: PackedMembers
+) -> pa.RecordBatch:
+    """References of a list's rows, of members of archives too."""
+    members: dict[int, Packed] = {}
+    found: list[Reference] = []
+    for index, entry in enumerate(entries):
+        if entry.status:
+            member = json.dumps(["failed", entry.status, entry.message])
+            found.append(Reference(entry.text, -1, "", location, member))
+            continue
+        split = split_member(entry.text, base)
+        if split:
+            members[index] = split
+            found.append(Reference(split.uri, -1, "", None, None))
+        else:
+            file = locate(entry.text, base, entry.size, entry.version)
+            found.append(Reference(*file, None, None))
+    for container, indices in _by_container(members).items():
+        uris = [members[index].uri for index in indices]
         try:
-            for line in lines:
-                line = line.rstrip("\r\n")
-                if line.strip():
-                    yield _located(line, base)
-        except UnicodeError as error:
-            raise InputError(
-                f"{path}: is not the {marks[0]} that its first bytes say: {error}; save it as UTF-8"
-            ) from None
+            there, status, message = packed.find(container, uris), "not_found", _NO_MEMBER
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            status = "not_found" if missing else "read_error"
+            there, message = {}, f"its archive: {error.strerror or error}"
+        for index, uri in zip(indices, uris, strict=True):
+            lost = Reference(uri, -1, "", container, json.dumps(["failed", status, message]))
+            found[index] = there.get(uri, lost)
+    columns = zip(*found, strict=True) if found else [()] * len(REF_SCHEMA)
+    arrays = [
+        pa.array(column, kind) for column, kind in zip(columns, REF_SCHEMA.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=REF_SCHEMA)
 
 
-def _located(location: str, base: str) -> File:
-    """The reference of one manifest entry. What is not there is listed: its row will say so."""
-    if store.is_bucket(location):
-        # Names in buckets are UTF-8; what is not stays visible in the row that finds nothing.
-        return (location.encode(errors="replace").decode(), -1, "")
-    if store.is_web(location):  # one with a secret in it: its row says that it is not read
-        location = location.encode(errors="replace").decode()
-        return (sized(redact_address(location), policy.current().image_side), -1, "")
-    if location.startswith("file://"):
-        path = store.path_of_uri("file://" + location[7:].removeprefix("localhost"))
-    elif store.is_address(location):  # of a store that is not read: its row says so
-        location = location.encode(errors="replace").decode()
-        return (redact(location) if _SECRET.search(location) else location, -1, "")
-    elif store.is_web(base) or (store.is_bucket(base) and not location.startswith("/")):
-        return (store.resolve(base, location), -1, "")
-    else:
-        path = os.path.abspath(os.fsencode(os.path.join(base, location)))
-    return reference_of(path) or (store.uri_of_path(path), -1, "")
+def _by_container(members: dict[int, Packed]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for index, member in members.items():
+        found.setdefault(member.container, []).append(index)
+    return found
+
+
+def _list_lines(location: str) -> Iterator[_Entry]:
+    """The locations of a text: one per line, or with a NUL behind each as `find -print0` writes."""
+    # Names on disk need not be UTF-8: what is not stays the bytes that it is.
+    with (
+        store.local_copy(pipes.spooled(location)) as path,
+        open_lines(path, location, newline="\n") as lines,
+    ):
+        for line in lines:
+            for text in line.rstrip("\r\n").split("\0"):
+                if text.strip():
+                    yield _Entry(text)

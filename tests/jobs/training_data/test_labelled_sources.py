@@ -6,8 +6,8 @@ import pytest
 from images import write_class_folders
 
 from imagecensus.jobs.training_data.sources import read_training_data
+from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.training.labelled_data import SplitFractions
-from imagecensus.model_export.training.splits import DataError
 
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
 
@@ -81,7 +81,7 @@ def test_numeric_labels_stay_in_order(tmp_path):
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path):
     def refused(source, match):
-        with pytest.raises(DataError, match=match):
+        with pytest.raises(UserError, match=match):
             read_training_data(str(source), FRACTIONS)
 
     refused(tmp_path / "absent", "no such folder")
@@ -99,6 +99,29 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     (tmp_path / "list.csv").write_text("path,kind\na.jpg,x\n")
     refused(tmp_path / "list.csv", "no column 'label'.*--label-column")
     (tmp_path / "bad.csv").write_text("path,label\na.jpg,\n")
-    refused(tmp_path / "bad.csv", "row 1 has no path or no label")
+    refused(tmp_path / "bad.csv", "line 2 has no path or no label")
     (tmp_path / "list.txt").write_text("a")
-    refused(tmp_path / "list.txt", "ends in .csv")
+    refused(tmp_path / "list.txt", "neither a folder of class folders nor a list")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("semicolon.csv", "path;label\n{}"),
+        ("tabs.tsv", "path\tlabel\n{}"),
+        ("capital.csv", "Path,Label\n{}"),
+        ("huggingface.csv", "file_name,label\n{}"),
+    ],
+)
+def test_lists_that_classify_takes_are_training_data(tmp_path, name, text):
+    write_class_folders(tmp_path, {"disc": 4, "square": 4}, size=8)
+    separator = {"s": ";", "t": "\t"}.get(name[0], ",")
+    lines = [
+        f"{kind}/{kind}-000{i}.jpg{separator}{kind}"
+        for kind in ("disc", "square")
+        for i in range(4)
+    ]
+    (tmp_path / name).write_text(text.format("\n".join(lines)))
+    data = read_training_data(str(tmp_path / name), FRACTIONS)
+    assert data.labels == ("disc", "square")
+    assert all(read().startswith(b"\xff\xd8") for read in data.splits["train"].open())

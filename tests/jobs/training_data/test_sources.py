@@ -98,7 +98,7 @@ def test_a_image_named_twice_is_one_image(tmp_path):
     data = read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
     assert [os.path.basename(name) for name in data.splits["train"].names] == ["a.jpg", "b.jpg"]
     rows.append((f"file://{tmp_path}/a.jpg", "cow"))
-    with pytest.raises(DataError, match="rows 1 and 4 are one image, .*'cat'.*'cow'"):
+    with pytest.raises(DataError, match="line 2 and line 5 are one image, .*'cat'.*'cow'"):
         read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
 
 

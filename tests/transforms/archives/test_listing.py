@@ -354,13 +354,13 @@ def test_columns_go_along_with_tables_that_are_named(tmp_path):
     assert passthrough_columns(inputs) == pa.schema(
         {
             "manifest_label": pa.int64(),
-            "image/class/label": pa.int64(),
-            "image/filename": pa.string(),
+            "image_class_label": pa.int64(),
+            "image_filename": pa.string(),
         }
     )
     rows = listed(*inputs)
     assert [row.get("manifest_label") for row in rows] == [0, 1, 2, 0, 1, 2] + [None] * 6
-    assert [row.get("image/filename") for row in rows][6:] == [name for name, _ in FILES[:6]]
+    assert [row.get("image_filename") for row in rows][6:] == [name for name, _ in FILES[:6]]
     # Within a folder they are images only: its columns are not known before it is walked.
     assert passthrough_columns((str(tmp_path),)) == pa.schema([])
     assert set(listed(tmp_path)[0]) == {"uri", "size", "etag_or_mtime", "container", "member"}
@@ -417,7 +417,7 @@ def test_tfrecords_are_read_as_tfxio_reads_them(tmp_path, kind):
     rows, place = listed(path), Place()
     assert [row["uri"] for row in rows] == [f"{path}#{n}" for n in range(30)]
     ours = [
-        (read(row, place=place), row["image/filename"], row["image/class/label"]) for row in rows
+        (read(row, place=place), row["image_filename"], row["image_class_label"]) for row in rows
     ]
 
     def theirs(batch):

@@ -1,0 +1,330 @@
+"""The one reader of lists: dialects, encodings, packings, bad lines, types, names, versions."""
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packing import pack
+from samples import make_photos
+
+from imagecensus.transforms.inputs.column_types import TypeProof, from_text, passed_names
+from imagecensus.transforms.inputs.files import InputError
+from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.inputs.read_list import read_rows, scan
+from imagecensus.transforms.list_images import list_images, passthrough_columns
+
+
+def listed(*inputs, **options):
+    return [row for b in list_images(tuple(map(str, inputs)), **options) for row in b.to_pylist()]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding) if isinstance(text, str) else text)
+    return path
+
+
+def failures(rows):
+    said = {row["uri"].rpartition("/")[2]: json.loads(row["member"] or "[0]") for row in rows}
+    return {name: why[1:] for name, why in said.items() if why[0] == "failed"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_dialect_and_marked_encoding_gives_the_same_rows(tmp_path, delimiter, encoding, end):
+    text = end.join(["Path,Ort", 'a.jpg,"Köln, Dom"', "b.jpg,雪"]).replace(",", delimiter)
+    rows = listed(write(tmp_path / "list.csv", text.replace("Köln" + delimiter, "Köln,"), encoding))
+    assert [row["uri"] for row in rows] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    assert [row["Ort"] for row in rows] == ["Köln, Dom", "雪"]
+
+
+def test_mixed_ends_of_lines_blank_lines_and_empty_rows_are_no_failures(tmp_path):
+    text = "path,site\r\na.jpg,x\n\r\nb.jpg,y\r\n,\r\n,\r\n"
+    rows = listed(write(tmp_path / "list.csv", text))
+    assert [row["site"] for row in rows] == ["x", "y"] and not failures(rows)
+
+
+def test_a_bad_line_costs_itself_and_is_named_by_its_number(tmp_path):
+    lines = [
+        "path,site,note", "a.jpg,x,1", 'b.jpg,"open,2', 'c.jpg,"two\nlines",3', "d.jpg,x",
+        "e.jpg,x,5,six", 'f.jpg,"q"uote,6', ",x,7", "g.jpg,x,8,", "h.jpg,x,9",
+    ]  # fmt: skip
+    rows = listed(write(tmp_path / "list.csv", "\n".join(lines) + "\n"))
+    good = [row["uri"].rpartition("/")[2] for row in rows if not row["member"]]
+    assert good == ["a.jpg", "c.jpg", "g.jpg", "h.jpg"]
+    assert failures(rows) == {
+        "list.csv#line=3": [
+            "read_error",
+            "line 3 of the list has a quote that is neither doubled nor at the end of its field",
+        ],
+        "list.csv#line=6": ["read_error", "line 6 of the list has 2 fields, the first line 3"],
+        "list.csv#line=7": ["read_error", "line 7 of the list has 4 fields, the first line 3"],
+        "list.csv#line=8": [
+            "read_error",
+            "line 8 of the list has a quote that is neither doubled nor at the end of its field",
+        ],
+        "list.csv#line=9": ["not_found", "line 9 of the list names no image"],
+    }
+    assert [row["site"] for row in rows if not row["member"]] == ["x", "two\nlines", "x", "x"]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(tmp_path):
+    lines = ["path,n", *(f"{i}.jpg,{i}" for i in range(3000))]
+    lines[5] = '4.jpg,"4'
+    rows = listed(write(tmp_path / "list.csv", "\n".join(lines)))
+    assert len(rows) == 3000 and list(failures(rows)) == ["list.csv#line=6"]
+
+
+def test_one_line_of_another_encoding_is_a_row_and_a_whole_list_of_one_is_refused(tmp_path):
+    mixed = "path,site\na.jpg,Köln\n".encode() + "b.jpg,Köln\n".encode("latin-1")
+    assert list(failures(listed(write(tmp_path / "mixed.csv", mixed)))) == ["mixed.csv#line=3"]
+    latin = "path,site\na.jpg,x\nb.jpg,Köln\n".encode("latin-1")
+    with pytest.raises(
+        InputError, match=r"latin\.csv: line 3 is not UTF-8.*save the list as UTF-8"
+    ):
+        listed(write(tmp_path / "latin.csv", latin))
+
+
+def test_lists_that_no_line_fits_or_that_have_no_line_are_refused(tmp_path):
+    with pytest.raises(InputError, match="line 2 has 3 fields, the first line 2"):
+        listed(write(tmp_path / "r.csv", '"path","site"\n"1","a.jpg","x"\n"2","b.jpg","y"\n'))
+    with pytest.raises(InputError, match=r"empty\.csv: is empty"):
+        listed(write(tmp_path / "empty.csv", ""))
+    with pytest.raises(InputError, match="a spreadsheet is not read; save it as CSV UTF-8"):
+        listed(write(tmp_path / "list.xlsx", "PK"))
+
+
+def test_names_with_commas_and_bars_in_a_list_of_one_column_are_whole(tmp_path):
+    rows = listed(write(tmp_path / "list.csv", "path\na,b.jpg\n1|2.jpg\n"))
+    assert [row["uri"] for row in rows] == [f"{tmp_path}/a,b.jpg", f"{tmp_path}/1|2.jpg"]
+
+
+def test_repeated_headers_of_joined_lists_are_no_images_and_other_headers_are_refused(tmp_path):
+    rows = listed(write(tmp_path / "same.csv", "path,n\na.jpg,1\nPath,n\nb.jpg,2\n"))
+    assert [row["uri"][-5:] for row in rows] == ["a.jpg", "b.jpg"]
+    assert [row["n"] for row in rows] == [1, 2]
+    for second in ("n,path", "path,n,more", "path,other"):
+        with pytest.raises(InputError, match="line 3 is a second header"):
+            listed(write(tmp_path / "other.csv", f"path,n\na.jpg,1\n{second}\nb.jpg,2\n"))
+    # The word in another column makes no header.
+    rows = listed(write(tmp_path / "word.csv", "kind,file\nfile,a.jpg\nfile,b.jpg\n"))
+    assert [row["kind"] for row in rows] == ["file", "file"]
+
+
+@pytest.mark.parametrize("packer", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["list.csv", "list.csv.gz"])
+def test_packed_lists_are_read_by_their_content(tmp_path, packer, name):
+    paths = make_photos(tmp_path, 2)
+    write(tmp_path / name, packer(b"path\n00000.jpg\n00001.jpg\n"))
+    assert [row["uri"] for row in listed(tmp_path / name)] == paths
+
+
+def test_a_packed_list_that_is_cut_is_refused(tmp_path):
+    text = "path\n" + "".join(f"{np.random.default_rng(i).random()}.jpg\n" for i in range(3000))
+    write(tmp_path / "list.csv.gz", gzip.compress(text.encode())[:-900])
+    with pytest.raises(InputError, match=r"list\.csv\.gz: is cut short or damaged"):
+        listed(tmp_path / "list.csv.gz")
+
+
+def test_json_of_all_usual_shapes(tmp_path):
+    entries = [{"path": "a.jpg", "n": 1.50, "tags": ["x", 2]}, {"path": "b.jpg", "ok": True}]
+    texts = {
+        "array.json": json.dumps(entries),
+        "coco.json": json.dumps({"info": {}, "images": entries}),
+        "lines.json": "\n".join(map(json.dumps, entries)),
+        "lines.jsonl": "\n\n".join(map(json.dumps, entries)),
+    }
+    for name, text in texts.items():
+        rows = listed(write(tmp_path / name, text))
+        assert [row["uri"][-5:] for row in rows] == ["a.jpg", "b.jpg"], name
+        assert [row["n"] for row in rows] == [1.5, None], name
+        assert [row["tags"] for row in rows] == ['["x", 2]', None], name
+        assert [row["ok"] for row in rows] == [None, True], name
+    write(tmp_path / "bad.jsonl", '{"path": "a.jpg"}\n{"path"\n[1]\n{"path": "b.jpg"}\n')
+    rows = listed(tmp_path / "bad.jsonl")
+    assert list(failures(rows)) == ["bad.jsonl#line=2", "bad.jsonl#line=3"] and len(rows) == 4
+    write(tmp_path / "names.json", '["a.jpg", "b.jpg"]')
+    assert len(listed(tmp_path / "names.json")) == 2
+    with pytest.raises(InputError, match="holds no JSON objects|cannot be read"):
+        listed(write(tmp_path / "none.json", "{}"))
+
+
+TYPES = [
+    (["1", "-2", ""], pa.int64()),
+    (["007", "1"], pa.string()),
+    (["1.0", "2.5"], pa.float64()),
+    (["0.10"], pa.string()),
+    (["1e10", "12e3"], pa.string()),
+    (["123456789012345678901234"], pa.string()),
+    (["t", "f"], pa.string()),
+    (["true", "false"], pa.bool_()),
+    (["True", "False"], pa.string()),
+    (["01/02/2024"], pa.string()),
+    (["2024-01-02"], pa.date32()),
+    (["2024-01-02", "soon"], pa.string()),
+    (["2024-01-02 03:04:05"], pa.timestamp("us")),
+    (["2024-01-02T03:04:05.123Z"], pa.timestamp("us", "UTC")),
+    (["2024-01-02T03:04:05+02:00"], pa.string()),
+    (["2024-13-02T03:04:05Z"], pa.string()),
+    ([""], pa.string()),
+]
+
+
+@pytest.mark.parametrize(("texts", "kind"), TYPES)
+def test_a_column_is_text_unless_it_prints_back_from_a_type(tmp_path, texts, kind):
+    lines = "".join(f"{i}.jpg,{text}\n" for i, text in enumerate(texts))
+    path = str(write(tmp_path / "list.csv", "path,x\n" + lines))
+    assert passthrough_columns((path,)).field("x").type == kind
+    for row, text in zip(listed(path), texts, strict=True):
+        if kind == pa.string():
+            assert row["x"] == (text or None)
+
+
+@given(st.lists(st.one_of(st.integers().map(str), st.floats().map(repr), st.text(max_size=12))))
+def test_no_type_loses_what_was_written(texts):
+    values = pa.array([text or None for text in texts], pa.string())
+    proof = TypeProof()
+    for start in range(0, len(values), 3):
+        proof.add(values.slice(start, 3))
+    typed = from_text(values, proof.type)
+    assert typed.null_count == values.null_count
+    if pa.types.is_integer(proof.type):
+        assert [str(v) if v is not None else None for v in typed.to_pylist()] == values.to_pylist()
+    if proof.type == pa.string():
+        assert typed.equals(values)
+
+
+def test_lists_that_disagree_keep_the_text_of_both(tmp_path):
+    a = str(write(tmp_path / "a.csv", "path,x,when\na.jpg,1.0,2024-01-02T03:04:05Z\n"))
+    b = str(write(tmp_path / "b.csv", "path,x,when\nb.jpg,one,2024-01-02\n"))
+    columns = passthrough_columns((a, b))
+    assert columns.types == [pa.string(), pa.string()]
+    rows = listed(a, b, columns=columns)
+    assert [(row["x"], row["when"]) for row in rows] == [
+        ("1.0", "2024-01-02T03:04:05Z"), ("one", "2024-01-02"),
+    ]  # fmt: skip
+
+
+def test_parquet_types_that_others_cannot_read_become_the_nearest(tmp_path):
+    moment = 1_704_164_645_123_456_789
+    table = pa.table(
+        {
+            "path": pa.array(["a.jpg"]).dictionary_encode(),
+            "taken": pa.array([moment], pa.timestamp("ns")),
+            "seen": pa.array([moment], pa.timestamp("ns", "Europe/Berlin")),
+            "GPS.lat": [1.5], "Site Name": pa.array(["x"], pa.large_string()),
+            "n": pa.array([7], pa.uint32()), "half": pa.array([0.5], pa.float16()),
+            "times": pa.array([[moment]], pa.list_(pa.timestamp("ns"))),
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "list.parquet")
+    schema = passthrough_columns((str(tmp_path / "list.parquet"),))
+    assert {field.name: str(field.type) for field in schema} == {
+        "taken": "timestamp[us]", "seen": "timestamp[us, tz=UTC]", "GPS_lat": "double",
+        "Site_Name": "string", "n": "int64", "half": "float", "times": "list<item: timestamp[us]>",
+    }  # fmt: skip
+    (row,) = listed(tmp_path / "list.parquet")
+    assert row["taken"].isoformat() == "2024-01-02T03:04:05.123456"
+    assert row["uri"] == f"{tmp_path}/a.jpg"
+
+
+def test_names_are_told_apart_from_ours_and_each_other_without_case():
+    names = ["Label", "manifest_label", "Site Name", "site_name", "a/b", "größe", "1st", "", "URI"]
+    found = passed_names(names)
+    assert found == [
+        "manifest_Label", "manifest_label_2", "Site_Name", "site_name_2", "a_b", "größe", "_1st",
+        "column", "manifest_URI",
+    ]  # fmt: skip
+    assert len({name.casefold() for name in found}) == len(found)
+
+
+def test_duplicate_columns_are_kept_apart(tmp_path):
+    (row,) = listed(write(tmp_path / "list.csv", "path,site,site,SITE,\na.jpg,1,2,3,\n"))
+    assert (row["site"], row["site_2"], row["SITE_3"]) == (1, 2, 3)
+
+
+def test_inventories_pin_size_and_version_without_a_request(tmp_path):
+    text = "bucket,name,size,generation\nphotos,a/1.jpg,123,987\nphotos,2.jpg,,\n"
+    first, second = listed(write(tmp_path / "inventory.csv", text))
+    assert [first[name] for name in ("uri", "size")] == ["gs://photos/a/1.jpg", 123]
+    assert (first["etag_or_mtime"], second["uri"]) == ("987", "gs://photos/2.jpg")
+    rows = listed(write(tmp_path / "s3.csv", 'Bucket,Key,Size,ETag\nb,k.jpg,5,"""abc"""\n'))
+    assert [rows[0][name] for name in ("uri", "etag_or_mtime")] == ["s3://b/k.jpg", "abc"]
+
+
+def test_blanks_and_backslashes_are_believed_where_a_file_is(tmp_path):
+    (path,) = make_photos(tmp_path / "in", 1)
+    spaced = os.path.join(tmp_path, "in", "b.jpg ")
+    os.link(path, spaced)
+    write(tmp_path / "list.txt", " in/00000.jpg \nin\\00000.jpg\nin/b.jpg \nno/such.jpg \n")
+    found = [row["uri"] for row in listed(tmp_path / "list.txt")]
+    assert found == [path, path, spaced, f"{tmp_path}/no/such.jpg "]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_uris_of_a_table_are_taken_back_members_too(tmp_path, kind):
+    (path,) = make_photos(tmp_path, 1)
+    with open(path, "rb") as file:
+        content = file.read()
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9." + kind.encode())
+    archive = pack(kind, [("x#1.jpg", content), ("b.jpg", content)], tmp_path / f"a.{kind}")
+    os.link(archive, odd)
+    rows = listed(tmp_path)
+    by_uri = {row["uri"]: row for row in rows}
+    assert len(rows) == 5
+    write(tmp_path / "list.txt", "\n".join(reversed(by_uri)) + f"\na.{kind}#gone.jpg\n")
+    again = listed(tmp_path / "list.txt")
+    assert {row["uri"]: row for row in again[:5]} == by_uri
+    assert not failures(again[:5])
+    assert failures(again[5:]) == {
+        f"a.{kind}#gone.jpg": ["not_found", "the archive has no such member"]
+    }
+
+
+def test_lists_come_through_pipes_and_without_a_suffix(tmp_path):
+    paths = make_photos(tmp_path, 2)
+    write(tmp_path / "mylist", "00000.jpg\n00001.jpg\n")
+    assert [row["uri"] for row in listed(tmp_path / "mylist")] == paths
+    code = (
+        "import sys; from imagecensus.transforms.list_images import *\n"
+        "print(check_inputs(('-',)), passthrough_columns(('-',)).names,"
+        " [r['uri'] for b in list_images(('-',)) for r in b.to_pylist()])"
+    )
+    for text, names in (
+        ("00000.jpg\n00001.jpg\n", []),
+        ("path;n\n00000.jpg;1\n00001.jpg;2\n", ["n"]),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", code], input=text, capture_output=True, text=True, cwd=tmp_path,
+            check=True,
+        )  # fmt: skip
+        assert found.stdout.strip() == f"[] {names} {paths}"
+
+
+def test_resolve_is_one_rule(tmp_path):
+    assert resolve("a.jpg", "/x") == "/x/a.jpg"
+    assert resolve("../a.jpg", "gs://b/c/d") == "gs://b/c/a.jpg"
+    assert resolve("/a.jpg", "gs://b") == "/a.jpg"
+    assert resolve("file:///a%20b.jpg", "") == "/a b.jpg"
+    assert resolve("file://localhost/a.jpg", "/x") == "/a.jpg"
+    assert resolve("file:///b%FF.jpg", "") == "file:///b%FF.jpg"
+    assert resolve("hdfs://h/a.jpg", "/x") == "hdfs://h/a.jpg"
+
+
+def test_rows_are_the_same_whatever_the_quoting(tmp_path):
+    """Chunks of lines that the csv module reads at once, and lines read one by one."""
+    plain = [f"{i}.jpg,{i}" for i in range(2500)]
+    quoted = [f'"{i}.jpg","{i}"' if i % 3 else plain[i] for i in range(2500)]
+    some = [list(read_rows(scan(str(write(tmp_path / f"{n}.csv", "path,n\n" + "\n".join(lines))))))
+            for n, lines in (("plain", plain), ("quoted", quoted))]  # fmt: skip
+    assert [rows.values.to_pydict() for rows in some[0]] == [r.values.to_pydict() for r in some[1]]

@@ -1,0 +1,190 @@
+"""Types and names of the columns that go along with images: what every engine reads.
+
+Text stays text, unless all of a column prints back as it was written from a type. Types that other
+engines do not read become the nearest that they do: microseconds, signed integers, plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imagecensus.transforms.records import OUTPUT_COLUMNS, REF_COLUMNS
+
+_MAX_NAME = 280  # letters; BigQuery takes 300, a prefix included
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d(?:\.(\d{3}|\d{6}))?(Z|\+00:00)?", re.ASCII
+)
+_UNITS = {0: "s", 3: "ms", 6: "us"}
+# Names that BigQuery keeps for itself.
+_RESERVED = ("_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier")
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
+
+class TypeProof:
+    """Finds the type of one column of text, batch by batch."""
+
+    def __init__(self) -> None:
+        self._candidates = dict(_TRIALS)
+        self._seen = False
+
+    def add(self, values: pa.Array) -> None:
+        """Looks at further values: text, or null."""
+        values = values.drop_null()
+        if not len(values):
+            return
+        self._seen = True
+        for name, trial in list(self._candidates.items()):
+            if not _prints_back(values, trial):
+                del self._candidates[name]
+
+    @property
+    def type(self) -> pa.DataType:
+        """The first type that every value prints back from; text where there is none."""
+        if not self._seen or not self._candidates:
+            return pa.string()
+        return _TYPES[next(iter(self._candidates))]
+
+
+def from_text(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Text as a type that `TypeProof` found for it."""
+    if kind == pa.string():
+        return values
+    if pa.types.is_timestamp(kind):
+        return _timestamps(values).cast(kind)
+    return values.cast(kind)
+
+
+def _prints_back(values: pa.Array, trial: Callable[[pa.Array], pa.Array]) -> bool:
+    try:
+        return trial(values).equals(values)
+    except pa.ArrowException:
+        return False
+
+
+def _through(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    return lambda values: values.cast(kind).cast(pa.string())
+
+
+def _through_repr(values: pa.Array) -> pa.Array:
+    """Numbers as Python, pandas and R write them: 1.0 and not 1."""
+    return pa.array([repr(number) for number in values.cast(pa.float64()).to_pylist()])
+
+
+def _through_timestamp(zone: bool) -> Callable[[pa.Array], pa.Array]:
+    def trial(values: pa.Array) -> pa.Array:
+        match = _TIMESTAMP.fullmatch(values[0].as_py())
+        if not match or bool(match[3]) != zone:
+            return pa.array([], pa.string())
+        unit = _UNITS[len(match[2] or "")]
+        texts = _timestamps(values).cast(pa.timestamp(unit)).cast(pa.string())
+        if match[1] == "T":
+            texts = pc.replace_substring(texts, " ", "T")
+        return pc.binary_join_element_wise(texts, match[3], "") if zone else texts
+
+    return trial
+
+
+def _timestamps(values: pa.Array) -> pa.Array:
+    """Microseconds of UTC; a mark of UTC at the end is taken off."""
+    return pc.replace_substring_regex(values, r"(Z|\+00:00)$", "").cast(pa.timestamp("us"))
+
+
+_TRIALS: list[tuple[str, Callable[[pa.Array], pa.Array]]] = [
+    ("int", _through(pa.int64())),
+    ("number", _through(pa.float64())),
+    ("repr", _through_repr),
+    ("bool", _through(pa.bool_())),
+    ("date", _through(pa.date32())),
+    ("time", _through_timestamp(zone=False)),
+    ("utc", _through_timestamp(zone=True)),
+]
+_TYPES = {
+    "int": pa.int64(),
+    "number": pa.float64(),
+    "repr": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "time": pa.timestamp("us"),
+    "utc": pa.timestamp("us", "UTC"),
+}
+
+
+def narrow_type(kind: pa.DataType) -> pa.DataType:
+    """The type that DuckDB, Spark, BigQuery and pandas all read, for one that Parquet holds."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return narrow_type(kind.value_type)
+    if any(is_text(kind) for is_text in _TEXTS) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC" if kind.tz else None)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(narrow_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, narrow_type(field.type)) for field in kind])
+    return _NARROW.get(str(kind).partition("[")[0], kind)
+
+
+_NARROW = {
+    "uint8": pa.int16(),
+    "uint16": pa.int32(),
+    "uint32": pa.int64(),
+    "uint64": pa.decimal128(20, 0),
+    "halffloat": pa.float32(),
+    "date64": pa.date32(),
+    "time32": pa.time64("us"),
+    "time64": pa.time64("us"),
+    "large_binary": pa.binary(),
+    "binary_view": pa.binary(),
+    "fixed_size_binary": pa.binary(),
+    "month_day_nano_interval": pa.string(),
+    "duration": pa.int64(),
+}
+
+
+def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values of one type as another, of `narrow_type` or text; what cannot be cast is written."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if values.type == kind:
+        return values
+    try:
+        return values.cast(kind, safe=False)
+    except pa.ArrowException:
+        return pa.array([_written(value) for value in values.to_pylist()], pa.string())
+
+
+def _written(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def passed_names(names: Iterable[str]) -> list[str]:
+    """Names that the output can have, for a list's columns, in their order.
+
+    Letters, digits and underscores; another name than ours and each other's, whatever the case, as
+    engines of SQL compare them. The prefix of those that are ours is `manifest_`.
+    """
+    used: set[str] = set()
+    found = []
+    for name in names:
+        clean = re.sub(r"\W", "_", name.strip())[:_MAX_NAME] or "column"
+        if clean[0].isdigit():
+            clean = "_" + clean
+        folded = clean.casefold()
+        if folded in OUTPUT_COLUMNS or folded in REF_COLUMNS or folded.startswith(_RESERVED):
+            clean = "manifest_" + clean
+        candidate, number = clean, 1
+        while candidate.casefold() in used:
+            number += 1
+            candidate = f"{clean}_{number}"
+        used.add(candidate.casefold())
+        found.append(candidate)
+    return found

@@ -1,0 +1,102 @@
+"""Members of packed archives by the uris that the table gives them: ARCHIVE#NAME."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imagecensus.transforms.archives import listing
+from imagecensus.transforms.decoders import guard_listing
+from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.records import REF_SCHEMA
+from imagecensus.transforms.storage import store
+
+_ARCHIVES = 8  # whose listings are kept
+_NAMES = ("uri", "size", "etag_or_mtime", "container", "member")
+
+
+class Packed(NamedTuple):
+    """A text that names a member: of which archive, and the uri as the table has it."""
+
+    container: str
+    uri: str
+
+
+class Reference(NamedTuple):
+    """The fields of `REF_SCHEMA`."""
+
+    uri: str
+    size: int
+    etag_or_mtime: str
+    container: str | None
+    member: str | None
+
+
+def split_member(text: str, base: str) -> Packed | None:
+    """What ARCHIVE#NAME names; None: it is a file of its own, or no such archive is there.
+
+    Args:
+      text, base: see `resolve`. In a store, only names that end like an archive's are believed.
+    """
+    if "#" not in text:
+        return None
+    for end in (index for index, letter in enumerate(text) if letter == "#" and index):
+        container = resolve(text[:end], base)
+        if store.is_address(container) and not container.startswith("file://"):
+            there = listing.is_archive_name(container)
+        else:
+            there = _is_file(container)
+        if there and not _is_file(resolve(text, base)):
+            return Packed(container, container + text[end:])
+    return None
+
+
+def _is_file(uri: str) -> bool:
+    if store.is_address(uri) and not uri.startswith("file://"):
+        return False
+    try:
+        return store.exists(uri)
+    except (OSError, ValueError):
+        return False
+
+
+class PackedMembers:
+    """Finds members in archives, each of which is listed once while it is among the last few."""
+
+    def __init__(self, image_column: str = "") -> None:
+        self._image_column = image_column
+        self._listed: collections.OrderedDict[str, pa.Table] = collections.OrderedDict()
+
+    def find(self, container: str, uris: Iterable[str]) -> dict[str, Reference]:
+        """The references of an archive's members, by uri; those that it does not have are left out.
+
+        Raises OSError: the archive is not there or cannot be read.
+        """
+        table = self._listing(container)
+        wanted = pa.array(list(uris), pa.string())
+        rows = pc.index_in(wanted, value_set=table.column("uri").combine_chunks()).drop_null()
+        found = table.take(rows.unique())
+        columns = [found.column(name).to_pylist() for name in _NAMES]
+        return {row[0]: Reference(*row) for row in zip(*columns, strict=True)}
+
+    def _listing(self, container: str) -> pa.Table:
+        if container not in self._listed:
+            there = store.stat(container)
+            reference = (container, there.size, there.version)
+            kind = guard_listing.archive_kind(*reference, self._image_column)
+            batches = (
+                list(guard_listing.list_archive(*reference, kind, self._image_column))
+                if kind
+                else []
+            )
+            self._listed[container] = pa.Table.from_batches(
+                [batch.select(list(_NAMES)) for batch in batches], REF_SCHEMA
+            )
+            if len(self._listed) > _ARCHIVES:
+                self._listed.popitem(last=False)
+        self._listed.move_to_end(container)
+        return self._listed[container]
