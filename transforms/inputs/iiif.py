@@ -19,7 +19,7 @@ from imagecensus.transforms.storage.web.iiif import sized
 
 MAX_MANIFESTS = 100_000
 _MAX_BYTES = 64 << 20
-_IIIF = re.compile(rb'iiif\.io/api/|"@?type"\s*:\s*"(?:sc:)?(?:Manifest|Collection)"')
+_IIIF = re.compile(rb"iiif\.io/api/presentation")
 COLUMNS = [pa.field("iiif_manifest", pa.string()), pa.field("iiif_label", pa.string())]
 Image = tuple[str, str, str, str]  # uri, manifest, label, why it is a failed row ("": it is none)
 

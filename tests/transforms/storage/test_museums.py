@@ -154,8 +154,9 @@ def test_a_collection_is_followed_and_ends(tmp_path, web, tiny_model):
     [
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[]", "no IIIF manifest"),
-        ('{"@context": "http://schema.org"}', "no IIIF manifest"),
+        ("[]", "holds no JSON objects"),
+        ('{"@context": "http://schema.org"}', "no column of locations among @context"),
+        ('{"a": "iiif.io/api/presentation"}', "is no IIIF manifest"),
     ],
 )
 def test_other_json_is_refused_in_a_sentence(tmp_path, tiny_model, capfd, text, told):
