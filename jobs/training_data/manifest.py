@@ -63,7 +63,6 @@ def _columns(
 
     Raises DataError, naming the first line that cannot be used.
     """
-    path_column, label_column, split_column = wanted
     schema = rows.schema
     # As they are written: label 007 is not 7.
     rows = rows.with_text(schema.get_field_index(name) for name in wanted if name)
