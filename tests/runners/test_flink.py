@@ -125,7 +125,7 @@ def test_doctor_asks_the_cluster(cluster, photos, tiny_model, tmp_path, capfd):
     [
         ("--environment_type=LOOPBACK", "call back into this process", "EXTERNAL"),
         # Another spelling of the loopback address stands for another machine's.
-        ("--flink_master=127.1:{port}", "the workers are elsewhere", "write to gs://"),
+        ("--flink_master=127.1:{port}", "the workers are elsewhere", "write to a store"),
         ("--flink_version=1.20", "runs Flink 1.19", "--flink_version=1.19"),
         ("--parallelism=3", "2 slots, --parallelism=3", "more TaskManagers"),
         ("--flink_master=localhost:9", "no Flink answers", "docs/flink.md"),
