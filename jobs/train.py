@@ -53,11 +53,16 @@ class TrainOptions:
 
     backbone: str = option(
         "mobilenet_v2",
-        "mobilenet_v2, vgg16, cnn:32-32-pool-64-pool (numbers are convolutions; pool, bn,"
-        " drop0.25, gap), or hub:URL",
+        "mobilenet_v2; any other network of keras.applications (mobilenet_v3_small,"
+        " efficientnet_v2_b0, convnext_tiny, resnet50, vgg16 ...); cnn:32-32-pool-64-pool (numbers"
+        " are convolutions; pool, bn, drop0.25, gap); or hub:URL",
         "network",
     )
-    alpha: float = option(1.0, "width of mobilenet_v2: 0.35, 0.5, 0.75, 1.0, 1.3, 1.4", "network")
+    alpha: float = option(
+        1.0,
+        "width of mobilenet_v2 (0.35, 0.5, 0.75, 1.0, 1.3, 1.4) and the other mobilenets",
+        "network",
+    )
     weights: str = option("imagenet", "imagenet (downloaded), none, or a file", "network")
     trust_model: bool = option(
         False, "use a hub module whose graph may touch files or the network", "network"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import warnings
 
@@ -90,8 +91,9 @@ class PreprocessSpec:
     decoding: int = 2  # 1: depth, colour, pages as before version 0.2; see `decoding.legacy`
     dct_margin: float = 2.0  # JPEG DCT scaling keeps both sides >= margin x target; 0 turns it off
     reducing_gap: float = 2.0  # "pillow" box-reduces to >= gap x target first; 0 turns it off
-    scale: float = 1 / 127.5  # in the exported graph: float32(x) * scale + offset
-    offset: float = -1.0
+    # In the exported graph: float32(x) * scale + offset, of all channels or of red, green, blue.
+    scale: float | tuple[float, ...] = 1 / 127.5
+    offset: float | tuple[float, ...] = -1.0
 
     def __post_init__(self):
         problems = []
@@ -113,6 +115,13 @@ class PreprocessSpec:
             problems.append(f"decoding {self.decoding!r} is neither 1 nor 2")
         if self.reducing_gap and self.reducing_gap < 1:
             problems.append(f"reducing_gap {self.reducing_gap} is neither 0 nor at least 1")
+        for name in ("scale", "offset"):
+            numbers = getattr(self, name)
+            if isinstance(numbers, list):  # of JSON
+                object.__setattr__(self, name, tuple(numbers))
+            channels = numbers if isinstance(numbers, (list, tuple)) else (numbers,) * 3
+            if len(channels) != 3 or not all(map(math.isfinite, channels)):
+                problems.append(f"{name} {numbers!r} is neither a number nor one for each channel")
         if problems:
             raise ValueError("preprocessing: " + "; ".join(problems))
 
@@ -123,6 +132,9 @@ class PreprocessSpec:
 
     def to_json(self) -> dict:
         fields = dataclasses.asdict(self)
+        for name in ("scale", "offset"):  # as JSON gives it back
+            if isinstance(fields[name], tuple):
+                fields[name] = list(fields[name])
         if self.resizer == "pillow":  # contracts from before there was a choice do not name it
             del fields["resizer"]
         if self.decoding == 1:  # the same

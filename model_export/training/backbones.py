@@ -1,7 +1,7 @@
 """Backbones by name: the part of a classifier that turns an image into features.
 
 mobilenet_v2             MobileNet-V2 of any alpha and size that Keras has
-vgg16                    VGG16
+resnet50, ...            any other network of `keras.applications`, see `keras_applications`
 cnn:32-32-pool-...       a small CNN, layer by layer: a number is a 3x3 convolution with ReLU,
                          `pool` a 2x2 max pooling, `bn` batch norm, `drop0.25` dropout,
                          `gap` global average pooling (the end is flattened without it)
@@ -19,6 +19,12 @@ import keras
 
 from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.training.keras_applications import (
+    Application,
+    blocks_of,
+    build_application,
+    find_application,
+)
 
 # Parameters of Keras' MobileNet-V2 without its head, by alpha: they tell which alpha a file has.
 MOBILENET_V2_PARAMETERS = {
@@ -29,7 +35,6 @@ MOBILENET_V2_PARAMETERS = {
     3_766_048: 1.3,
     4_363_712: 1.4,
 }
-_VGG_MEANS_BGR = (103.939, 116.779, 123.68)
 # Keras' batch norm keeps 99.9 % of its running averages at each step, which takes thousands of
 # steps to settle; a network trained from nothing on a small set never gets there.
 SHORT_TRAINING_MOMENTUM = 0.9
@@ -64,7 +69,10 @@ class BackboneSpec:
 
     @property
     def kind(self) -> str:
-        return self.name.split(":")[0]
+        kind = self.name.split(":")[0]
+        if kind in _BUILDERS or not find_application(kind):
+            return kind
+        return "mobilenet_v2" if find_application(kind).name == "MobileNetV2" else "application"
 
     @property
     def config(self) -> str:
@@ -92,8 +100,9 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
                 f" {size}; leave the flag out"
             )
         size, scale, offset = own or size or 224, 1 / 255, 0.0
-    elif backbone.kind == "vgg16":
-        size, scale, offset = size or 224, 1.0, 0.0  # the means are subtracted in the trunk
+    elif backbone.kind == "application":
+        application = find_application(backbone.name)
+        size, scale, offset = size or application.size, application.scale, application.offset
     elif backbone.kind == "cnn":
         size, scale, offset = size or 64, 1 / 255, 0.0
     else:
@@ -122,8 +131,9 @@ def build_backbone(backbone: BackboneSpec, spec: PreprocessSpec, load_weights=Tr
 def _check_name(backbone: BackboneSpec) -> None:
     if backbone.kind not in _BUILDERS:
         raise BackboneError(
-            f"--backbone {backbone.name}: unknown; it is one of mobilenet_v2, vgg16,"
-            " cnn:LAYERS, hub:HANDLE"
+            f"--backbone {backbone.name}: unknown; it is one of mobilenet_v2, another network of"
+            " keras.applications (mobilenet_v3_small, efficientnet_v2_b0, convnext_tiny, resnet50"
+            " ...), cnn:LAYERS, hub:HANDLE"
         )
     if backbone.kind in ("cnn", "hub") and not backbone.config:
         example = "cnn:32-32-pool-64-pool" if backbone.kind == "cnn" else "hub:https://..."
@@ -144,11 +154,9 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
     network = keras.applications.MobileNetV2(
         input_shape=spec.shape, alpha=backbone.alpha, include_top=False, weights=None
     )
-    _load(network, backbone, load_weights, keras.applications.MobileNetV2)
+    _load(network, backbone, load_weights, find_application("mobilenet_v2"))
     if backbone.weights == "none":
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = SHORT_TRAINING_MOMENTUM
+        _settle_soon(network)
     stem, blocks, end = [], {}, []
     for layer in network.layers:
         match = re.match(r"block_(\d+)_|(expanded_conv)_", layer.name)
@@ -165,24 +173,24 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
     )
 
 
-def _vgg16(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
-    if min(spec.height, spec.width) < 32:
-        raise BackboneError(f"--image-size {spec.height}: vgg16 takes images of 32 pixels or more")
-    inputs = keras.Input(spec.shape)
-    # VGG16's weights want BGR with the means of ImageNet taken away.
-    pixels = keras.ops.flip(inputs, axis=-1) - keras.ops.array(_VGG_MEANS_BGR, "float32")
-    network = keras.applications.VGG16(input_tensor=pixels, include_top=False, weights=None)
-    _load(network, backbone, load_weights, keras.applications.VGG16)
-    blocks = {}
-    for layer in network.layers:
-        if layer.name.startswith("block"):
-            blocks.setdefault(layer.name.split("_")[0], []).append(layer)
+def _application(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
+    application = find_application(backbone.name)
+    inputs, network = build_application(application, spec.shape, backbone.alpha)
+    _load(network, backbone, load_weights, application)
+    if backbone.weights == "none":
+        _settle_soon(network)
     features = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     return Backbone(
         keras.Model(inputs, features, name="trunk"),
-        tuple(map(tuple, blocks.values())),
+        tuple(map(tuple, blocks_of(network))),
         backbone.weights != "none",
     )
+
+
+def _settle_soon(network: keras.Model) -> None:
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = SHORT_TRAINING_MOMENTUM
 
 
 def _cnn(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
@@ -227,15 +235,17 @@ def _hub(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Ba
     return Backbone(trunk, (), True, can_train=False)
 
 
-_BUILDERS = {"mobilenet_v2": _mobilenet_v2, "vgg16": _vgg16, "cnn": _cnn, "hub": _hub}
+_BUILDERS = {"mobilenet_v2": _mobilenet_v2, "application": _application, "cnn": _cnn, "hub": _hub}
 
 
-def _load(network: keras.Model, backbone: BackboneSpec, load_weights: bool, make) -> None:
+def _load(
+    network: keras.Model, backbone: BackboneSpec, load_weights: bool, application: Application
+) -> None:
     """Loads `--weights` into a network without a head."""
     if not load_weights or backbone.weights == "none":
         return
     if backbone.weights == "imagenet":
-        _load_imagenet(network, backbone, make)
+        _load_imagenet(network, backbone, application)
         return
     path = backbone.weights
     if not os.path.isfile(path):
@@ -247,29 +257,28 @@ def _load(network: keras.Model, backbone: BackboneSpec, load_weights: bool, make
         first = error
     # A file that was saved with its 1000-class head holds the trunk too.
     try:
-        size = network.input_shape[1:3]
-        if make is keras.applications.VGG16:
-            whole = make(input_shape=(224, 224, 3), weights=None)
-        else:
-            whole = make(input_shape=(*size, 3), alpha=backbone.alpha, weights=None)
+        shape = (application.size, application.size, 3)
+        _, whole = build_application(application, shape, backbone.alpha, whole=True)
         whole.load_weights(path)
+        _take_weights(network, whole)
     except Exception:
         raise BackboneError(_weights_problem(path, network, backbone, first)) from None
-    trained = {layer.name: layer for layer in whole.layers}
-    for layer in network.layers:
-        if layer.weights:
-            layer.set_weights(trained[layer.name].get_weights())
 
 
-def _load_imagenet(network: keras.Model, backbone: BackboneSpec, make) -> None:
-    shape = network.input_shape[1:]
+def _take_weights(network: keras.Model, whole: keras.Model) -> None:
+    """Sets a network's weights to those of one that has layers behind it. Raises ValueError."""
+    layers = [layer for layer in whole.layers if layer.weights]
+    # By order: some of Keras' layers are named by a counter.
+    for layer, trained in zip([one for one in network.layers if one.weights], layers, strict=False):
+        layer.set_weights(trained.get_weights())
+
+
+def _load_imagenet(network: keras.Model, backbone: BackboneSpec, application: Application) -> None:
+    options = {"alpha": backbone.alpha} if application.name.startswith("MobileNet") else {}
     try:
-        if make is keras.applications.VGG16:
-            source = make(input_shape=shape, include_top=False, weights="imagenet")
-        else:
-            source = make(
-                input_shape=shape, alpha=backbone.alpha, include_top=False, weights="imagenet"
-            )
+        source = application.make(
+            input_shape=network.input_shape[1:], include_top=False, weights="imagenet", **options
+        )
     except Exception as error:
         raise BackboneError(
             f"--weights imagenet: Keras' weights of {backbone.name} could not be fetched"

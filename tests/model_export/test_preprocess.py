@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import pathlib
 
 import cykooz_resizer
@@ -324,3 +325,13 @@ def test_real_orientation_examples_agree(shape):
     images = [decode(p.read_bytes(), spec)[0].astype(int) for p in files]
     for other in images[1:]:
         assert np.abs(other - images[0]).mean() < 25
+
+
+def test_means_and_deviations_of_each_channel_survive_json():
+    spec = PreprocessSpec(height=2, width=2, scale=(0.1, 0.2, 0.3), offset=(-1.0, 0.0, 1.0))
+    again = PreprocessSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec and hash(again) == hash(spec)
+    assert spec.to_json() == json.loads(json.dumps(spec.to_json()))  # datasets compare it
+    for wrong in ((1.0, 2.0), (1.0, 2.0, float("nan")), float("inf")):
+        with pytest.raises(ValueError, match="one for each channel"):
+            PreprocessSpec(scale=wrong)

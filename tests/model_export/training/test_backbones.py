@@ -65,6 +65,8 @@ def test_weights_that_do_not_fit(tmp_path):
     )
     with pytest.raises(BackboneError, match="it is a file of alpha 0.35: pass --alpha 0.35"):
         build("mobilenet_v2", 96, weights=narrow)
+    with pytest.raises(BackboneError, match="--alpha 0.35: VGG16 has one width"):
+        build("vgg16", 96, alpha=0.35)
     with pytest.raises(BackboneError, match="parameters, vgg16 has 14,714,688 without its head"):
         build("vgg16", 96, weights=narrow)
     assert build("mobilenet_v2", 96, alpha=0.35, weights=narrow).pretrained
@@ -81,9 +83,11 @@ def test_a_file_with_its_head_gives_the_same_trunk():
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("name, most", [("mobilenet_v2", 18), ("vgg16", 4)])
+@pytest.mark.parametrize(
+    "name, most", [("mobilenet_v2", 18), ("vgg16", 4), ("mobilenet_v3_small", 6), ("resnet50", 17)]
+)
 def test_fine_tuning_cuts_the_network_without_changing_it(name, most):
-    backbone = BackboneSpec(name, 0.35, "none")
+    backbone = BackboneSpec(name, 0.35 if name == "mobilenet_v2" else 1.0, "none")
     spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 3, (4,), 0)
     classifier = build_classifier(spec)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
