@@ -179,7 +179,9 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
     process.forgo_pandas()
     present = dataset_ingredients(layout)
     chosen = _choose_model(options, present)
-    contract = chosen.contract
+    less = {"accept_truncated": options.accept_truncated}
+    preprocess = dataclasses.replace(chosen.contract.preprocess, **less)
+    contract = dataclasses.replace(chosen.contract, preprocess=preprocess)
     options = dataclasses.replace(options, precision=chosen.precision.precision)
     if options.calibrate_on_archive:
         options = dataclasses.replace(options, model=chosen.model)
@@ -205,7 +207,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
         max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
         passthrough=passthrough,
-        facts=fact_columns(present, options.gps),
+        facts=fact_columns(present, gps=options.gps, share=options.accept_truncated > 0),
     )
     run = _run(options, chosen, fingerprint_of(identity), started)
     return Job(

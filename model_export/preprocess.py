@@ -20,6 +20,7 @@ Models from before `decoding: 2` have 4 and 5 as `decoding.legacy` says.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -30,7 +31,7 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagecensus.model_export.decoding import colour, cut, legacy, metadata, table
+from imagecensus.model_export.decoding import colour, cut, cut_jpeg, legacy, metadata, table
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
 from imagecensus.model_export.decoding.opened import Opened, Picture
 from imagecensus.model_export.decoding.readers import tiff_damage
@@ -91,6 +92,7 @@ class PreprocessSpec:
     decoding: int = 2  # 1: depth, colour, pages as before version 0.2; see `decoding.legacy`
     dct_margin: float = 2.0  # JPEG DCT scaling keeps both sides >= margin x target; 0 turns it off
     reducing_gap: float = 2.0  # "pillow" box-reduces to >= gap x target first; 0 turns it off
+    accept_truncated: float = 0.0  # of a run, not of a model: least share of a cut JPEG's rows
     # In the exported graph: float32(x) * scale + offset, of all channels or of red, green, blue.
     scale: float | tuple[float, ...] = 1 / 127.5
     offset: float | tuple[float, ...] = -1.0
@@ -113,6 +115,8 @@ class PreprocessSpec:
             problems.append(f"dct_margin {self.dct_margin} is neither 0 nor at least 1")
         if self.decoding not in (1, 2):
             problems.append(f"decoding {self.decoding!r} is neither 1 nor 2")
+        if not 0 <= self.accept_truncated <= 1:
+            problems.append(f"accept_truncated {self.accept_truncated} is not within 0 and 1")
         if self.reducing_gap and self.reducing_gap < 1:
             problems.append(f"reducing_gap {self.reducing_gap} is neither 0 nor at least 1")
         for name in ("scale", "offset"):
@@ -139,6 +143,8 @@ class PreprocessSpec:
             del fields["resizer"]
         if self.decoding == 1:  # the same
             del fields["decoding"]
+        if not self.accept_truncated:
+            del fields["accept_truncated"]
         return fields
 
     @classmethod
@@ -164,6 +170,7 @@ class ImageInfo:
       pages: pages or frames; None where counting them failed.
       taken_at, camera: as the camera wrote them.
       latitude, longitude: degrees, only where asked for.
+      share: of the rows that were there; under 1 only with `accept_truncated`.
       depth_scaled: its samples were scaled by their own range; see `decoding.depth`.
       colour_converted: its colour profile was converted to sRGB.
     """
@@ -177,6 +184,7 @@ class ImageInfo:
     camera: str | None = None
     latitude: float | None = None
     longitude: float | None = None
+    share: float = 1.0
     depth_scaled: bool = False
     colour_converted: bool = False
 
@@ -215,32 +223,43 @@ def decode_image(
         raise ImageError("empty_file", "the file has no bytes")
     image_format = None
     try:
-        opened = (legacy.open_legacy(data) if spec.decoding == 1 else None) or table.open_image(
-            data
-        )
+        opened = legacy.open_legacy(data) if spec.decoding == 1 else None
+        opened = opened or table.open_image(data)
         image_format = opened.format
-        _check_size(opened, max_pixels, max_side)
-        if opened.width * opened.height >= _LARGE_PIXELS:
-            with _large_image:
-                small, picture, converted = _render(opened, spec)
-        else:
-            small, picture, converted = _render(opened, spec)
-        out[...] = np.asarray(small)
-        facts = metadata.read_camera(picture.exif, gps)
-        return ImageInfo(
-            width=opened.width,
-            height=opened.height,
-            format=opened.format,
-            orientation=picture.orientation,
-            pages=picture.pages,
-            depth_scaled=picture.depth_scaled,
-            colour_converted=converted,
-            **dataclasses.asdict(facts),
-        )
-    except ImageError as error:
-        raise cut.as_truncated(error, data) from error
+        return _decode(opened, spec, out, (max_pixels, max_side), gps)
     except Exception as error:
-        raise cut.as_truncated(typed_error(error, image_format), data) from error
+        failure = cut.as_truncated(typed_error(error, image_format), data)
+        if spec.accept_truncated and failure.status == "truncated":
+            try:
+                less = cut_jpeg.open_cut_jpeg(data, spec.accept_truncated)
+                if less is not None:
+                    return _decode(less, spec, out, (max_pixels, max_side), gps)
+            except ImageError as too_little:
+                failure = too_little
+        raise failure from error
+
+
+def _decode(
+    opened: Opened, spec: PreprocessSpec, out: np.ndarray, limits: tuple[int, int], gps: bool
+) -> ImageInfo:
+    """An opened file into `out`; `limits` are max_pixels and max_side."""
+    _check_size(opened, *limits)
+    alone = opened.width * opened.height >= _LARGE_PIXELS
+    with _large_image if alone else contextlib.nullcontext():
+        small, picture, converted = _render(opened, spec)
+    out[...] = np.asarray(small)
+    facts = metadata.read_camera(picture.exif, gps)
+    return ImageInfo(
+        width=opened.width,
+        height=opened.height,
+        format=opened.format,
+        orientation=picture.orientation,
+        pages=picture.pages,
+        share=1.0 if picture.share is None else picture.share,
+        depth_scaled=picture.depth_scaled,
+        colour_converted=converted,
+        **dataclasses.asdict(facts),
+    )
 
 
 def _check_size(opened: Opened, max_pixels: int, max_side: int) -> None:

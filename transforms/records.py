@@ -53,7 +53,8 @@ TOP_K_TYPE = pa.list_(
 STATUS_TYPE = pa.dictionary(pa.int8(), pa.string())
 
 # What a file says of itself beside its pixels, and what its bytes are. Datasets that were begun
-# before there were these columns go on without them. GPS_FACTS are kept only where asked for.
+# before there were these columns go on without them. GPS_FACTS and
+# SHARE_FACT are kept only where asked for.
 FACT_TYPES = {
     "taken_at": pa.string(),
     "camera": pa.string(),
@@ -62,9 +63,11 @@ FACT_TYPES = {
     "xxh128": pa.string(),
     "latitude": pa.float64(),
     "longitude": pa.float64(),
+    "share": pa.float32(),
 }
 GPS_FACTS = ("latitude", "longitude")
-FACTS = tuple(name for name in FACT_TYPES if name not in GPS_FACTS)
+SHARE_FACT = "share"
+FACTS = tuple(name for name in FACT_TYPES if name not in (*GPS_FACTS, SHARE_FACT))
 
 
 def prediction_schema(

@@ -59,6 +59,13 @@ class ClassifyOptions:
         False, "add columns latitude and longitude, where images say where they were taken",
         "dataset",
     )  # fmt: skip
+    accept_truncated: float = option(
+        0.0,
+        "take JPEGs that lack their end where this share of their rows is there, for example 0.98,"
+        " and add the column `share`; 0 takes none",
+        "dataset",
+        metavar="SHARE",
+    )
     uri_column: str = option("", "the manifests' column of locations", "dataset", metavar="NAME")
     image_column: str = option(
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
@@ -167,6 +174,8 @@ def validate(options: ClassifyOptions) -> None:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:
         problems.append("--max-failure-rate must be within 0 and 1")
+    if not 0 <= options.accept_truncated <= 1:
+        problems.append("--accept-truncated must be within 0 and 1")
     if options.calibrate_on_archive and options.runner != IN_PROCESS:
         problems.append(
             "--calibrate-on-archive: works on this machine only; make the twin with `imagecensus"

@@ -17,7 +17,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
 from imagecensus.transforms.decoders import inflight
-from imagecensus.transforms.records import FACTS, GPS_FACTS
+from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
 
 DATASET_VERSION = 1
@@ -149,10 +149,11 @@ def dataset_ingredients(layout: Layout) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def fact_columns(present: dict, gps: bool) -> tuple[str, ...]:
+def fact_columns(present: dict, *, gps: bool, share: bool) -> tuple[str, ...]:
     """The facts that a dataset keeps, given what it was begun with (empty: it is new)."""
     old = bool(present) and "facts" not in present  # begun when there were none
-    return (*(() if old else FACTS), *(GPS_FACTS if gps else ()))
+    asked = (*(GPS_FACTS if gps else ()), *((SHARE_FACT,) if share else ()))
+    return (*(() if old else FACTS), *asked)
 
 
 def claim(

@@ -35,6 +35,10 @@ class Frame:
     def is_scalable(self) -> bool:
         return self.marker in _SCALABLE and self.bits == 8
 
+    @property
+    def is_progressive(self) -> bool:
+        return self.marker in (0xC2, 0xCA)
+
 
 def read_frame(data: bytes) -> Frame | None:
     """The frame that libjpeg will find, or None where there is none."""

@@ -1,0 +1,104 @@
+"""A JPEG that lacks its end: what there is of it, and how much that is.
+
+Cameras that lose power and uploads that break off leave them. Only for runs that accept such
+images (`PreprocessSpec.accept_truncated`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagecensus.model_export.decoding.errors import truncated
+from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.readers import jpeg
+
+_END = b"\xff\xd9"
+_ONES = b"\xff\x00"  # 1-bits, as they are written into a JPEG
+_NOT_THERE = (255, 0, 254, 255)  # no JPEG has a whole row of exactly that
+_BLOCK_BYTES = 24  # 1-bits that blocks of one place may swallow, of all components
+
+
+def open_cut_jpeg(data: bytes, least: float) -> Opened | None:
+    """None where it is no JPEG of 8 bits that libjpeg decodes row by row, or in scans.
+
+    The picture's `share` is the share of rows that are there; where it is less than `least`, its
+    `load` raises ImageError. What is missing is grey.
+    """
+    frame = jpeg.read_frame(data)
+    if frame is None or not frame.is_scalable:
+        return None
+    opened = jpeg.open_jpeg(data + _END)
+
+    def load(need: Need) -> Picture:
+        share = _share(data, need, progressive=frame.is_progressive)
+        if share < least:
+            raise truncated("JPEG", f"{share:.1%} of its rows are there")
+        picture = opened.load(need)
+        first = int(picture.image.height * share)
+        grey = 128 if picture.image.mode == "L" else (128, 128, 128)
+        # libjpeg leaves something there that depends on the bits before.
+        picture.image.paste(grey, (0, first, *picture.image.size))
+        return dataclasses.replace(picture, share=share)
+
+    return dataclasses.replace(opened, load=load)
+
+
+def _share(data: bytes, need: Need, *, progressive: bool) -> float:
+    """Of the rows, those that do not depend on what is missing.
+
+    libjpeg makes up the bits that are missing. What comes out alike whichever it makes up is
+    there. It stops in the row of blocks in which bits are missing, unless the file says that it
+    ends: the rows before it are there for certain.
+    """
+    stopped = _reduced(data, need)
+    width, height = stopped.size
+    if progressive:  # each scan refines the whole image: all is there or nothing for certain
+        ones = _ONES * (_BLOCK_BYTES * 4096)
+        return float(_alike(data + _END, data + ones + _END, need, 0))
+    rows = np.asarray(_decoded_until_it_stops(stopped, data))
+    marker = np.array(_NOT_THERE[: rows.shape[2]] if rows.ndim == 3 else _NOT_THERE[0], rows.dtype)
+    missing = (rows == marker).reshape(height, -1).all(axis=1)
+    there = int(height - np.argmin(missing[::-1])) if missing.any() and not missing.all() else 0
+    if not missing.any():
+        return 1.0
+    ones = _ONES * (_BLOCK_BYTES * (width + 64))
+    last_row_of_blocks = height - there <= 32
+    if last_row_of_blocks and _alike(data + _END, data + ones + _END, need, there):
+        return 1.0
+    return there / height
+
+
+def _reduced(data: bytes, need: Need) -> Any:
+    """With its header read, at the scale that it will be seen at."""
+    image = jpeg.open_pillow(data)
+    image.draft(None, need(1))
+    return image
+
+
+def _decoded_until_it_stops(image: Any, data: bytes) -> Image.Image:
+    """What libjpeg makes of the file as far as it goes; other rows are `_NOT_THERE`."""
+    bands = len(image.getbands())
+    colour = _NOT_THERE[:bands] if bands > 1 else _NOT_THERE[0]
+    canvas = Image.new(image.mode, image.size, colour)
+    _, extents, offset, args = image.tile[0]
+    decoder = Image._getdecoder(image.mode, "jpeg", args, image.decoderconfig)
+    try:
+        decoder.setimage(canvas.im, extents)
+        decoder.decode(data[offset:])
+    finally:
+        decoder.cleanup()
+    return canvas
+
+
+def _alike(one: bytes, other: bytes, need: Need, first: int) -> bool:
+    """Whether two files have the same pixels from a row on."""
+    pixels = []
+    for data in (one, other):
+        image = _reduced(data, need)
+        image.load()
+        pixels.append(np.asarray(image)[first:])
+    return bool((pixels[0] == pixels[1]).all())

@@ -1,0 +1,99 @@
+"""JPEGs that lack their end, where a run accepts them: what is there, and how much that is."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from samples import photo, read_rows
+
+from imagecensus.jobs.cli import main
+from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
+
+SPEC = PreprocessSpec(height=96, width=128, accept_truncated=0.2)
+SIZES = [(128, 96), (1300, 1000)]  # the larger is decoded at reduced size
+
+
+def encode(size, grey=False, **options) -> bytes:
+    image, buffer = photo(2, size), io.BytesIO()
+    (image.convert("L") if grey else image).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue()
+
+
+def decode(data, spec=SPEC):
+    out = np.empty(spec.shape, np.uint8)
+    return decode_image(data, spec, out), out.astype(int)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_file_without_its_end_mark_is_all_there(size, grey, progressive):
+    data = encode(size, grey, progressive=progressive)
+    info, out = decode(data[:-2])
+    assert info.share == 1
+    np.testing.assert_array_equal(out, decode(data)[1])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("kept", [0.97, 0.7, 0.5])
+def test_the_share_is_of_rows_that_are_as_in_the_whole_image(size, grey, kept):
+    data = encode(size, grey)
+    info, out = decode(data[: int(len(data) * kept)])
+    step = 16 / size[1] + 0.2  # of blocks; and no part of an image takes as many bytes as another
+    assert kept - step < info.share < kept + 0.12
+    whole = decode(data)[1]
+    rows = int(info.share * SPEC.height) - 2  # the resize sees a row or two further
+    np.testing.assert_array_equal(out[:rows], whole[:rows])
+    assert np.abs(out[-1] - 128).max() <= 2  # what is missing is grey
+
+
+def test_less_than_asked_for_is_truncated():
+    data = encode(SIZES[0])[:-800]
+    strict = dataclasses.replace(SPEC, accept_truncated=0.99)
+    with pytest.raises(ImageError) as caught:
+        decode(data, strict)
+    assert caught.value.status == "truncated" and "of its rows are there" in str(caught.value)
+    assert decode(data)[0].share < 0.99
+
+
+def test_a_progressive_jpeg_that_lacks_more_and_other_formats_stay_truncated():
+    progressive, png = encode(SIZES[0], progressive=True), io.BytesIO()
+    photo(2, SIZES[0]).save(png, "PNG")
+    for data in (progressive[:-900], png.getvalue()[:-900]):
+        with pytest.raises(ImageError) as caught:
+            decode(data)
+        assert caught.value.status == "truncated"
+
+
+def test_a_black_bottom_is_there():
+    image, buffer = photo(2, (128, 96)), io.BytesIO()
+    image.paste((0, 0, 0), (0, 40, 128, 96))
+    image.save(buffer, "JPEG")
+    assert decode(buffer.getvalue()[:-2])[0].share == 1
+
+
+def test_models_do_not_carry_it():
+    assert "accept_truncated" not in PreprocessSpec().to_json()
+
+
+def test_classify_says_how_much_was_there(tiny_model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    data = encode((128, 96))
+    (folder / "whole.jpg").write_bytes(data)
+    (folder / "mark.jpg").write_bytes(data[:-2])
+    (folder / "half.jpg").write_bytes(data[: len(data) // 2])
+    base = ["classify", str(folder), "--model", tiny_model, "--max-failure-rate=1"]
+    main([*base, "--output", str(tmp_path / "a"), "--accept-truncated=0.98"])
+    main([*base, "--output", str(tmp_path / "b")])
+    taken = {row["uri"].rsplit("/")[-1]: row for row in read_rows(tmp_path / "a").to_pylist()}
+    assert {name: (row["status"], row["share"]) for name, row in taken.items()} == {
+        "whole.jpg": ("ok", 1.0), "mark.jpg": ("ok", 1.0), "half.jpg": ("truncated", None),
+    }  # fmt: skip
+    assert taken["mark.jpg"]["top_k"] == taken["whole.jpg"]["top_k"]
+    usual = {row["uri"].rsplit("/")[-1]: row for row in read_rows(tmp_path / "b").to_pylist()}
+    assert usual["mark.jpg"]["status"] == "truncated" and "share" not in usual["mark.jpg"]
+    # Another set of images would be taken: another table.
+    assert main([*base, "--output", str(tmp_path / "b"), "--accept-truncated=0.98"]) == 2
