@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 # shorter side of all but panoramas is then no smaller.
 IIIF_SIDES = 4
 
+# A page at the end of each run reads all of the table, with 41 KB of memory for each part.
+MOST_PARTS = 2000
+
 
 def main(argv: list[str]) -> int:
     """Runs the job; returns its exit code. Raises UserError for what the user can mend."""
@@ -144,7 +147,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
         lock.check_held()
         report = close_run(job, work)
     print(summary(layout, report))
-    _write_page(options, layout.output, report["totals"]["rows"])
+    _write_page(options, layout.output, report)
     return _exit_code(options, job.run, report["totals"])
 
 
@@ -270,7 +273,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     """
     from imagecensus.jobs.classification import supervise
     from imagecensus.transforms import fault_injection
-    from imagecensus.transforms.dataset import inventory, parts, work_plan
+    from imagecensus.transforms.dataset import inventory, ledger, parts, work_plan
     from imagecensus.transforms.dataset.layout import claim
     from imagecensus.transforms.dataset.plan_units import Revising, plan_units
 
@@ -281,7 +284,8 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         layout.remove_temporary()
     began = (time.process_time(), time.monotonic())
     plan = work_plan.read_plan(layout.state, shard)
-    present = inventory.take_inventory(layout.parts, plan, run.fingerprint)
+    known = ledger.to_trust(ledger.read_ledger(layout.state), options.verify)
+    present = inventory.take_inventory(layout.parts, plan, run.fingerprint, known)
     if present.unplanned and shard == work_plan.WHOLE:
         raise UserError(
             f"{present.unplanned[0]}: not in this dataset's plan, as {len(present.unplanned)}"
@@ -340,19 +344,20 @@ def run_work(job: Job, work: Work) -> None:
 def close_run(job: Job, work: Work) -> dict:
     """Looks at what was written, counts, and writes the run report; returns it."""
     from imagecensus.transforms import activity
-    from imagecensus.transforms.dataset import inventory, work_plan
+    from imagecensus.transforms.dataset import inventory, ledger, work_plan
     from imagecensus.transforms.decoders import inflight
 
     run, layout, plan = job.run, job.layout, work.planned.plan
-    after = inventory.take_inventory(
-        layout.parts, plan, run.fingerprint, known=work.present.parts.values()
-    )
+    after = inventory.take_inventory(layout.parts, plan, run.fingerprint, work.present.ledger)
     if after.unplanned and layout.shard == work_plan.WHOLE:
         raise UserError(
             f"{after.unplanned[0]}: another run has written to this output meanwhile;"
             " run the same command again"
         )
     inventory.remove(after.stale)
+    alone = layout.shard == work_plan.WHOLE
+    new = ledger.together([work.present.new, after.new])
+    ledger.write_ledger(layout.state, run.run_id, new, after.ledger if alone else None)
     pending = sum(unit.rows for unit in after.pending)
     counts = count_totals(run, after.totals, sum(unit.rows for unit in plan.units), pending)
     report = write_run_report(layout, run, after.totals, counts)
@@ -401,9 +406,12 @@ def _reported(
         yield batch
 
 
-def _write_page(options, output, rows) -> None:
+def _write_page(options, output, report) -> None:
     """The page for people; its lack never fails a run whose table is complete."""
-    if options.no_report or not rows:
+    if options.no_report or not report["totals"]["rows"]:
+        return
+    if report["parts"] > MOST_PARTS:
+        print(f"page       `imagecensus report {output}` writes it, from {report['parts']:,} parts")
         return
     try:
         from imagecensus.jobs.report import write_report

@@ -40,6 +40,7 @@ REPEATED = {
     "unit.begun": 8, "read": IMAGES, "decode": IMAGES, "infer": 8,
     "part.partial": 8, "part.synced": 8, "part.renamed": 8,
 }  # fmt: skip
+OURS = ("predictions/part-", "_imagecensus/plan-", "_imagecensus/ledger-", "gone.csv")
 KEPT = ("run_report.json", "_imagecensus/dataset.json", "_imagecensus/lock")
 
 
@@ -269,7 +270,7 @@ class Chaos:
         for path in output.rglob("*"):
             name = str(path.relative_to(output))
             known = path.is_dir() and path.name in ("predictions", "_imagecensus")
-            known |= name in KEPT or name.startswith(("predictions/part-", "_imagecensus/plan-"))
+            known |= name in KEPT or name.startswith(OURS)
             _expect(known, f"left behind: {name}")
 
 

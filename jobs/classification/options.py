@@ -80,6 +80,10 @@ class ClassifyOptions:
         None, "the images under OLD are under NEW now: their rows go along, nothing is redone",
         "run", nargs=2, metavar=("OLD", "NEW"),
     )  # fmt: skip
+    verify: str = option(
+        "changed", "which finished parts are read and checked: changed ones, all, or a share"
+        " (0.01) of the others too", "run", metavar="WHAT",
+    )  # fmt: skip
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
@@ -170,6 +174,8 @@ def validate(options: ClassifyOptions) -> None:
         problems.append("--relocate: OLD and NEW must not be empty")
     if options.relocate and options.shard != "0/1":
         problems.append("--relocate is for a run over everything; give it without --shard")
+    if options.verify not in ("changed", "all") and not _is_share(options.verify):
+        problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
     if options.threads < 0:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:
@@ -201,6 +207,13 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"{flag}={size}: write a number with K, M or G")
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _out_of_reach(options: ClassifyOptions) -> list[str]:

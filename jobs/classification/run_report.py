@@ -122,6 +122,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "books": counts,  # the name until 0.1
         "gone": list(planned.gone[:_SHOWN_GONE]),
         "unlisted": list(planned.unlisted[:_SHOWN_GONE]),
+        "parts": totals.parts,
         "statuses": dict(totals.statuses.most_common()),
         "labels": dict(totals.labels.most_common()),
         "rates": {

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imagecensus.transforms.dataset.ledger import Found, Ledger, ledger_of, together
 from imagecensus.transforms.dataset.parts import PartFile, list_part_files, read_part
 from imagecensus.transforms.dataset.work_plan import Plan, unit_name
 from imagecensus.transforms.records import Status, Unit
@@ -23,6 +24,7 @@ _READERS = 16
 class Totals:
     """The totals of a dataset, from its rows."""
 
+    parts: int = 0
     rows: int = 0
     statuses: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     labels: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -35,24 +37,14 @@ class Totals:
     def failed(self) -> int:
         return self.rows - self.predicted
 
-    def add(self, found: Part) -> None:
-        self.rows += found.rows
-        self.statuses.update(found.statuses)
-        self.labels.update(found.labels)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """What a part holds. Its rows reproduce the digest of its unit."""
+    """An intact part: its rows reproduce the digest of its unit."""
 
     file: PartFile
     rows: int
-    statuses: dict[str, int]
-    labels: dict[str, int]
-
-    @property
-    def failed(self) -> int:
-        return self.rows - self.statuses.get(Status.OK.value, 0)
+    failed: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +53,8 @@ class Inventory:
 
     Attributes:
       parts: unit name → its intact part of the present revision.
+      ledger: what these parts hold.
+      new: of these, those that were read now.
       bases: unit name → the revision of an earlier part, where the present one is missing.
       pending: units whose part is missing or damaged.
       damaged: locations of damaged parts.
@@ -69,6 +63,8 @@ class Inventory:
     """
 
     parts: dict[str, Part]
+    ledger: Ledger
+    new: Ledger
     bases: dict[str, int]
     pending: list[Unit]
     damaged: list[str]
@@ -77,10 +73,8 @@ class Inventory:
 
     @property
     def totals(self) -> Totals:
-        totals = Totals()
-        for part in self.parts.values():
-            totals.add(part)
-        return totals
+        rows, statuses, labels = self.ledger.totals()
+        return Totals(parts=len(self.parts), rows=rows, statuses=statuses, labels=labels)
 
     @property
     def with_failures(self) -> set[str]:
@@ -89,33 +83,48 @@ class Inventory:
 
 
 def take_inventory(
-    folder: str, plan: Plan, fingerprint: str, known: Iterable[Part] = ()
+    folder: str, plan: Plan, fingerprint: str, known: Ledger | None = None
 ) -> Inventory:
     """Compares the parts with the plan; reads those that `known` does not have, once.
 
     A part is damaged when it is unreadable, its checksum is wrong, or its rows do not reproduce
     the digest of its unit: one is lost, doubled, swapped or another's.
     """
-    trusted = {part.file: part for part in known}
+    known = known or Ledger()
     files: dict[str, dict[int, PartFile]] = {}
     for file in list_part_files(folder):
         files.setdefault(file.unit, {})[file.revision] = file
-    found = Inventory(parts={}, bases={}, pending=[], damaged=[], stale=[], unplanned=[])
     asked = [
         (unit, files[unit.name][unit.revision])
         for unit in plan.units
         if unit.revision in files.get(unit.name, ())
     ]
+    at = known.find(asked)
+    unread = [one for one, row in zip(asked, at, strict=True) if row < 0]
     with ThreadPoolExecutor(_READERS) as pool:
-        looked = pool.map(
-            lambda one: trusted.get(one[1]) or _look(one[0], one[1], fingerprint), asked
-        )
-        for (unit, file), part in zip(asked, looked, strict=True):
-            if part is None:
-                found.damaged.append(file.location)
-                del files[unit.name][file.revision]
-            else:
-                found.parts[unit.name] = part
+        looked = list(pool.map(lambda one: _look(one[0], one[1], fingerprint), unread))
+    damaged = [file for (_, file), part in zip(unread, looked, strict=True) if part is None]
+    for file in damaged:
+        del files[file.unit][file.revision]
+    kept = known.take([row for row in at if row >= 0])
+    new = ledger_of(part for part in looked if part is not None)
+    files_of = [file for (_, file), row in zip(asked, at, strict=True) if row >= 0]
+    files_of += [part.file for part in looked if part is not None]
+    ledger = together([kept, new])
+    found = Inventory(
+        parts={
+            file.unit: Part(file=file, rows=rows, failed=failed)
+            for file, (rows, failed) in zip(files_of, ledger.rows_and_failed(), strict=True)
+        },
+        ledger=ledger, new=new, bases={}, pending=[], stale=[], unplanned=[],
+        damaged=[file.location for file in damaged],
+    )  # fmt: skip
+    _compare(plan, files, found)
+    return found
+
+
+def _compare(plan: Plan, files: dict[str, dict[int, PartFile]], found: Inventory) -> None:
+    """Finds what is pending, and which files are nobody's."""
     for unit in plan.current.values():
         others = files.pop(unit.name, {})
         if unit.rows and unit.name not in found.parts:
@@ -130,10 +139,9 @@ def take_inventory(
             planned = revision <= unit.revision  # else of a run that this one knows nothing of
             (found.stale if planned else found.unplanned).append(file.location)
     found.unplanned.extend(sorted(f.location for rest in files.values() for f in rest.values()))
-    return found
 
 
-def _look(unit: Unit, file: PartFile, fingerprint: str) -> Part | None:
+def _look(unit: Unit, file: PartFile, fingerprint: str) -> Found | None:
     """What a part holds; None: it is damaged, or it is not this unit's."""
     try:
         rows = read_part(file.location, _COLUMNS)
@@ -144,7 +152,10 @@ def _look(unit: Unit, file: PartFile, fingerprint: str) -> Part | None:
         return None
     except Exception:  # Arrow raises a dozen types for damaged files
         return None
-    return Part(file=file, rows=rows.num_rows, statuses=statuses, labels=labels)
+    return Found(
+        file=file, digest=unit.expected, rows=rows.num_rows, statuses=statuses, labels=labels,
+        failed=rows.num_rows - statuses.get(Status.OK.value, 0),
+    )  # fmt: skip
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

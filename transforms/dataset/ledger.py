@@ -1,0 +1,190 @@
+"""What parts were found to hold when they were last read, so that a rerun reads only others.
+
+A part is known by its unit, revision, size and version (generation, ETag, modification time): where
+one of these differs, it is read again. Each run appends one file to `_imagecensus/`; a run that is
+killed appends none, and the next one reads its parts. A ledger that is lost or damaged costs time.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagecensus.transforms.dataset import checksum
+from imagecensus.transforms.dataset.parts import PartFile
+from imagecensus.transforms.records import Unit
+from imagecensus.transforms.storage import store
+
+_NAMES_KEY = b"imagecensus.names"
+_FILES = 8  # more are written as one
+_SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("revision", pa.int32()),
+        pa.field("size", pa.int64()),
+        pa.field("version", pa.string()),
+        pa.field("digest", pa.string()),  # of the references that its rows reproduce
+        pa.field("rows", pa.int32()),
+        pa.field("failed", pa.int32()),
+        # How many rows have each status and label: numbers of names, which the footer lists.
+        pa.field("names", pa.list_(pa.int32())),
+        pa.field("counts", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one part holds: how many rows, and how many of each status and label."""
+
+    file: PartFile
+    digest: str
+    rows: int
+    failed: int
+    statuses: dict[str, int]
+    labels: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What is known of parts: a row each. A status is named `s:ok`, a label `l:cat`."""
+
+    table: pa.Table = dataclasses.field(default_factory=_SCHEMA.empty_table)
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Ledger:
+        """Some of the rows."""
+        at = pa.array(np.asarray(rows, np.int64))
+        return Ledger(table=self.table.take(at).combine_chunks(), names=self.names)
+
+    def find(self, asked: Iterable[tuple[Unit, PartFile]]) -> list[int]:
+        """The row of each part that is asked for; -1: it is not known, or another one now."""
+        columns = [self.table.column(name).to_pylist() for name in _SCHEMA.names[:6]]
+        known = {entry: at for at, entry in enumerate(zip(*columns, strict=True))}
+        return [
+            known.get((f.unit, f.revision, f.size, f.version, unit.expected, unit.rows), -1)
+            for unit, f in asked
+        ]
+
+    def rows_and_failed(self) -> list[tuple[int, int]]:
+        """Of each part."""
+        columns = (self.table.column(name).to_pylist() for name in ("rows", "failed"))
+        return list(zip(*columns, strict=True))
+
+    def totals(self) -> tuple[int, collections.Counter[str], collections.Counter[str]]:
+        """Rows, statuses and labels, of all parts together."""
+        names, counts = (
+            self.table.column(name).combine_chunks().flatten() for name in ("names", "counts")
+        )
+        sums = np.bincount(names.to_numpy(), counts.to_numpy(), len(self.names)).astype(int)
+        found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in "sl"}
+        for name, count in zip(self.names, sums.tolist(), strict=True):
+            if count:
+                found[name[0]][name[2:]] = count
+        rows = int(np.sum(self.table.column("rows").to_numpy()))
+        return rows, found["s"], found["l"]
+
+
+def ledger_of(found: Iterable[Found]) -> Ledger:
+    """A ledger of parts that were read."""
+    numbers: dict[str, int] = {}
+    rows = []
+    for part in found:
+        named = {f"s:{name}": count for name, count in part.statuses.items()}
+        named |= {f"l:{name}": count for name, count in part.labels.items()}
+        file = part.file
+        rows.append(
+            {
+                "unit": file.unit, "revision": file.revision, "size": file.size,
+                "version": file.version, "digest": part.digest, "rows": part.rows,
+                "failed": part.failed, "counts": list(named.values()),
+                "names": [numbers.setdefault(name, len(numbers)) for name in named],
+            }
+        )  # fmt: skip
+    return Ledger(table=pa.Table.from_pylist(rows, _SCHEMA), names=tuple(numbers))
+
+
+def together(ledgers: Sequence[Ledger]) -> Ledger:
+    """Several ledgers as one."""
+    numbers: dict[str, int] = {}
+    tables = []
+    for ledger in ledgers:
+        renumbered = [numbers.setdefault(name, len(numbers)) for name in ledger.names]
+        names = ledger.table.column("names").combine_chunks()
+        values = np.asarray(renumbered, np.int32)[names.flatten().to_numpy()]
+        lists = pa.ListArray.from_arrays(_offsets(names), pa.array(values, pa.int32()))
+        at = _SCHEMA.get_field_index("names")
+        tables.append(ledger.table.set_column(at, _SCHEMA.field(at), lists))
+    table = pa.concat_tables([_SCHEMA.empty_table(), *tables]).combine_chunks()
+    return Ledger(table=table, names=tuple(numbers))
+
+
+def _offsets(lists: pa.ListArray) -> pa.Array:
+    """Where each list begins in its flattened values."""
+    lengths = lists.value_lengths().to_numpy()
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+
+
+def read_ledger(folder: str) -> Ledger:
+    """All that earlier runs wrote. A file that is damaged counts for nothing."""
+    found = []
+    for name in _files(folder):
+        with contextlib.suppress(Exception):  # Arrow raises a dozen types for damaged files
+            data = checksum.check(store.read(store.join(folder, name)))
+            table = pq.read_table(io.BytesIO(data))
+            names = tuple(json.loads(table.schema.metadata[_NAMES_KEY]))
+            found.append(Ledger(table=table.select(_SCHEMA.names).cast(_SCHEMA), names=names))
+    return together(found)
+
+
+def to_trust(ledger: Ledger, verify: str) -> Ledger:
+    """What of a ledger is believed: `changed` is all of it, `all` nothing, a share the others."""
+    if verify == "changed":
+        return ledger
+    share = 1.0 if verify == "all" else float(verify)
+    return ledger.take(np.flatnonzero(np.random.default_rng().random(len(ledger)) >= share))
+
+
+def write_ledger(folder: str, run_id: str, new: Ledger, whole: Ledger | None) -> None:
+    """Appends what a run found.
+
+    Args:
+      folder: of the dataset's state.
+      run_id: names the file.
+      new: parts that no file has yet.
+      whole: all parts, to take the place of many files; None: other runs are at work beside.
+    """
+    before = _files(folder)
+    if whole is not None and len(before) >= _FILES:
+        new = whole
+    else:
+        before = []
+    if len(new):
+        schema = _SCHEMA.with_metadata({_NAMES_KEY: json.dumps(new.names).encode()})
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+            writer.write_table(new.table.cast(schema))
+            writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
+        location = store.join(folder, f"ledger-{run_id}.parquet")
+        store.write(location, checksum.add_checksum(buffer.getvalue()))
+    for name in before:
+        store.delete(store.join(folder, name))
+
+
+def _files(folder: str) -> list[str]:
+    return [
+        name
+        for name in store.list_names(folder)
+        if name.startswith("ledger-") and name.endswith(".parquet")
+    ]
