@@ -170,12 +170,7 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"--{name.replace('_', '-')} must be at least 1")
     if options.limit is not None and options.limit < 1:
         problems.append("--limit must be at least 1")
-    if options.relocate and not all(options.relocate):
-        problems.append("--relocate: OLD and NEW must not be empty")
-    if options.relocate and options.shard != "0/1":
-        problems.append("--relocate is for a run over everything; give it without --shard")
-    if options.verify not in ("changed", "all") and not _is_share(options.verify):
-        problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
+    problems += _wrong_for_a_rerun(options)
     if options.threads < 0:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:
@@ -207,6 +202,17 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"{flag}={size}: write a number with K, M or G")
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
+    problems = []
+    if options.relocate and not all(options.relocate):
+        problems.append("--relocate: OLD and NEW must not be empty")
+    if options.relocate and options.shard != "0/1":
+        problems.append("--relocate is for a run over everything; give it without --shard")
+    if options.verify not in ("changed", "all") and not _is_share(options.verify):
+        problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
+    return problems
 
 
 def _is_share(text: str) -> bool:
