@@ -8,6 +8,7 @@ preprocessing, labels, signatures and golden images, proved in a fresh process l
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 from imagecensus.jobs.command.options import argument, option, parse_options
@@ -15,8 +16,8 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.foreign.keras_file import last_activation, load_keras
 from imagecensus.model_export.foreign.labels import read_labels
 
-# --input-range: scale and offset of the 8-bit pixels.
-_RANGES = {"0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0), "0..255": (1.0, 0.0)}
+# --input-range, as `network_checks.RANGES`, which needs Keras.
+_RANGES = ("0..1", "-1..1", "0..255")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,18 @@ class ExportOptions:
         None, "a label per line, or JSON: a list, or {class id: label}", required=True
     )
     input_range: str = option(
-        None, "what the network takes pixels as", required=True, choices=tuple(_RANGES)
+        None, "what the network takes pixels as", required=True, choices=_RANGES
     )
+    mean: str = option(
+        "",
+        "taken away behind --input-range: a number, or one for red, green, blue",
+        metavar="R,G,B",
+    )
+    std: str = option("", "what is divided by behind --mean", metavar="R,G,B")
     logits: bool = option(False, "the network ends without a softmax: add one")
+    probabilities: bool = option(
+        False, "its answers are probabilities, although its last layer is no softmax or sigmoid"
+    )
     image_size: int = option(0, "pixels a side, where the network takes any")
     resize: str = option(
         "bilinear", "filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
@@ -64,7 +74,7 @@ def main(argv: list[str]) -> int:
 
     from imagecensus.jobs.quantize import quantize_from
     from imagecensus.model_export.default_model import make_golden_images
-    from imagecensus.model_export.export import check_target, export_classifier
+    from imagecensus.model_export.export import check_target, export_classifier, normalize
     from imagecensus.model_export.quantize import can_quantize, describe_int8
     from imagecensus.model_export.verify import check_model
 
@@ -78,7 +88,7 @@ def main(argv: list[str]) -> int:
             f"{options.labels}: {len(labels)} labels, but {options.model} has {outputs} outputs;"
             " name each output once, in the network's order"
         )
-    spec = _preprocess(model, color, options)
+    spec = _preprocess(model.input_shape[1:3], color, options)
     images = make_golden_images(spec)
     contract = export_classifier(
         model,
@@ -89,8 +99,7 @@ def main(argv: list[str]) -> int:
         golden_images=images,
         training={"file": os.path.basename(options.model)},
     )
-    pixels = images.astype(np.float32) * spec.scale + spec.offset
-    sums = np.asarray(model(pixels, training=False)).sum(1)
+    sums = np.asarray(model(normalize(images, spec), training=False)).sum(1)
     findings = check_model(options.output)
     for finding in findings:
         print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
@@ -105,8 +114,15 @@ def main(argv: list[str]) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _check_ending(model, options: ExportOptions, labels: int) -> None:
-    """Raises UserError where the network's last layer contradicts the labels or the flags."""
+def _check_ending(model, options: ExportOptions, labels: int, pixels) -> None:
+    """Raises UserError where the network's last layer contradicts the labels or the flags.
+
+    `pixels` are normalised images.
+    """
+    import numpy as np
+
+    from imagecensus.model_export.foreign.network_checks import gives_probabilities
+
     ending = last_activation(model)
     if model.output_shape[-1] == 1 and labels == 1:
         raise UserError(
@@ -117,11 +133,35 @@ def _check_ending(model, options: ExportOptions, labels: int) -> None:
         raise UserError(
             f"--logits: {options.model} ends with a {ending} already; leave the flag out"
         )
-    if not options.logits and ending == "linear":
+    answers = np.asarray(model(pixels, training=False))
+    inside = bool((answers >= 0).all() and (answers <= 1).all())
+    if options.probabilities and (options.logits or not inside):
         raise UserError(
-            f"{options.model}: ends without a softmax or sigmoid, its answers are no scores; add"
-            " --logits"
+            f"--probabilities: {options.model} gives answers from {answers.min():.3g} to"
+            f" {answers.max():.3g}; leave the flag out"
+            if not inside
+            else "--probabilities and --logits exclude each other"
         )
+    if not options.logits and not options.probabilities and ending == "linear":
+        flag = "--probabilities" if gives_probabilities(answers) else "--logits"
+        raise UserError(
+            f"{options.model}: its last layer is no softmax or sigmoid, and its answers"
+            f" {'add up to 1' if flag == '--probabilities' else 'are no scores'}; add {flag}"
+        )
+
+
+def _check_network(model, options: ExportOptions, labels: int, size) -> None:
+    """Raises UserError where the network contradicts what its user says of it."""
+    from imagecensus.model_export.default_model import make_golden_images
+    from imagecensus.model_export.export import normalize
+    from imagecensus.model_export.foreign.network_checks import check_input_range
+
+    channels = model.input_shape[3]
+    spec = _preprocess(size, "rgb" if channels == 3 else "grey", options)
+    images = make_golden_images(spec)
+    _check_ending(model, options, labels, normalize(images, spec)[..., :channels])
+    changed = bool(options.mean or options.std)
+    check_input_range(model, options.model, options.input_range, images, changed)
 
 
 def _wrap(model, options: ExportOptions, labels: int):
@@ -138,7 +178,6 @@ def _wrap(model, options: ExportOptions, labels: int):
             f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected images"
             " [N, height, width, 1 or 3] and scores [N, classes]"
         )
-    _check_ending(model, options, labels)
     size = [options.image_size or side for side in shapes[0][1:3]]
     if None in size:
         raise UserError(f"{options.model}: takes images of any size; choose with --image-size")
@@ -147,6 +186,7 @@ def _wrap(model, options: ExportOptions, labels: int):
             f"{options.model}: takes {shapes[0][2]}x{shapes[0][1]} images, --image-size is"
             f" {options.image_size}; leave the flag out"
         )
+    _check_network(model, options, labels, size)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     embedding = (dense or model.layers)[-1].input
     inner = keras.Model(model.inputs, [model.outputs[0], embedding])
@@ -165,11 +205,34 @@ def _wrap(model, options: ExportOptions, labels: int):
     return keras.Model(images, scores), "rgb" if shapes[0][3] == 3 else "grey"
 
 
-def _preprocess(model, color: str, options: ExportOptions):
+def _numbers(flag: str, text: str, default: float) -> list[float]:
+    """Three numbers of `--mean` or `--std`. Raises UserError."""
+    words = text.split(",") if text else [str(default)]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    bad = flag == "--std" and not all(number > 0 for number in numbers)
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or bad:
+        raise UserError(
+            f"{flag} {text}: expected a number, or three with commas between them, as"
+            " 0.485,0.456,0.406" + (", above 0" if bad else "")
+        )
+    return numbers * (3 // len(numbers))
+
+
+def _preprocess(size, color: str, options: ExportOptions):
+    """The spec for images of that height and width."""
+    from imagecensus.model_export.foreign.network_checks import RANGES
     from imagecensus.model_export.preprocess import PreprocessSpec
 
-    scale, offset = _RANGES[options.input_range]
-    height, width = model.input_shape[1:3]
+    scale, offset = RANGES[options.input_range]
+    if options.mean or options.std:
+        means = _numbers("--mean", options.mean, 0.0)
+        deviations = _numbers("--std", options.std, 1.0)
+        offset = tuple((offset - mean) / std for mean, std in zip(means, deviations, strict=True))
+        scale = tuple(scale / std for std in deviations)
+    height, width = size
     try:
         return PreprocessSpec(
             height=height,

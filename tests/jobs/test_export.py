@@ -129,3 +129,48 @@ def test_a_file_of_keras_2_is_read(tmp_path, labels, capsys):
     code, _, error = run(capsys, *words, "--input-range", "0..1")
     assert code == 0, error
     assert read_contract(str(tmp_path / "m")).embedding_size == 3
+
+
+def test_means_and_deviations_of_each_channel(tmp_path, labels, capsys):
+    model = save(tmp_path / "net.keras")
+    words = [tmp_path / "net.keras", "--labels", labels, "--output", tmp_path / "m"]
+    words += ["--input-range", "0..1"]
+    flags = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
+    code, _out, error = run(capsys, *words, *flags)
+    assert code == 0, error
+    golden = read_golden(str(tmp_path / "m"))
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    answers = np.asarray(model((golden.images / np.float32(255) - mean) / std))
+    assert np.allclose(np.sort(answers)[:, ::-1], golden.scores, atol=1e-5)
+    for wrong in ("1,2", "x", "0.5,0.5,nan"):
+        code, _out, error = run(capsys, *words, "--mean", wrong)
+        assert code == 2 and "--mean" in error and "0.485,0.456,0.406" in error
+    code, _out, error = run(capsys, *words, "--std", "0")
+    assert code == 2 and "--std 0: expected a number" in error and "above 0" in error
+
+
+def test_a_range_that_the_network_contradicts_is_refused(tmp_path, labels, capsys):
+    layers = [keras.Input((20, 24, 3)), keras.layers.Rescaling(1 / 255, name="scale")]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    keras.Sequential(layers).save(tmp_path / "net.keras")
+    words = [tmp_path / "net.keras", "--labels", labels, "--output", tmp_path / "m"]
+    code, _out, error = run(capsys, *words, "--input-range", "0..1")
+    assert code == 2 and "layer 'scale'" in error and "say --input-range 0..255" in error
+    assert run(capsys, *words, "--input-range", "0..255")[0] == 0
+
+
+def test_probabilities_behind_another_layer(tmp_path, labels, capsys):
+    inputs = keras.Input((20, 24, 3))
+    shares = keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, keras.layers.Rescaling(1.0)(shares)).save(tmp_path / "net.keras")
+    words = [tmp_path / "net.keras", "--labels", labels, "--output", tmp_path / "m"]
+    words += ["--input-range", "0..1"]
+    code, _out, error = run(capsys, *words)
+    if code == 2:  # Keras says that the last layer is linear
+        assert "add up to 1; add --probabilities" in error
+        code, _out, error = run(capsys, *words, "--probabilities")
+    assert code == 0, error
+    save(tmp_path / "logits.keras", softmax=False)
+    words[0] = tmp_path / "logits.keras"
+    code, _out, error = run(capsys, *words, "--probabilities")
+    assert code == 2 and "--probabilities" in error and "leave the flag out" in error
