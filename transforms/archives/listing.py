@@ -26,6 +26,7 @@ import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -36,7 +37,7 @@ from imagecensus.transforms.archives import (
     tfrecord_archive,
     zip_archive,
 )
-from imagecensus.transforms.archives.members import ArchiveBroken, Member, failed
+from imagecensus.transforms.archives.members import ArchiveBroken, Member, Stream, failed
 from imagecensus.transforms.inputs.files import CHUNK
 from imagecensus.transforms.records import REF_FIELDS
 from imagecensus.transforms.storage import byte_ranges
@@ -100,7 +101,7 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
         return None
 
 
-def _may_hold_images(file, image_column: str) -> bool:
+def _may_hold_images(file: Stream, image_column: str) -> bool:
     try:
         schema = parquet_archive.open_parquet(file).schema_arrow
     except ArchiveBroken:
@@ -108,7 +109,7 @@ def _may_hold_images(file, image_column: str) -> bool:
     return bool(image_column or parquet_archive.image_column(schema))
 
 
-def _kind(file) -> str | None:
+def _kind(file: Stream) -> str | None:
     head = file.read(tarfile.BLOCKSIZE)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
@@ -120,7 +121,7 @@ def _kind(file) -> str | None:
         return "tfrecord"
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.EOFHeaderError:
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
         return "tar"  # nothing but the end mark
     except tarfile.HeaderError:
         return None
@@ -192,17 +193,18 @@ def broken_archive(location: str, etag: str, error: ArchiveBroken | OSError) -> 
     return _references(location, etag, [_broken(error)], None)
 
 
-def _stream(file, size: int, kind: str):
+def _stream(file: BinaryIO, size: int, kind: str) -> tuple[Stream, int | None]:
     """The stream that a tar or TFRecord kind is listed from, and its length where it is known."""
     return (gzip.GzipFile(fileobj=file), None) if kind.endswith(".gz") else (file, size)
 
 
-def _list_files(file, size: int, kind: str) -> Iterator[Member]:
+def _list_files(file: BinaryIO, size: int, kind: str) -> Iterator[Member]:
     """The members of a tar or zip that are listed, each under a name of its own."""
     if kind == "zip":
         members = zip_archive.list_members(file)
     else:
-        members = tar_archive.list_members(*_stream(file, size, kind), kind)
+        stream, length = _stream(file, size, kind)
+        members = tar_archive.list_members(stream, length, kind)
     members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
     members = (m for m in members if not _is_hidden(m.name))
     used: set[int] = set()
@@ -275,7 +277,7 @@ def _unused(name: str, used: set[int]) -> str:
     raise AssertionError
 
 
-def _chunks(members: Iterator[Member]):
+def _chunks(members: Iterator[Member]) -> Iterator[tuple[list[Member], None]]:
     while chunk := list(itertools.islice(members, CHUNK)):
         yield chunk, None
 
@@ -295,7 +297,8 @@ def _references(
         pa.array([location] * rows, pa.string()),
         pa.array([json.dumps(member.where) for member in members], pa.string()),
     ]
-    passed = list(values.schema) if values is not None else []
-    return pa.RecordBatch.from_arrays(
-        [*arrays, *(values.columns if passed else [])], schema=pa.schema([*REF_FIELDS, *passed])
-    )
+    passed = []
+    if values is not None:
+        arrays += values.columns
+        passed = list(values.schema)
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema([*REF_FIELDS, *passed]))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
+
+
+class Stream(Protocol):
+    """What is asked of the file of an archive."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def seekable(self) -> bool: ...
 
 
 class Member(NamedTuple):
@@ -16,13 +25,13 @@ class Member(NamedTuple):
 
     name: str
     size: int  # -1: not known before reading
-    where: tuple
+    where: tuple[Any, ...]
 
 
 class ArchiveBroken(Exception):
     """An archive cannot be read any further; its members so far stand. `status` as in `Status`."""
 
-    def __init__(self, status: str, message: str):
+    def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
 
@@ -34,11 +43,11 @@ def failed(name: str, status: str, message: str, size: int = -1) -> Member:
 class BoundedReads:
     """A file whose reads are bounded: a header may declare any size, memory is not given for it."""
 
-    def __init__(self, file):
+    def __init__(self, file: Stream) -> None:
         self._file = file
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
-    def read(self, size=-1):
+    def read(self, size: int | None = -1) -> bytes:
         if size is None or size == -1:
             size = MAX_HEADER + 1
         if not 0 <= size <= MAX_HEADER + 1:

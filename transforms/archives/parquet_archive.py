@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives.members import ArchiveBroken, Member
+from imagecensus.transforms.archives.members import ArchiveBroken, Member, Stream
 
 IMAGE_COLUMNS = (
     "image", "images", "img", "image_bytes", "picture", "photo", "bytes", "content", "data",
@@ -25,7 +25,7 @@ _PASSED = (
 )  # fmt: skip
 
 
-def open_parquet(file) -> pq.ParquetFile:
+def open_parquet(file: Stream) -> pq.ParquetFile:
     """Raises ArchiveBroken."""
     try:
         return pq.ParquetFile(file, page_checksum_verification=True)
@@ -51,7 +51,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         return "bytes" in names and holds_bytes(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def column_schema(schema: pa.Schema) -> pa.Schema:
@@ -71,8 +71,8 @@ def list_members(
     """
     column = image_column(parquet.schema_arrow, wanted)
     if column is None:
-        names = ", ".join(parquet.schema_arrow.names)
-        text = f"no column of images among {names}; name it with --image-column"
+        others = ", ".join(parquet.schema_arrow.names)
+        text = f"no column of images among {others}; name it with --image-column"
         raise ArchiveBroken("read_error", text)
     names = [name for name in columns.names if name in parquet.schema_arrow.names]
     number = 0
@@ -102,10 +102,10 @@ def _values(parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[_
                 first += rows.num_rows
             return
         while first < total:
-            rows = min(4096, total - first)
-            nothing = pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+            count = min(4096, total - first)
+            nothing = pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
             yield _Values(first, nothing)
-            first += rows
+            first += count
     except _DAMAGE as error:
         raise ArchiveBroken("read_error", _first_line(error)) from None
 
@@ -113,7 +113,7 @@ def _values(parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[_
 class ImageRows:
     """The images of one row group, read front to back in bounded memory."""
 
-    def __init__(self, file, group: int, column: str):
+    def __init__(self, file: Stream, group: int, column: str) -> None:
         parquet = open_parquet(file)
         leaf = column
         if pa.types.is_struct(parquet.schema_arrow.field(column).type):
@@ -158,4 +158,5 @@ class ImageRows:
                 "too_large",
                 f"{buffer.size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)",
             )
-        return buffer.to_pybytes()
+        image: bytes = buffer.to_pybytes()
+        return image

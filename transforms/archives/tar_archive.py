@@ -10,12 +10,18 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 
-from imagecensus.transforms.archives.members import ArchiveBroken, BoundedReads, Member, failed
+from imagecensus.transforms.archives.members import (
+    ArchiveBroken,
+    BoundedReads,
+    Member,
+    Stream,
+    failed,
+)
 
 BLOCK = tarfile.BLOCKSIZE
 
 
-def list_members(file, size: int | None, kind: str) -> Iterator[Member]:
+def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
     """All members but folders, devices and pipes, in archive order; bodies are skipped.
 
     Args:
@@ -29,13 +35,16 @@ def list_members(file, size: int | None, kind: str) -> Iterator[Member]:
     before = 0
     try:
         tar = tarfile.TarFile(
-            fileobj=BoundedReads(file), encoding="utf-8", errors="surrogateescape"
+            fileobj=BoundedReads(file),  # type: ignore[arg-type]  # it is read from only
+            encoding="utf-8",
+            errors="surrogateescape",
         )
         while True:
             info = tar.next()
             if info is None:
                 break
-            tar.members.clear()  # tarfile keeps every header otherwise
+            # tarfile keeps every header otherwise.
+            tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
             if tar.offset <= before or info.size < 0:
                 raise ArchiveBroken("read_error", f"{info.name!r} declares {info.size} bytes")
             before = tar.offset
@@ -65,7 +74,7 @@ def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None
     return Member(info.name, info.size, (kind, info.offset_data, info.size))
 
 
-def _check_end(file, offset: int) -> None:
+def _check_end(file: Stream, offset: int) -> None:
     """tarfile ends alike at the end mark, at a damaged header and at the end of the file."""
     file.seek(offset)
     block = file.read(BLOCK)

@@ -10,14 +10,24 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives.members import MAX_HEADER, ArchiveBroken, Member, failed
+from imagecensus.transforms.archives.members import (
+    MAX_HEADER,
+    ArchiveBroken,
+    Member,
+    Stream,
+    failed,
+)
+
+if TYPE_CHECKING:  # an extra
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
 # TFDS' names first, then those of widespread converters.
 IMAGE_FEATURES = (
@@ -37,7 +47,7 @@ def is_tfrecord(head: bytes) -> bool:
 
 
 def list_members(
-    file, size: int | None, kind: str, image_feature: str, columns: pa.Schema
+    file: Stream, size: int | None, kind: str, image_feature: str, columns: pa.Schema
 ) -> Iterator[tuple[list[Member], pa.RecordBatch]]:
     """All records, named by their number, with the features that are to go along with them.
 
@@ -53,7 +63,9 @@ def list_members(
     """
     feature = _find_feature(_first_record(file), image_feature)
     file.seek(0)
-    members, records, held = [], [], 0
+    members: list[Member] = []
+    records: list[bytes] = []
+    held = 0
     broken = None
     try:
         for number, (offset, length) in enumerate(_frames(file, size)):
@@ -77,7 +89,7 @@ def list_members(
         raise broken
 
 
-def column_schema(file, image_feature: str) -> pa.Schema:
+def column_schema(file: Stream, image_feature: str) -> pa.Schema:
     """The features of the first record that hold one value: numbers, or text in UTF-8."""
     try:
         features = _decode_any(_first_record(file))
@@ -100,7 +112,7 @@ def column_schema(file, image_feature: str) -> pa.Schema:
     return pa.schema(fields)
 
 
-def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
+def read_member(read_at: Callable[[int, int], bytes], where: Sequence[Any]) -> bytes:
     """The image in one record.
 
     Args:
@@ -123,13 +135,13 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
         raise ImageError(
             "read_error", f"no tf.Example with a {feature!r} of bytes: {error}"
         ) from None
-    values = features.column(feature)[0].as_py()
+    values: list[bytes] | None = features.column(feature)[0].as_py()
     if not values:
         raise ImageError("not_an_image", f"the record has no feature {feature!r}")
     return values[0]
 
 
-def _frames(file, size: int | None) -> Iterator[tuple[int, int]]:
+def _frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
     """(offset, length) of each record; the caller may read the record, and must not seek else."""
     at = 0
     try:
@@ -153,7 +165,7 @@ def _frames(file, size: int | None) -> Iterator[tuple[int, int]]:
         raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
 
 
-def _first_record(file) -> bytes:
+def _first_record(file: Stream) -> bytes:
     for _, length in _frames(file, None):
         if length > MAX_HEADER:
             raise ArchiveBroken("too_large", f"the first record has {length:,} bytes")
@@ -201,7 +213,7 @@ def _columns(records: list[bytes], columns: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def _decode_or_nothing(record: bytes, kinds) -> pa.RecordBatch:
+def _decode_or_nothing(record: bytes, kinds: Features) -> pa.RecordBatch:
     try:
         return _decode([record], kinds)
     except RuntimeError:
@@ -227,10 +239,13 @@ def _text(value: bytes) -> str | None:
         return None
 
 
+# Names of features, and what `_KINDS` says of their types.
+Features = tuple[tuple[str, str], ...]
+
 _KINDS = {"string": "bytes", "int64": "int", "float": "float"}
 
 
-def _decode(records: list[bytes], features: tuple[tuple[str, str], ...] = ()) -> pa.RecordBatch:
+def _decode(records: list[bytes], features: Features = ()) -> pa.RecordBatch:
     """The named features of serialized tf.Examples, or all: lists of values, or null.
 
     Raises:
@@ -245,7 +260,7 @@ def _decode(records: list[bytes], features: tuple[tuple[str, str], ...] = ()) ->
     return batch
 
 
-def _make_decoder(features: tuple[tuple[str, str], ...]):
+def _make_decoder(features: Features) -> ExamplesToRecordBatchDecoder:
     try:
         from tensorflow_metadata.proto.v0 import schema_pb2
         from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
@@ -265,5 +280,5 @@ def _make_decoder(features: tuple[tuple[str, str], ...]):
 def _masked_crc(data: bytes) -> int:
     import google_crc32c
 
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

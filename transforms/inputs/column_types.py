@@ -61,7 +61,7 @@ def from_text(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def _prints_back(values: pa.Array, trial: Callable[[pa.Array], pa.Array]) -> bool:
     try:
-        return trial(values).equals(values)
+        return bool(trial(values).equals(values))
     except pa.ArrowException:
         return False
 

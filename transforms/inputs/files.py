@@ -131,7 +131,7 @@ def _unlisted(error: OSError, seen: int) -> Unlisted:
     return Unlisted(json.dumps(["failed", "permission_denied" if denied else "read_error", text]))
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a loop of links
@@ -227,12 +227,12 @@ def reference_batch(references: list[File]) -> pa.RecordBatch:
     failed = [isinstance(etag, Unlisted) for etag in etags]
     containers = [uri if bad else None for uri, bad in zip(uris, failed, strict=True)]
     members = [etag if bad else None for etag, bad in zip(etags, failed, strict=True)]
-    etags = ["" if bad else etag for etag, bad in zip(etags, failed, strict=True)]
+    known = ["" if bad else etag for etag, bad in zip(etags, failed, strict=True)]
     return pa.RecordBatch.from_arrays(
         [
             pa.array(uris, pa.string()),
             pa.array(sizes, pa.int64()),
-            pa.array(etags, pa.string()),
+            pa.array(known, pa.string()),
             pa.array(containers, pa.string()),
             pa.array(members, pa.string()),
         ],

@@ -32,7 +32,7 @@ def spooled(text: str) -> str:
 
 
 @functools.cache
-def _spool(text: str) -> tempfile._TemporaryFileWrapper:
+def _spool(text: str) -> tempfile._TemporaryFileWrapper[bytes]:
     file = tempfile.NamedTemporaryFile(prefix="imagecensus-list-")  # noqa: SIM115
     if text in STDIN:
         shutil.copyfileobj(sys.stdin.buffer, file)

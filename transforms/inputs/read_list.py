@@ -80,7 +80,7 @@ class ListOfRows:
 
         Raises InputError, naming the flag that names another.
         """
-        names = self.schema.names
+        names: list[str] = self.schema.names
         if wanted in names:
             return wanted
         for candidate in (wanted,) if wanted else usual:
@@ -301,8 +301,8 @@ def _scan_objects(location: str, path: str, kind: str) -> ListOfRows:
         raise InputError(f"{location}: holds no JSON objects; write one per image")
     schema = pa.schema([(name, pa.string()) for name in names])
     rows = ListOfRows(location=location, kind=kind, schema=schema, unit=unit)
-    records = (record for batch in read_rows(rows) for record in _as_records(batch))
-    return dataclasses.replace(rows, schema=_prove(rows, records))
+    texts = (record for batch in read_rows(rows) for record in _as_records(batch))
+    return dataclasses.replace(rows, schema=_prove(rows, texts))
 
 
 def _as_records(batch: ListRows) -> Iterator[Record]:
@@ -423,7 +423,7 @@ def _typed(rows: ListOfRows, records: Iterable[Record]) -> Iterator[ListRows]:
     records = iter(records)
     width = len(rows.schema)
     while some := list(itertools.islice(records, CHUNK)):
-        fields = [record.fields or [None] * width for record in some]
+        fields = [record.fields or [""] * width for record in some]
         columns = [
             from_text(pa.array([text or None for text in column], pa.string()), kind)
             for column, kind in zip(zip(*fields, strict=True), rows.schema.types, strict=True)
