@@ -69,7 +69,7 @@ def _share(data: bytes, need: Need, *, progressive: bool) -> float:
     last_row_of_blocks = height - there <= 32
     if last_row_of_blocks and _alike(data + _END, data + ones + _END, need, there):
         return 1.0
-    return there / height
+    return float(there / height)
 
 
 def _reduced(data: bytes, need: Need) -> Any:
