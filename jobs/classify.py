@@ -246,7 +246,7 @@ def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
     from imagecensus.transforms.engines.registry import choose_engine
 
     engine = choose_engine(options.engine, options.precision, options.embeddings)
-    model = _model_folder(options)
+    model = _model_folder(options, present.get("model", ""))
     contract = read_contract(model)
     check_digest(contract, options.model_digest, model)
     if not options.trust_model:
@@ -455,14 +455,17 @@ def _exit_code(options, run, counts) -> int:
     return 1 if run.planned.unlisted else 0
 
 
-def _model_folder(options: ClassifyOptions) -> str:
+def _model_folder(options: ClassifyOptions, begun_with: str) -> str:
+    """`begun_with`: the digest of the dataset's model; empty: it is new."""
     from imagecensus.transforms.storage import store
 
     if options.model:
         return store.local_folder(options.model)
-    from imagecensus.model_export.default_model import default_model
+    from imagecensus.model_export.default_model import default_model, former_default_model
 
-    return default_model(options.weights)
+    # A dataset goes on with the default model that it was begun with, where an update has another.
+    former = former_default_model(begun_with, options.weights) if begun_with else None
+    return former or default_model(options.weights)
 
 
 def _dry_run_text(job: Job, work: Work) -> str:

@@ -58,6 +58,26 @@ def default_model(weights: str | None = None) -> str:
     return directory
 
 
+def former_default_model(digest: str, weights: str | None = None) -> str | None:
+    """A default model in the cache, also of an earlier version, with this digest; else None.
+
+    `weights`: the file that it must be made of, where one was named.
+    """
+    try:
+        names = sorted(os.listdir(cache_path("models")))
+    except OSError:
+        return None
+    for name in names:
+        directory = os.path.join(cache_path("models"), name)
+        if not name.startswith(f"{NAME}-") or not _usable(directory):
+            continue
+        contract = read_contract(directory)
+        made_of = _key(weights, contract.package_version, contract.preprocess)
+        if contract.digest == digest and (not weights or name == f"{NAME}-{made_of}"):
+            return directory
+    return None
+
+
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 labels in class order, as Keras' `decode_predictions` names them.
 
@@ -91,10 +111,12 @@ def make_golden_images(spec: PreprocessSpec, count: int = 4) -> Pixels:
     return stacked
 
 
-def _key(weights: str | None) -> str:
+def _key(
+    weights: str | None, version: str = __version__, preprocess: PreprocessSpec = PREPROCESS
+) -> str:
     """Changes with whatever would change the export."""
-    facts: dict[str, Any] = {"version": __version__, "contract": CONTRACT_VERSION}
-    facts["preprocess"] = PREPROCESS.to_json()
+    facts: dict[str, Any] = {"version": version, "contract": CONTRACT_VERSION}
+    facts["preprocess"] = preprocess.to_json()
     if weights:
         with open(weights, "rb") as file:
             facts["weights"] = hashlib.sha256(file.read()).hexdigest()

@@ -220,14 +220,45 @@ def _images() -> list[bytes]:
         (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "jpeg"}),
         (wide, "TIFF", {"compression": "tiff_deflate"}), (rgb.convert("F"), "TIFF", {}),
         (rgb, "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {}), (rgb, "JPEG2000", {}),
-        (rgb, "AVIF", {}),
+        (rgb, "AVIF", {}), (rgb, "TGA", {"compression": "tga_rle"}), (rgb, "PCX", {}),
+        (rgb, "QOI", {}), (rgb, "SGI", {}), (rgb, "DDS", {}), (rgb, "ICO", {}),
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
     ]  # fmt: skip
     photos = []
     for image, kind, options in made:
         file = io.BytesIO()
         image.save(file, kind, **options)
         photos.append(file.getvalue())
-    return photos
+    return photos + _images_of_the_extra()
+
+
+def _images_of_the_extra() -> list[bytes]:
+    import imagecodecs
+    import numpy as np
+    import tifffile
+
+    rgb = np.random.default_rng(2).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    deep = rgb.astype(np.uint16)
+    tiffs = []
+    for samples, options in (
+        (deep * 16, {"photometric": "rgb", "compression": "lzw"}),
+        (deep * 257, {"photometric": "rgb", "planarconfig": "separate"}),
+        (rgb[..., 0].astype(np.float32), {"compression": "deflate"}),
+        (np.stack([rgb] * 3), {"photometric": "rgb"}),
+    ):
+        file = io.BytesIO()
+        tifffile.imwrite(file, samples, **options)
+        tiffs.append(file.getvalue())
+    return [
+        *tiffs,
+        imagecodecs.jpegxl_encode(rgb),
+        imagecodecs.jpeg2k_encode(deep * 257, level=0, codecformat="JP2"),
+        imagecodecs.jpeg_encode(deep << 4, bitspersample=12),
+        imagecodecs.jpeg_encode(rgb, lossless=True),
+        imagecodecs.rgbe_encode(rgb.astype(np.float32) / 255),
+        b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" + bytes(16),
+        b"PF\n2 2\n-1.0\n" + bytes(48),
+    ]
 
 
 def _exif(orientation: int):
