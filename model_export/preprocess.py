@@ -195,8 +195,9 @@ def configure_pillow() -> None:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header
     tiff_damage.listen_to_libtiff()
     # Pillow warns about odd metadata; what is wrong with an image is told by its row.
-    warnings.filterwarnings("ignore", module=r"PIL\..*")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile)\b.*")
+    for library in ("PIL", "tifffile", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
 def decode_image(

@@ -160,3 +160,14 @@ def test_the_image_is_the_one_that_was_written():
         there = np.frombuffer(seen(whole(name))[1], np.uint8)
         most = {"HDR": 99, "GIF": 6}.get(name, 4)
         assert np.abs(good.astype(int) - there).mean() < most, name
+
+
+def test_libraries_print_nothing_about_damaged_files(capfd, caplog):
+    for name in TIFFS:
+        data = bytearray(whole(name))
+        at = int.from_bytes(data[4:8], "little")
+        for place in range(at, len(data), 7):
+            bad = bytearray(data)
+            bad[place] ^= 255
+            seen(bytes(bad))
+    assert capfd.readouterr() == ("", "") and not caplog.records
