@@ -1,4 +1,4 @@
-"""Models are code: refuses a SavedModel whose graph could touch files or the network.
+"""Models are code: lets a SavedModel pass whose graph only computes, and refuses any other.
 
 `saved_model.pb` is parsed with only the few message fields that name operations, so neither
 TensorFlow nor the graph itself runs. Engines execute what this lets through and nothing else from
@@ -15,23 +15,11 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from imagecensus.model_export.contract import ModelError
+from imagecensus.model_export.safe_operations import ALLOWED
 
-# Operations that read or write files, open connections, call Python or print to a file. Compute,
-# decoding of bytes, and tables in memory pass.
-_FORBIDDEN = re.compile(
-    r"""ReadFile|WriteFile|MatchingFiles|ImmutableConst|PrintV2
-    |.*Reader(V2)?|Reader(Read|Restore|Serialize|Num|Reset).*
-    |.*PyFunc.*|.*CustomCall.*|IO>.*|.*>.*(File|Read|Write).*
-    |InitializeTableFromTextFile(V2)?|(De|En)code(Proto|CSVFile).*
-    |(TextLine|TFRecord|FixedLengthRecord|Sql|LMDB|SSTable|Cache|Snapshot|SaveDataset|LoadDataset
-      |Save|Load|BigQuery|Bigtable|DataService|RegisterDataset).*Dataset.*
-    |DatasetToTFRecord.*|SnapshotDataset.*|DatasetFromGraph
-    |.*Summary(File|Db|Writer).*|Write.*Summary|ImportEvent|FlushSummaryWriter|CloseSummaryWriter
-    |Debug(Identity|Nan|Numeric).*|Rpc.*|TryRpc|.*Grpc.*|RemoteCall|RemoteFusedGraphExecute
-    |_?(Host)?(Send|Recv)|Collective.*|ConfigureDistributed.*|TPU.*|.*DistributedSave.*
-    |CheckpointV?\d?Exists|LoadAndRemap.*|GenerateVocabRemapping|CheckNumericsV2File""",
-    re.VERBOSE,
-)
+# A node may also call a function of the graph, all of which are looked at, by its name; one that is
+# called like an operation could be mistaken for it.
+_FUNCTION = re.compile(r"__(inference|forward|backward)_.*", re.DOTALL)
 # Every SavedModel carries functions that save and restore its variables. They may use these, if
 # nothing that a signature or the loading of the model runs leads to them.
 _CHECKPOINT = re.compile(r"(Save|Restore)(V2|Slices?)?|MergeV2Checkpoints|ShardedFilename")
@@ -42,7 +30,7 @@ def check_graph(directory: str) -> None:
     """Looks at every operation of the SavedModel in a folder.
 
     Raises:
-      ModelError: it has operations that touch files, the network or Python; or it is no SavedModel.
+      ModelError: it has operations that are not known to only compute; or it is no SavedModel.
     """
     path = os.path.join(directory, "saved_model.pb")
     model = _saved_model()()
@@ -57,25 +45,32 @@ def check_graph(directory: str) -> None:
     if found:
         raise ModelError(
             f"{directory}: its graph has operations that may touch files, the network or Python"
-            f" ({', '.join(sorted(found))}); use it only if you trust who made it: --trust-model"
+            f" ({_named(found)}); use it only if you trust who made it: --trust-model"
         )
+
+
+def _named(found: set[str]) -> str:
+    shown = sorted(op[:60] for op in found)[:10]
+    return ", ".join(shown) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
 
 
 def _forbidden_in(graph: Any) -> set[str]:
     functions = {function.signature.name: function for function in graph.graph_def.library.function}
     found, checkpoint_users, called = set(), set(), set()
+
+    def allowed(op: str) -> bool:
+        return op in ALLOWED or (op in functions and bool(_FUNCTION.fullmatch(op)))
+
     for name, function in functions.items():
         for node in function.node_def:
-            if _FORBIDDEN.fullmatch(node.op):
-                found.add(node.op)
-            if _CHECKPOINT.fullmatch(node.op):
+            if _CHECKPOINT.fullmatch(node.op) and _CHECKPOINT_FUNCTION.fullmatch(name):
                 checkpoint_users.add(name)
-                if not _CHECKPOINT_FUNCTION.fullmatch(name):
-                    found.add(node.op)
+            elif not allowed(node.op):
+                found.add(node.op)
             called.update(_calls(node))
     nodes = {node.name: node for node in graph.graph_def.node}
     for node in nodes.values():
-        if _FORBIDDEN.fullmatch(node.op) or _CHECKPOINT.fullmatch(node.op):
+        if not allowed(node.op):
             found.add(node.op)
     # What the signatures (one of them runs when the model is loaded) lead to at the top level.
     outputs = [out.value.name for sig in graph.signature_def for out in sig.value.outputs]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from imagecensus.model_export.contract import ModelError
-from imagecensus.model_export.safety import check_graph
+from imagecensus.model_export.safety import ALLOWED, check_graph
 
 # Each makes a real SavedModel with TensorFlow, in one process of its own.
 MAKE = """
@@ -90,3 +90,28 @@ def test_bytes_that_are_no_graph_are_refused(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff no graph")
     with pytest.raises(ModelError, match="cannot be read"):
         check_graph(str(tmp_path))
+
+
+def test_allowed_operations_are_known_and_keep_no_state_but_variables_and_tables():
+    from tensorflow.python.framework import op_def_registry
+
+    known = {name: op_def_registry.get(name) for name in ALLOWED}
+    assert [name for name, definition in known.items() if definition is None] == []
+    stateful = {name for name, definition in known.items() if definition.is_stateful}
+    assert stateful == {
+        "Assert", "AssignVariableOp", "Case", "DisableCopyOnRead", "HashTableV2", "If",
+        "LookupTableFindV2", "LookupTableImportV2", "LookupTableSizeV2", "CheckNumerics",
+        "ReadVariableOp", "ResourceGather", "StatefulPartitionedCall", "VarHandleOp",
+        "VarIsInitializedOp", "While",
+    }  # fmt: skip
+    words = ("File", "Dataset", "PyFunc", "Custom", "Send", "Recv", "Summary", "Print", "Restore")
+    assert not [name for name in ALLOWED if any(word in name for word in words)]
+
+
+def test_what_is_not_known_is_refused(models, tmp_path):
+    content = (models / "plain" / "saved_model.pb").read_bytes()
+    assert content.count(b"\x04Mean") >= 1
+    for other in (b"\x04Nope", b"\x04Save"):
+        (tmp_path / "saved_model.pb").write_bytes(content.replace(b"\x04Mean", other))
+        with pytest.raises(ModelError, match=other[1:].decode()):
+            check_graph(str(tmp_path))
