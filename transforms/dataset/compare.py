@@ -25,6 +25,7 @@ MEMORY_LIMIT = "2GB"
 # updated one is known, and its uri or the values that its list passes through are others now.
 NEW, KNOWN, CHANGED, DUPLICATE, ABSENT, UPDATED = range(6)
 _BATCH = 1 << 17
+_QUOTE = "'"
 _FAILED = '["failed"%'
 # A reference without a version: the file is not there, or nobody has looked (objects of a store).
 _STATE = f"""CASE
@@ -240,23 +241,19 @@ class Comparison:
 
     def _find_gone(self, whole: tuple[str, ...], unlisted: tuple[str, ...]) -> tuple[str, ...]:
         """Known images of these inputs that were not listed; what lies in `unlisted` is unknown."""
-        self._db.execute("CREATE TABLE whole (uri VARCHAR)")
-        if whole:
-            self._db.executemany("INSERT INTO whole VALUES (?)", [(text,) for text in whole])
-        self._db.execute("CREATE TABLE unknown (uri VARCHAR)")
-        if unlisted:
-            self._db.executemany("INSERT INTO unknown VALUES (?)", [(uri,) for uri in unlisted])
+        within = " OR ".join(_within(f"'{uri.replace(_QUOTE, 2 * _QUOTE)}'") for uri in whole)
         self._db.execute(
             f"""CREATE TABLE gone AS SELECT p.uri, p.file, p.row,
               (p.uri = p.container AND p.member LIKE '{_FAILED}') IS TRUE AS failure
-            FROM planned p ANTI JOIN listed l USING (uri)
-            WHERE ("{SOURCE_COLUMN}" IN (SELECT uri FROM whole)
-                OR EXISTS (SELECT 1 FROM whole w WHERE p.uri = w.uri
-                    OR starts_with(p.uri, rtrim(w.uri, '/') || '/')
-                    OR starts_with(p.uri, w.uri || '#')))
-              AND NOT EXISTS (SELECT 1 FROM unknown u WHERE p.uri = u.uri
-                  OR starts_with(p.uri, u.uri || '/') OR starts_with(p.uri, u.uri || '#'))"""
+            FROM planned p ANTI JOIN listed l USING (uri) WHERE {within or "false"}"""
         )
+        if unlisted:
+            self._db.execute("CREATE TABLE unknown (uri VARCHAR)")
+            self._db.executemany("INSERT INTO unknown VALUES (?)", [(uri,) for uri in unlisted])
+            self._db.execute(
+                "DELETE FROM gone p WHERE EXISTS (SELECT 1 FROM unknown u WHERE p.uri = u.uri"
+                " OR starts_with(p.uri, u.uri || '/') OR starts_with(p.uri, u.uri || '#'))"
+            )
         return self._texts("SELECT uri FROM gone WHERE NOT failure ORDER BY uri")
 
     def new(self) -> Iterator[pa.RecordBatch]:
@@ -307,6 +304,14 @@ class Comparison:
         return (
             [row for (row,) in self._db.execute(" UNION ALL ".join(sql)).fetchall()] if sql else []
         )
+
+
+def _within(uri: str) -> str:
+    """SQL: whether an image of the plan comes from an input, or lies in it."""
+    return (
+        f"\"{SOURCE_COLUMN}\" = {uri} OR p.uri = {uri} OR starts_with(p.uri, rtrim({uri}, '/')"
+        f" || '/') OR starts_with(p.uri, {uri} || '#')"
+    )
 
 
 def _quoted(name: str) -> str:
