@@ -142,7 +142,7 @@ def read_ledger(folder: str) -> Ledger:
     for name in _files(folder):
         with contextlib.suppress(Exception):  # Arrow raises a dozen types for damaged files
             data = checksum.check(store.read(store.join(folder, name)))
-            table = pq.read_table(io.BytesIO(data))
+            table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
             names = tuple(json.loads(table.schema.metadata[_NAMES_KEY]))
             found.append(Ledger(table=table.select(_SCHEMA.names).cast(_SCHEMA), names=names))
     return together(found)
