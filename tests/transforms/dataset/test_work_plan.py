@@ -121,7 +121,7 @@ def test_a_damaged_plan_is_named(tmp_path):
         read_units(str(tmp_path))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=5),
     st.integers(1, 12),
