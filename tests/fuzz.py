@@ -390,7 +390,7 @@ def main() -> int:
     sys.path[:0] = [str(ROOT)]
     import atheris
 
-    with atheris.instrument_imports(include=["model_export", "transforms", "jobs", "PIL"]):
+    with atheris.instrument_imports(include=["imagecensus", "PIL"]):
         import imagecensus.transforms.archives.listing
         import imagecensus.transforms.dataset.work_plan
         import imagecensus.transforms.list_images

@@ -1,0 +1,157 @@
+"""Colour: profiles against the arithmetic of ICC, alpha, and the photometrics of TIFF."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import photo
+
+from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
+
+SPEC = PreprocessSpec(height=48, width=64)
+IMAGE = photo(3, (64, 48))
+PIXELS = np.asarray(IMAGE).astype(int)
+# Columns: XYZ of the red, green and blue colorants, adapted to D50.
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+)
+ADOBE = np.array(
+    [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
+)
+PROPHOTO = np.array(
+    [[0.79767, 0.13519, 0.03134], [0.28804, 0.71188, 0.00009], [0.00000, 0.00000, 0.82491]]
+)
+PROFILES = {"Adobe RGB": (ADOBE, 2.19921875), "ProPhoto": (PROPHOTO, 1.8), "linear": (SRGB, 1.0)}
+
+
+def decode(data):
+    out = np.empty(SPEC.shape, np.uint8)
+    return decode_image(data, SPEC, out), out.astype(int)
+
+
+def profile_of(colorants: np.ndarray, gamma: float) -> bytes:
+    """An ICC profile of version 2: a matrix, and one curve for all."""
+
+    def xyz(values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    tags = [(b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1.0, 0.8249)))]
+    tags += [(name + b"XYZ", xyz(colorants[:, i])) for i, name in enumerate((b"r", b"g", b"b"))]
+    tags += [(name + b"TRC", curve) for name in (b"r", b"g", b"b")]
+    at, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, content in tags:
+        table += name + struct.pack(">II", at + len(body), len(content))
+        body += content
+    header = struct.pack(">I4sI4s4s4s", 0, b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    whole = header + bytes(128 - len(header)) + table + body
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+def by_hand(pixels: np.ndarray, colorants: np.ndarray, gamma: float) -> np.ndarray:
+    """What sRGB shows the same colours with."""
+    light = (pixels / 255) ** gamma @ colorants.T @ np.linalg.inv(SRGB).T
+    light = light.clip(0, 1)
+    curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return curve * 255
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_become_srgb_as_icc_computes(name, kind):
+    buffer = io.BytesIO()
+    options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    IMAGE.save(buffer, kind, icc_profile=profile_of(*PROFILES[name]), **options.get(kind, {}))
+    info, out = decode(buffer.getvalue())
+    difference = np.abs(out - by_hand(PIXELS, *PROFILES[name]))
+    assert info.colour_converted
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (6 if kind == "JPEG" else 3)
+    assert np.abs(out - PIXELS).mean() > 4  # it is no small thing
+
+
+def test_avif_with_alpha_by_two_decoders():
+    codecs = pytest.importorskip("imagecodecs")
+    alpha = np.full((48, 64, 1), 255, np.uint8)
+    alpha[:10] = 0
+    data = codecs.avif_encode(np.dstack([PIXELS.astype(np.uint8), alpha]), level=90)
+    info, out = decode(data)
+    other = codecs.avif_decode(data).astype(int)
+    share = other[..., 3:] / 255
+    expected = other[..., :3] * share + 255 * (1 - share)
+    assert info.format == "AVIF" and (out[:9] > 250).all()
+    assert np.abs(out - expected).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_2000_is_turned_as_its_exif_says(orientation):
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    stored, buffer = IMAGE, io.BytesIO()
+    if orientation in back:
+        stored = IMAGE.transpose(back[orientation])
+    stored.save(buffer, "JPEG2000")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = b"JpgTiffExif->JP2" + exif.tobytes()[6:]
+    box = struct.pack(">I", len(content) + 8) + b"uuid" + content
+    data = buffer.getvalue()
+    before = data.index(b"jp2c") - 4
+    info, out = decode(data[:before] + box + data[before:])
+    assert info.orientation == orientation and (info.width, info.height) == stored.size
+    np.testing.assert_array_equal(out, PIXELS)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("photometric", "options"),
+    [
+        ("rgb", {}), ("rgb", {"compression": "lzw", "predictor": True}),
+        ("rgb", {"compression": "jpeg", "compressionargs": {"level": 100}}),
+        ("ycbcr", {"compression": "jpeg", "compressionargs": {"level": 100}}),
+        ("palette", {}), ("palette", {"compression": "packbits"}),
+        ("rgb", {"compression": "jpeg2000"}), ("rgb", {"compression": "webp"}),
+        ("rgb", {"tile": (16, 16), "compression": "deflate"}),
+    ],
+)  # fmt: skip
+def test_photometrics_of_tiff_against_tifffile(photometric, options, big, order):
+    tifffile = pytest.importorskip("tifffile")
+    buffer, samples = io.BytesIO(), PIXELS.astype(np.uint8)
+    if photometric == "palette":
+        indexed = IMAGE.quantize(200)
+        colours = np.zeros((3, 256), np.uint16)
+        listed = np.array(indexed.getpalette(), np.uint16).reshape(-1, 3).T
+        colours[:, : listed.shape[1]] = listed * 257
+        samples, options = np.asarray(indexed), {**options, "colormap": colours}
+    tifffile.imwrite(
+        buffer, samples, photometric=photometric, byteorder=order, bigtiff=big, **options
+    )
+    _, out = decode(buffer.getvalue())
+    with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
+        expected = file.pages[0].asarray()
+        if photometric == "palette":
+            expected = (file.pages[0].colormap.T >> 8)[expected]
+    assert np.abs(out - expected.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_other_colour_spaces_of_tiff_against_pillow(mode):
+    from PIL import ImageCms
+
+    buffer = io.BytesIO()
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(IMAGE, srgb, lab, outputMode="LAB")
+    else:
+        image = IMAGE.convert(mode)
+    image.save(buffer, "TIFF")
+    _, out = decode(buffer.getvalue())
+    assert np.abs(out - PIXELS).mean() < 2
