@@ -231,7 +231,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
 
     try:
         engine = choose_engine(options.engine, options.precision)
-        folder = _model_folder(options)
+        folder = _model_folder(options, "")
         if not options.trust_model:
             check_graph(folder)
         contract = read_contract(folder)

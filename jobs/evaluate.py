@@ -210,8 +210,8 @@ def _unknown_labels(table: Table, source: str) -> dict[str, int]:
 
 
 def _measure(table: Table) -> dict:
-    """The figures of `imagecensus.jobs.results.metrics` over the judged rows."""
-    from imagecensus.jobs.results.metrics import measure
+    """The figures of `imagecensus.model_export.training.metrics` over the judged rows."""
+    from imagecensus.model_export.training.metrics import measure
 
     table.connection.execute(
         """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from imagecensus.model_export.training.metrics import measure_calibration
+
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict:
     """The figures that go into the contract.
@@ -30,7 +32,7 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict:
         "macro_precision": float(figures["precision"][present].mean()),
         "macro_recall": float(figures["recall"][present].mean()),
         "macro_f1": float(figures["f1"][present].mean()),
-        "calibration_error": calibration(probabilities, labels)["error"],
+        "calibration_error": calibration(probabilities, labels)["ece"],
     }
 
 
@@ -55,19 +57,6 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.nda
     return dict(zip(("precision", "recall", "f1", "support"), figures, strict=True))
 
 
-def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> dict:
-    """Whether a score of 0.8 is right 8 times in 10.
-
-    Returns:
-      confidence, accuracy and count of each bin of the top score (NaN where empty), and the
-      expected calibration error.
-    """
-    confidence = probabilities.max(1)
-    right = probabilities.argmax(1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(which, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(which, confidence, bins) / count
-        accuracy = np.bincount(which, right, bins) / count
-    error = np.nansum(np.abs(mean - accuracy) * count) / max(len(labels), 1)
-    return {"confidence": mean, "accuracy": accuracy, "count": count, "error": float(error)}
+def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    """Whether a score of 0.8 is right 8 times in 10; see `metrics.measure_calibration`."""
+    return measure_calibration(probabilities.argmax(1) == labels, probabilities.max(1))

@@ -11,6 +11,7 @@ import numpy as np
 
 from imagecensus.model_export.training import evaluation
 from imagecensus.model_export.training.decoded_images import Images
+from imagecensus.model_export.training.metrics import CALIBRATION_BINS
 
 MISTAKES = 24
 _MISTAKES_A_ROW = 6
@@ -205,14 +206,16 @@ def _per_class(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
 
 
 def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
-    bins = evaluation.calibration(probabilities, true)
+    found = evaluation.calibration(probabilities, true)
+    bins = found["bins"]
     figure, (left, right) = _figure(9, 3.8, 2)
     left.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
-    left.plot(bins["confidence"], bins["accuracy"], "o-", color=_BLUE)
+    left.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=_BLUE)
     left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score", ylabel="share that is right")
-    left.set_title(f"calibration error {bins['error']:.3f}")
-    count = len(bins["count"])
-    right.bar((np.arange(count) + 0.5) / count, bins["count"], 0.9 / count, color=_BLUE)
+    left.set_title(f"calibration error {found['ece']:.3f}")
+    middles = [(b["from"] + b["to"]) / 2 for b in bins]
+    width = 0.9 / CALIBRATION_BINS
+    right.bar(middles, [b["count"] for b in bins], width, color=_BLUE)
     right.set(xlim=(0, 1), xlabel="score", title="images by score")
     return _png(figure)
 

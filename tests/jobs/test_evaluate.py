@@ -15,8 +15,13 @@ from tables import HOSTILE, row, write_table
 
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.evaluate import evaluate
-from imagecensus.jobs.results.metrics import measure, measure_calibration, measure_coverage, wilson
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.training.metrics import (
+    measure,
+    measure_calibration,
+    measure_coverage,
+    wilson,
+)
 
 
 @pytest.fixture

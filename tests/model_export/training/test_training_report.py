@@ -31,8 +31,8 @@ def test_figures_of_known_answers():
     assert figures["macro_recall"] == pytest.approx((1 + 0 + 1) / 3)
     assert figures["macro_precision"] == pytest.approx((0.5 + 0 + 0.5) / 3)
     assert evaluation.confusion(ANSWERS, TRUE).tolist() == [[1, 0, 0], [1, 0, 1], [0, 0, 1]]
-    # The tops 0.9, 0.95 and 0.9 share a bin and are right 2 times in 3; 0.4 is wrong.
-    expected = (3 * abs(2.75 / 3 - 2 / 3) + 0.4) / 4
+    # The tops 0.9 and 0.9 share one of 15 bins and are right; 0.95 and 0.4 are wrong.
+    expected = (2 * abs(0.9 - 1) + 0.95 + 0.4) / 4
     assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
     assert evaluation.evaluate(ANSWERS[:0], TRUE[:0]) == {"examples": 0}
 
