@@ -18,6 +18,7 @@ LABELS_SHOWN = 40
 SCORE_BINS = 20
 RATE_BINS = 60
 PAUSE_SECONDS = 600  # nothing finished for so long: the run was stopped, not slow
+INSTANT_SECONDS = 1e-3  # parts that finished within it tell no rate
 _PROVENANCE = ("inputs", "started", "finished", "model", "engine", "runner", "run_id", "versions")
 _TILE = "{uri: uri, label: label, score: score}"
 
@@ -155,7 +156,7 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[
             continue
         clock += now - before
         marks.append((clock, now - before, count))
-    if len(marks) < 3 or clock <= 0:
+    if len(marks) < 3 or clock < INSTANT_SECONDS:
         return None
     bins = min(bins, len(marks))
     width = clock / bins
@@ -163,7 +164,7 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[
     for end, length, count in marks:
         # A part's rows were made during the whole of its interval: spread them over its bins.
         start = end - length
-        if length <= 0:
+        if length < INSTANT_SECONDS / 1000:  # too short to divide by
             totals[min(int(end / width), bins - 1)] += count
             continue
         index = min(int(start / width), bins - 1)

@@ -252,6 +252,7 @@ def test_too_few_parts_have_no_rate():
     assert measure_rate([]) is None
     assert measure_rate([(0, 5), (1, 5)]) is None
     assert measure_rate([(0, 5)] * 5) is None
+    assert measure_rate([(0, 5), (1e-310, 5), (2e-310, 5), (5e-310, 5)]) is None
 
 
 def test_totals_of_an_unfinished_or_unknown_run():

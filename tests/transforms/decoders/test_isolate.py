@@ -64,7 +64,7 @@ def test_a_guard_isolates_what_a_dead_process_was_decoding(tmp_path, monkeypatch
     copied.write_bytes(pathlib.Path(dead.path).read_bytes())
     apart = []
     monkeypatch.setattr(
-        guard_decoding.isolate, "decode_isolated", lambda data, *_: apart.append(data)
+        guard_decoding.isolate, "decode_isolated", lambda data, *_, **__: apart.append(data)
     )
     guard = Guard(str(tmp_path), 1, 60, 1 << 30)
     out = np.zeros(SPEC.shape, np.uint8)
