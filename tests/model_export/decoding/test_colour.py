@@ -5,7 +5,6 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
 from samples import photo
 
 from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
@@ -84,29 +83,6 @@ def test_avif_with_alpha_by_two_decoders():
     expected = other[..., :3] * share + 255 * (1 - share)
     assert info.format == "AVIF" and (out[:9] > 250).all()
     assert np.abs(out - expected).max() <= 3
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_jpeg_2000_is_turned_as_its_exif_says(orientation):
-    back = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
-    stored, buffer = IMAGE, io.BytesIO()
-    if orientation in back:
-        stored = IMAGE.transpose(back[orientation])
-    stored.save(buffer, "JPEG2000")
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = b"JpgTiffExif->JP2" + exif.tobytes()[6:]
-    box = struct.pack(">I", len(content) + 8) + b"uuid" + content
-    data = buffer.getvalue()
-    before = data.index(b"jp2c") - 4
-    info, out = decode(data[:before] + box + data[before:])
-    assert info.orientation == orientation and (info.width, info.height) == stored.size
-    np.testing.assert_array_equal(out, PIXELS)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
