@@ -1,7 +1,6 @@
 """Every format that is read: orientation, depth, colour, pages, damage, and true statuses."""
 
 import io
-import itertools
 import pathlib
 import struct
 import zlib
@@ -47,43 +46,6 @@ def status_of(data, spec=SPEC):
 
 def smooth():
     return photo(3, (128, 96)).resize(SIZE)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("compression", [None, "lzw", "deflate"])
-@pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize(
-    ("photometric", "dtype"),
-    list(
-        itertools.product(["rgb", "minisblack", "miniswhite"], ["u1", "u2", "u4", "f4", "f8", "i4"])
-    ),
-)
-def test_tiff_of_every_depth_layout_and_byte_order(photometric, dtype, planar, compression, order):
-    """Against the array that was written, by tifffile."""
-    tifffile = pytest.importorskip("tifffile")
-    eight = np.asarray(smooth() if photometric == "rgb" else smooth().convert("L"))
-    if np.dtype(dtype).kind == "f":
-        samples = eight.astype(dtype) / 255
-    else:
-        samples = eight.astype(dtype) * (1 if dtype in ("u1", "i4") else 257)
-        if dtype == "u4":
-            samples = samples * 65537
-    if photometric == "miniswhite":
-        samples = samples.max() * 0 + (_white(dtype) - samples)
-    if planar == "separate" and photometric == "rgb":
-        samples = np.moveaxis(samples, -1, 0)
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer, samples.astype(dtype), byteorder=order, photometric=photometric,
-        planarconfig=planar if photometric == "rgb" else None, compression=compression,
-    )  # fmt: skip
-    out, _ = decode(buffer.getvalue())
-    expected = eight if photometric == "rgb" else np.repeat(eight[..., None], 3, -1)
-    assert np.abs(out - expected).max() <= 1
-
-
-def _white(dtype):
-    return {"u1": 255, "u2": 65535, "u4": 2**32 - 1, "i4": 255}.get(dtype, 1)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])

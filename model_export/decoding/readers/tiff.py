@@ -10,7 +10,6 @@ import contextlib
 import io
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
@@ -24,6 +23,11 @@ from imagecensus.model_export.decoding.readers.tiff_damage import (
     check_sums,
     listen_to_libtiff,
     told_of_damage,
+)
+from imagecensus.model_export.decoding.readers.tiff_samples import (
+    LAB,
+    from_samples,
+    stated_range,
 )
 from imagecensus.model_export.decoding.readers.tiff_tags import Page, Tiff
 
@@ -39,6 +43,8 @@ def open_tiff(data: bytes) -> Opened:
         raise ImageError("decode_error", f"the TIFF header is damaged: {error}", "TIFF") from None
     page = choose_page(tiff)
     width, height = page.size
+    if page.get(tiff_tags.IMAGE_DEPTH, 1) > 1:
+        raise unsupported("TIFF", "TIFF with volumes is not read here")
     check_data(data, page)
 
     def load(need: Need) -> Picture:
@@ -142,7 +148,7 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
                 check_sums(data, page)
                 picture = _from_pillow(image, page)
                 if _is_deep_colour(page):
-                    stated = _stated(np.uint16, page, 16)
+                    stated = stated_range(np.uint16, page, 16)
                     fill_depth(picture, image, lambda: open_with_pillow(data, "TIFF"), stated)
             return picture
     return _load_with_tifffile(data, page)
@@ -175,7 +181,7 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
         import tifffile
     except ImportError:
         raise needs_extra("TIFF", "TIFF of this depth, colour or compression") from None
-    if photometric not in (0, 1, 2, 3, 5) or (photometric == 5 and page.get(258) > 16):
+    if photometric not in (0, 1, 2, 3, 5, *LAB) or (photometric == 5 and page.get(258) > 16):
         return _load_as_rgb(data)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -193,11 +199,11 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
     if colormap is not None:
         table = colormap.T if colormap.max() > 255 else colormap.T.astype(np.uint16) * 257
         return Picture(image=from_pixels((table >> 8).astype(np.uint8)[samples], colours=3))
-    return _from_samples(samples, page)
+    return from_samples(samples, page)
 
 
 def _load_as_rgb(data: bytes) -> Picture:
-    """What libtiff makes RGBA of: YCbCr, Lab, LogLuv, and others of up to 8 bits."""
+    """What libtiff makes RGBA of: YCbCr, LogLuv, and others of up to 8 bits."""
     import imagecodecs
 
     try:
@@ -205,43 +211,3 @@ def _load_as_rgb(data: bytes) -> Picture:
     except Exception as error:
         raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
     return Picture(image=from_pixels(np.asarray(pixels), colours=3))
-
-
-def _from_samples(samples: np.ndarray, page: Page) -> Picture:
-    photometric = page.get(tiff_tags.PHOTOMETRIC)
-    colours = {2: 3, 5: 4}.get(photometric, 1)
-    if samples.ndim == 3 and samples.shape[2] < colours:
-        raise unsupported("TIFF", "TIFF with fewer samples than colours is not read here")
-    extra = page.tags.get(tiff_tags.EXTRA_SAMPLES, ())
-    if samples.ndim == 3 and not (extra and extra[0] in (1, 2)):
-        samples = samples[..., :colours]
-    if samples.dtype.kind == "b":
-        samples = samples.astype(np.uint8) * 255
-    bits = page.tags.get(tiff_tags.BITS, (1,))[0]
-    pixels, scaled = depth.to_eight_bits(
-        samples, _stated(samples.dtype, page, bits), photometric == 0, colours
-    )
-    if samples.ndim == 3 and samples.shape[2] > colours and extra[0] == 1 and photometric != 5:
-        # Colours that are multiplied by their alpha already: white only has to be added.
-        white = 255 - pixels[..., colours : colours + 1].astype(np.uint16)
-        pixels = np.minimum(pixels[..., :colours] + white, 255).astype(np.uint8)
-    if photometric == 5:
-        return Picture(image=Image.fromarray(pixels[..., :4], "CMYK").convert("RGB"))
-    return Picture(image=from_pixels(pixels, colours), icc=_icc(page), depth_scaled=scaled)
-
-
-def _icc(page: Page) -> bytes | None:
-    return bytes(page.tags[34675]) if 34675 in page.tags else None
-
-
-def _stated(dtype: npt.DTypeLike, page: Page, bits: int) -> depth.Range | None:
-    """The range that the tags state: odd numbers of bits, or Min- and MaxSampleValue."""
-    if np.dtype(dtype).kind not in "iu":
-        return None
-    high = page.get(tiff_tags.MAX_SAMPLE)
-    low = page.get(tiff_tags.MIN_SAMPLE)
-    if high > low and bits > 8:
-        return float(low), float(high)
-    if bits % 8:
-        return 0.0, float((1 << bits) - 1)
-    return (0.0, 255.0) if dtype == np.uint8 else None

@@ -116,18 +116,3 @@ def test_photometrics_of_tiff_against_tifffile(photometric, options, big, order)
         if photometric == "palette":
             expected = (file.pages[0].colormap.T >> 8)[expected]
     assert np.abs(out - expected.astype(int)).max() <= 2
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
-def test_other_colour_spaces_of_tiff_against_pillow(mode):
-    from PIL import ImageCms
-
-    buffer = io.BytesIO()
-    if mode == "LAB":
-        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        image = ImageCms.profileToProfile(IMAGE, srgb, lab, outputMode="LAB")
-    else:
-        image = IMAGE.convert(mode)
-    image.save(buffer, "TIFF")
-    _, out = decode(buffer.getvalue())
-    assert np.abs(out - PIXELS).mean() < 2
