@@ -142,6 +142,7 @@ setup(
         "apache-beam[gcp]==2.77.0",
         "google-cloud-storage",
         "obstore",
+        "urllib3",
         "numpy",
         "pillow",
         "cykooz-resizer",

@@ -282,21 +282,45 @@ class Bench:
         show(f"forecast of {self.images} images (seconds start to exit)", rows)
         return rows
 
-    def cloud(self) -> dict:
-        """Reading from a bucket on loopback, without and with 50 ms per request."""
-        few = make_archive(self.folder / "photos-2000", 2000)
-        rounds = {"local disk": [], "bucket": [], "bucket + 50 ms": []}
-        for _ in range(self.rounds):
-            local = cloud.row(self.job(few))
-            rounds["local disk"].append(local)
-            for name, delay in (("bucket", 0), ("bucket + 50 ms", 50)):
-                with cloud.server(few, delay) as env:
-                    found = cloud.row(self.job("gs://photos", env=env))
-                found["of local disk"] = found["images/s"] / local["images/s"]
-                rounds[name].append(found)
-        rows = {name: _median(figures) for name, figures in rounds.items()}
-        show("cloud reads, 2,000 photos", rows)
+    def reads(self) -> dict:
+        """What one read of 55 KB costs in each store, and in obstore alone."""
+        folder = self.folder / "one-object"
+        folder.mkdir(exist_ok=True)
+        (folder / "55.jpg").write_bytes(os.urandom(55_000))
+        found: dict[str, list] = {}
+        with cloud.server(folder, 0) as (env, url):
+            for _ in range(self.rounds):
+                for kind in ("bare", *cloud.STORES):
+                    figures = _rate(piece("reads", kind, url, 2000, env=env))
+                    found.setdefault(kind, []).append({"cpu_ms": figures["cpu_ms"]})
+        rows = {kind: _median(figures) for kind, figures in found.items()}
+        show("reads of 55 KB, one request each (CPU ms a read)", rows)
         return rows
+
+    def cloud(self) -> dict:
+        """Reading from each store on loopback with 50 ms a request, against local disk."""
+        few = make_archive(self.folder / "photos-2000", 2000)
+        rows = {}
+        for precision, model in (("f32", self.model), ("int8", self._int8_model())):
+            if model:
+                rows |= self._clouds(few, model, precision)
+        show("reads from stores, 2,000 photos", rows)
+        return rows
+
+    def _clouds(self, photos: pathlib.Path, model: str, precision: str) -> dict:
+        rounds: dict[str, list] = {}
+        flags = (f"--precision={precision}", "--no-report")
+        for _ in range(self.rounds):
+            local = cloud.row(job(photos, self._fresh(), model, *flags))
+            rounds.setdefault(f"{precision} local disk", []).append(local)
+            for kind, delay in (("gs", 0), *((kind, 50) for kind in cloud.STORES)):
+                with cloud.server(photos, delay) as (env, url):
+                    source, *more = cloud.inputs(kind, photos, url, self.folder)
+                    done = job(source, self._fresh(), model, *flags, *more, env=env)
+                found = cloud.row(done)
+                found["of local disk"] = found["images/s of ours"] / local["images/s of ours"]
+                rounds.setdefault(f"{precision} {kind} + {delay} ms", []).append(found)
+        return {name: _median(figures) for name, figures in rounds.items()}
 
 
 def machine() -> dict:

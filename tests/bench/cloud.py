@@ -1,7 +1,8 @@
-"""A bucket on loopback that does nothing but answer, with a stated delay per request.
+"""Stores on loopback that do nothing but answer, with a stated delay per request.
 
-It serves the files of one folder as `gs://photos/NAME`: the two calls that the job makes, listing
-and download, and no more. `cloud.py FOLDER DELAY_MS` prints its port and serves until killed.
+They serve the files of one folder as `gs://photos/NAME`, `s3://photos/NAME`, `az://photos/NAME` and
+by their addresses: the two calls that the job makes, listing and download, and no more.
+`cloud.py FOLDER DELAY_MS` prints the port and serves until killed.
 """
 
 from __future__ import annotations
@@ -19,25 +20,47 @@ import urllib.parse
 import google_crc32c
 
 PAGE = 1000
+STORES = ("gs", "s3", "az", "https")
 
 
 @contextlib.contextmanager
 def server(folder: pathlib.Path, delay_ms: float):
-    """Runs the bucket in a process of its own; gives the environment of a client."""
+    """Runs the stores in a process of their own; gives the environment of a client, and the url."""
     child = subprocess.Popen(
         [sys.executable, __file__, str(folder), str(delay_ms)], stdout=subprocess.PIPE, text=True
     )
     try:
-        yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{int(child.stdout.readline())}"}
+        url = f"http://127.0.0.1:{int(child.stdout.readline())}"
+        environment = {
+            "STORAGE_EMULATOR_HOST": url,
+            "AWS_ENDPOINT_URL": url,
+            "AWS_REGION": "here",
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": "bench",
+            "AZURE_STORAGE_ENDPOINT": url,
+            "AZURE_STORAGE_ACCOUNT_NAME": "bench",
+            "AZURE_STORAGE_ACCOUNT_KEY": "YmVuY2g=",
+        }
+        yield environment, url
     finally:
         child.kill()
         child.wait()
 
 
+def inputs(kind: str, folder: pathlib.Path, url: str, scratch: pathlib.Path) -> list[str]:
+    """What to give to `classify`: the bucket, or a list of all addresses."""
+    if kind != "https":
+        return [f"{kind}://photos"]
+    addresses = [f"{url}/photos/{name}\n" for name in sorted(os.listdir(folder))]
+    path = scratch / "addresses.txt"
+    path.write_text("".join(addresses))
+    return [str(path), "--allow-private-hosts", "--host-connections=64"]
+
+
 def row(done: dict) -> dict:
     """The figures of a job that matter here.
 
-    The bucket answers from the same cores, which a real one does not: `images/s of ours` is over
+    The store answers from the same cores, which a real one does not: `images/s of ours` is over
     the part of the machine that it left.
     """
     count = done["images"]
@@ -51,7 +74,7 @@ def row(done: dict) -> dict:
     }
 
 
-class _Bucket(asyncio.Protocol):
+class _Stores(asyncio.Protocol):
     """One connection, kept alive. HTTP/1.1 without bodies in requests, as GETs have none."""
 
     def __init__(self, files: dict[str, bytes], delay: float):
@@ -75,26 +98,63 @@ class _Bucket(asyncio.Protocol):
 
     def _answer(self, target: str) -> bytes:
         path, _, query = target.partition("?")
+        said = dict(urllib.parse.parse_qsl(query))
         if path.endswith("/o"):
-            return _http(200, self._list(dict(urllib.parse.parse_qsl(query))), "application/json")
-        name = urllib.parse.unquote(path.rsplit("/o/", 1)[-1])
+            return _http(200, self._google(said), "application/json")
+        if "list-type" in said:
+            return _http(200, self._amazon(said), "application/xml")
+        if said.get("comp") == "list":
+            return _http(200, self._azure(said), "application/xml")
+        mark = "/o/" if "/o/" in path else "/photos/"
+        name = urllib.parse.unquote(path.rpartition(mark)[2])
         if name not in self._files:
             return _http(404, b"{}", "application/json")
         body = self._files[name]
         crc = base64.b64encode(google_crc32c.Checksum(body).digest()).decode()
-        return _http(200, body, "image/jpeg", f"X-Goog-Hash: crc32c={crc}\r\n")
+        more = f'ETag: "1"\r\nLast-Modified: {_DATE}\r\nX-Goog-Hash: crc32c={crc}\r\n'
+        return _http(200, body, "image/jpeg", more)
 
-    def _list(self, query: dict) -> bytes:
-        names = sorted(n for n in self._files if n.startswith(query.get("prefix", "")))
-        start = int(query.get("pageToken", 0))
+    def _page(self, said: dict, token: str) -> tuple[list[str], str]:
+        """(names, token of the next page or "")."""
+        names = sorted(n for n in self._files if n.startswith(said.get("prefix", "")))
+        names = [name for name in names if name > said.get("start-after", "")]
+        start = int(said.get(token, 0))
+        return names[start : start + PAGE], str(start + PAGE) if start + PAGE < len(names) else ""
+
+    def _google(self, said: dict) -> bytes:
+        names, following = self._page(said, "pageToken")
         items = [
             {"name": n, "bucket": "photos", "size": str(len(self._files[n])), "generation": "1"}
-            for n in names[start : start + PAGE]
+            for n in names
         ]
         page = {"kind": "storage#objects", "items": items}
-        if start + PAGE < len(names):
-            page["nextPageToken"] = str(start + PAGE)
-        return json.dumps(page).encode()
+        return json.dumps(page | ({"nextPageToken": following} if following else {})).encode()
+
+    def _amazon(self, said: dict) -> bytes:
+        names, following = self._page(said, "continuation-token")
+        items = "".join(
+            f"<Contents><Key>{n}</Key><Size>{len(self._files[n])}</Size><ETag>&quot;1&quot;</ETag>"
+            "<LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents>"
+            for n in names
+        )
+        token = f"<NextContinuationToken>{following}</NextContinuationToken>" if following else ""
+        return f"<ListBucketResult>{items}{token}</ListBucketResult>".encode()
+
+    def _azure(self, said: dict) -> bytes:
+        names, following = self._page(said, "marker")
+        items = "".join(
+            f"<Blob><Name>{n}</Name><Properties><Content-Length>{len(self._files[n])}"
+            f"</Content-Length><Last-Modified>{_DATE}</Last-Modified><Etag>1</Etag>"
+            "<Content-Type>image/jpeg</Content-Type></Properties></Blob>"
+            for n in names
+        )
+        return (
+            f"<EnumerationResults><Blobs>{items}</Blobs><NextMarker>{following}</NextMarker>"
+            "</EnumerationResults>"
+        ).encode()
+
+
+_DATE = "Wed, 01 Jan 2025 00:00:00 GMT"
 
 
 def _http(status: int, body: bytes, kind: str, more: str = "") -> bytes:
@@ -106,7 +166,7 @@ async def _serve(folder: str, delay_ms: str) -> None:
     files = {e.name: pathlib.Path(e.path).read_bytes() for e in os.scandir(folder)}
     loop = asyncio.get_running_loop()
     bucket = await loop.create_server(
-        lambda: _Bucket(files, float(delay_ms) / 1e3), "127.0.0.1", 0, backlog=256
+        lambda: _Stores(files, float(delay_ms) / 1e3), "127.0.0.1", 0, backlog=256
     )
     print(bucket.sockets[0].getsockname()[1], flush=True)
     await bucket.serve_forever()

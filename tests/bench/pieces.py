@@ -48,6 +48,34 @@ def infer(folder: str, model: str, engine: str, batch: str, precision: str, coun
     return best(lambda: loaded.infer(pixels), len(pixels))
 
 
+def reads(kind: str, url: str, count: str) -> dict:
+    """Reading the object 55.jpg of a store on loopback, one request each, by 64 threads.
+
+    `kind`: a scheme as in `cloud.STORES`, or `bare`: obstore without anything of ours.
+    """
+    if kind == "bare":
+        import obstore
+        from obstore.store import S3Store
+
+        bare = S3Store("photos", client_options={"allow_http": True})
+
+        def read(_: int) -> bytes:
+            return obstore.get(bare, "55.jpg").bytes().to_bytes()
+    else:
+        from imagecensus.transforms.read_images import read_image
+        from imagecensus.transforms.storage.web.policy import WebPolicy
+
+        WebPolicy(allow_private_hosts=True, host_connections=64).apply()
+        uri = f"{url if kind == 'https' else f'{kind}:/'}/photos/55.jpg"
+
+        def read(_: int) -> bytes:
+            return read_image(uri, 1, "1")
+
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        list(pool.map(read, range(200)))
+        return best(lambda: list(pool.map(read, range(int(count)))), int(count))
+
+
 def large(model: str, count: str) -> dict:
     """12-megapixel JPEGs: DCT scaling against full decoding, and how far the answers agree."""
     from imagecensus.transforms.engines.registry import load_engine

@@ -19,6 +19,11 @@ from imagecensus.transforms.storage.gcs_client import (
     told_errors,
 )
 from imagecensus.transforms.storage.gcs_listing import list_objects, list_pages
+from imagecensus.transforms.storage.gcs_reading import (
+    CorruptError,
+    read_object,
+    read_object_range,
+)
 from imagecensus.transforms.storage.protocol import TIMEOUT, Stored, conflict
 
 
@@ -49,16 +54,10 @@ class GoogleStore:
 
     def read(self, uri: str, version: str = "") -> bytes:
         """The whole object, of that generation, as its checksum says."""
-        from google.cloud.storage.exceptions import DataCorruption
-
         with plain_errors(uri):
             for _ in range(protocol.CORRUPT_TRIES):
-                with contextlib.suppress(DataCorruption):
-                    # 110 KB cost 4 microseconds; a body cut short is found by its length already.
-                    data: bytes = bucket_object(uri, version).download_as_bytes(
-                        checksum="crc32c", retry=retry(), timeout=TIMEOUT
-                    )
-                    return data
+                with contextlib.suppress(CorruptError):
+                    return read_object(uri, version)
             raise OSError(5, "other bytes come than its checksum says", uri)
 
     def read_range(self, uri: str, offset: int, length: int, version: str = "") -> bytes:
@@ -66,17 +65,7 @@ class GoogleStore:
 
         with plain_errors(uri):
             try:
-                # raw: ranges are of the bytes as stored, also where the object says it is gzipped.
-                part: bytes = bucket_object(uri).download_as_bytes(
-                    start=offset,
-                    end=offset + length - 1,
-                    raw_download=True,
-                    if_generation_match=int(version) if version else None,
-                    checksum=None,
-                    retry=retry(),
-                    timeout=TIMEOUT,
-                )
-                return part
+                return read_object_range(uri, offset, length, version)
             except exceptions.RequestRangeNotSatisfiable:
                 return b""
             except exceptions.PreconditionFailed:

@@ -128,7 +128,8 @@ def open_address(method: str, url: str, headers: dict[str, str]) -> urllib3.Base
 
 def _proxy_for(scheme: str, host: str) -> str:
     """The proxy that the environment names for a host; "": none."""
-    proxy = urllib.request.getproxies_environment().get(scheme, "")
+    name = f"{scheme}_proxy"
+    proxy = os.environ.get(name, os.environ.get(name.upper(), ""))  # as urllib, which reads all
     return "" if not proxy or urllib.request.proxy_bypass(host) else proxy
 
 
