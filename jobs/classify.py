@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     )
     validate(options)
     if beam_args:
-        validate_beam(beam_args)
+        validate_beam(beam_args, options.runner)
     return classify(options, beam_args)
 
 

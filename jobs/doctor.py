@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         "Checks whether a classify run with these arguments can work, before it spends anything.",
         "exit codes: 0 nothing in the way; 1 something is",
     )
-    validate_beam(beam_args)
+    validate_beam(beam_args, options.runner)
     failed = False
     for finding in examine(options, beam_args):
         print(f"{finding.level:<5} {finding.check:<8} {finding.detail}", flush=True)
@@ -72,7 +72,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]
     """Yields the findings, cheap checks first; workers are asked when all else is well."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    flags = PipelineOptions(beam_args).get_all_options()
+    flags = PipelineOptions(beam_args).get_all_options(retain_unknown_options=True)
     options = take_model_folder(options)
     options.web.apply()
     bad = False

@@ -3,6 +3,8 @@
 `IMAGECENSUS_FAULT="POINT:N:FILE"` holds the process when it reaches POINT for the Nth time: it
 writes FILE.reached and goes on once FILE.go exists. What happens meanwhile (a kill, a full disk,
 a deleted source) is the business of whoever waits for FILE.reached: `tests/chaos.py`.
+
+`POINT:*:FILE` holds nothing, and appends a line to FILE each time. Several are separated by `;`.
 """
 
 from __future__ import annotations
@@ -45,10 +47,16 @@ class _Hold:
         point, count, self._file = text.split(":", 2)
         if point not in POINTS:
             raise ValueError(f"{VARIABLE}: no point {point!r}")
-        self.point, self._arrivals = point, int(count)
+        self.point = point
+        self._only_counts = count == "*"
+        self._arrivals = 0 if self._only_counts else int(count)
         self._lock = threading.Lock()
 
     def arrive(self) -> None:
+        if self._only_counts:
+            with open(self._file, "a", encoding="ascii") as file:  # one write: lines stay whole
+                file.write(f"{os.getpid()}\n")
+            return
         with self._lock:
             self._arrivals -= 1
             if self._arrivals != 0:
@@ -59,19 +67,19 @@ class _Hold:
             time.sleep(0.005)
 
 
-_armed: _Hold | None = None
+_armed: list[_Hold] = []
 
 
 def arm(text: str | None) -> None:
     """Takes the value of `IMAGECENSUS_FAULT`; None disarms."""
-    global _armed
-    _armed = _Hold(text) if text else None
+    _armed[:] = [_Hold(one) for one in text.split(";")] if text else []
 
 
 def reached(point: str) -> None:
     """Says that the job is at `point`."""
-    if _armed is not None and _armed.point == point:
-        _armed.arrive()
+    for hold in _armed:
+        if hold.point == point:
+            hold.arrive()
 
 
 arm(os.environ.get(VARIABLE))

@@ -1,16 +1,22 @@
-"""Beam's job server for Flink is a jar, which is code: fetched whole, and checked before it runs.
+"""Beam's job server for Flink: its jar, and the flags that only it knows.
 
-Beam itself would download it without a checksum and start over after each break.
+The jar is code: it is fetched whole, and checked before it runs. Beam itself would download it
+without a checksum and start over after each break.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.flink_runner import FlinkRunner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as BEAM
 
+from imagecensus.jobs.classification.options import beam_flags, flags_of
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import digest_like, fetch
 
@@ -19,6 +25,33 @@ _CHECKSUMS = (".sha512", ".sha256", ".sha1")
 
 class JarError(UserError):
     """A jar is not the one it should be. The message names it."""
+
+
+class CheckedFlinkRunner(FlinkRunner):  # type: ignore[misc]  # Beam's classes carry no types
+    """Beam's FlinkRunner; it refuses flags that its job server does not know, too."""
+
+    def create_job_service_handle(
+        self, job_service: Any, options: PipelineOptions
+    ) -> JobServiceHandle:
+        if options.view_as(FlinkRunnerOptions).flink_submit_uber_jar:
+            return super().create_job_service_handle(job_service, options)
+        return _CheckingHandle(job_service, options)
+
+
+class _CheckingHandle(JobServiceHandle):  # type: ignore[misc]  # as above
+    def get_pipeline_options(self) -> Any:
+        """Beam's options for the job server. Raises UserError for a flag that nobody knows."""
+        encoded = super().get_pipeline_options()
+        request = beam_job_api_pb2.DescribePipelineOptionsRequest()
+        described = self.job_service.DescribePipelineOptions(request, timeout=self.timeout)
+        known = beam_flags() | {f"--{option.name}" for option in described.options}
+        unknown = [flag for flag in flags_of(self.options._flags) if flag not in known]
+        if unknown:
+            raise UserError(
+                f"unknown argument {', '.join(unknown)}: neither imagecensus nor Beam nor this job"
+                " server of Flink has it; docs/flink.md names those that help"
+            )
+        return encoded
 
 
 def job_server_flags(beam_args: list[str]) -> list[str]:

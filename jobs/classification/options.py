@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 
 from imagecensus.jobs.command.options import (
     argument,
@@ -17,6 +18,10 @@ from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
+FLINK = "FlinkRunner"
+# Runners with flags that only their job server knows.
+OTHER_FLAGS = (FLINK, "PortableRunner", "PrismRunner", "SparkRunner")
+_SLIP = 0.9  # a flag is that much like a known one: a slip
 
 EPILOG = """\
 Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
@@ -232,24 +237,42 @@ def _out_of_reach(options: ClassifyOptions) -> list[str]:
     ]
 
 
-def validate_beam(beam_args: list[str]) -> None:
-    """Raises UserError for a flag that Beam does not know either: a slip is never ignored."""
+def validate_beam(beam_args: list[str], runner: str = IN_PROCESS) -> None:
+    """Raises UserError for a flag that Beam does not know either: a slip is never ignored.
+
+    A runner of `OTHER_FLAGS` has flags of its own: of those only what is nearly a known flag is
+    refused here, and the runner's job server judges the rest.
+    """
+    known = sorted(beam_flags())
+    for flag in flags_of(beam_args):
+        if flag in known:
+            continue
+        everything = known_flags(ClassifyOptions) + known
+        near = difflib.get_close_matches(flag, everything, n=1, cutoff=_SLIP)
+        if runner not in OTHER_FLAGS or near:
+            raise UserError(unknown_flag(flag, near or everything, "imagecensus classify"))
+
+
+def flags_of(beam_args: list[str]) -> list[str]:
+    """The names of the flags among arguments, with their dashes."""
+    return [word.partition("=")[0] for word in beam_args if word.startswith("--")]
+
+
+def beam_flags() -> set[str]:
+    """The flags that Beam's own Python side knows, with their dashes."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = _BeamFlags()
     for cls in PipelineOptions.__subclasses__():
         cls._add_argparse_args(parser)
-    for word in beam_args:
-        if word.startswith("--") and word.split("=")[0] not in parser.flags:
-            everything = known_flags(ClassifyOptions) + sorted(parser.flags)
-            raise UserError(unknown_flag(word.split("=")[0], everything, "imagecensus classify"))
+    return parser.flags
 
 
 class _BeamFlags:
     """Takes the place of an argparse parser to learn which flags Beam has."""
 
-    def __init__(self):
-        self.flags = set()
+    def __init__(self) -> None:
+        self.flags: set[str] = set()
 
     def add_argument(self, *names, **_):
         self.flags |= set(names)

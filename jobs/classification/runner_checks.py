@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from imagecensus.jobs.classification.options import DATAFLOW, IN_PROCESS, ClassifyOptions
+from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS
-from imagecensus.jobs.command import process
+from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.version import __version__
 
 
@@ -29,7 +29,7 @@ def check_runner(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
     """Whether the runner is there, of the right version, and its flags fit together."""
     if options.runner == IN_PROCESS:
         yield Finding("ok", "runner", "in this process")
-    elif options.runner == "FlinkRunner":
+    elif options.runner == FLINK:
         yield from _check_flink(flags)
     elif options.runner == "PrismRunner":
         yield from _check_prism(flags)
@@ -96,14 +96,28 @@ def _check_flink_cluster(url: str, flags: dict[str, Any]) -> Iterator[Finding]:
         minor = ".".join(version.split(".")[:2])
         text = f"{url} runs Flink {version}, the job server would be for {flags['flink_version']}"
         yield Finding("fail", "flink", text, f"give --flink_version={minor}")
+    yield _check_slots(url, version, overview, flags)
+
+
+def _check_slots(
+    url: str, version: str, overview: dict[str, Any], flags: dict[str, Any]
+) -> Finding:
+    """Whether there are slots for all bundles, or bundles may follow one another in waves."""
     slots, managers = overview["slots-total"], overview["taskmanagers"]
     wanted = max(int(flags.get("parallelism") or 1), 1)
-    if slots < wanted:
-        text = f"{url}: {managers} TaskManagers with {slots} slots, --parallelism={wanted}"
-        yield Finding("fail", "flink", text, "start more TaskManagers, or lower --parallelism")
-    else:
-        text = f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
-        yield Finding("ok", "flink", text)
+    text = f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
+    if slots >= wanted:
+        return Finding("ok", "flink", text)
+    text += f", --parallelism={wanted}"
+    if flags.get("execution_mode_for_batch") != "BATCH_FORCED":
+        remedy = "start more TaskManagers, or lower --parallelism, or let bundles follow one"
+        remedy += " another: --execution_mode_for_batch=BATCH_FORCED"
+        return Finding("fail", "flink", text, remedy)
+    if not int(flags.get("environment_cache_millis") or 0):
+        remedy = "give --environment_cache_millis=600000"
+        text += ": workers start anew, and load the model, for each wave of bundles"
+        return Finding("warn", "flink", text, remedy)
+    return Finding("ok", "flink", f"{text}: in waves")
 
 
 def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
@@ -137,13 +151,13 @@ def _check_dataflow(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator
 def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
     """Sends one element through the runner; its worker tells its versions as a counter's name."""
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
 
-    flags = PipelineOptions([*beam_args, f"--runner={options.runner}"])
+    from imagecensus.jobs.classification.runners import beam_runner
+
     here = versions_here()
-    process.server_beside = True
     try:
-        pipeline = beam.Pipeline(options=flags)
+        runner, flags = beam_runner(options, beam_args)
+        pipeline = beam.Pipeline(runner=runner, options=flags)
         _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_tell_versions)
         result = pipeline.run()
         result.wait_until_finish()
@@ -152,6 +166,9 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
             for metric in result.metrics().query()["counters"]
             if metric.key.metric.namespace == "imagecensus.doctor"
         }
+    except UserError as error:
+        yield Finding("fail", "workers", str(error), "give other arguments, or fetch it anew")
+        return
     except Exception as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
         yield Finding(

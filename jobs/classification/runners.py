@@ -6,7 +6,7 @@ import pathlib
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import DATAFLOW, IN_PROCESS, ClassifyOptions
+from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.errors import UserError
 
@@ -19,13 +19,12 @@ MAGIC_MASTERS = ("[local]", "[auto]")
 # One process a machine, one unit at a time in it: its threads keep every core busy with one copy
 # of the model. Beam's own default is a process for each core, each with all those threads.
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
-# Option of Beam: what a run on Dataflow gets where the user gives none.
+# Option of Beam: what a run on Dataflow gets where the user gives none. No resource hint: hints
+# exclude FlexRS and the service option `worker_accelerator`.
 _DATAFLOW_DEFAULTS = {
     "number_of_worker_harness_threads": "1",
     "machine_type": "n2-standard-4",
     "autoscaling_algorithm": "THROUGHPUT_BASED",
-    # Of the whole pipeline: stages with different hints do not fuse, and pixels would be shuffled.
-    "resource_hints": "min_ram=4GB",
 }
 _PACKAGE_BRINGERS = ("sdk_container_image", "setup_file", "extra_packages", "requirements_file")
 
@@ -45,10 +44,14 @@ def beam_runner(
     fixed = [f"--runner={options.runner}", "--no_save_main_session"]
     if options.runner == DATAFLOW:
         fixed += dataflow_defaults(beam_args)
-    if options.runner == "FlinkRunner":
-        from imagecensus.jobs.classification.flink_job_server import job_server_flags
+    if options.runner == FLINK:
+        from imagecensus.jobs.classification.flink_job_server import (
+            CheckedFlinkRunner,
+            job_server_flags,
+        )
 
         fixed += job_server_flags(beam_args)
+        return CheckedFlinkRunner(), PipelineOptions([*beam_args, *fixed])
     return options.runner, PipelineOptions([*beam_args, *fixed])
 
 
@@ -88,7 +91,7 @@ def is_remote(options: ClassifyOptions, flags: dict[str, Any]) -> bool:
     """Whether workers run on other machines than this one. `flags` are Beam's options."""
     if options.runner == DATAFLOW:
         return True
-    if options.runner != "FlinkRunner":
+    if options.runner != FLINK:
         return False
     master = flags.get("flink_master") or "[auto]"
     if master in MAGIC_MASTERS:

@@ -19,6 +19,7 @@ from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 
 from imagecensus.jobs.cli import main
+from imagecensus.transforms.fault_injection import VARIABLE
 
 pytestmark = [
     pytest.mark.flink,
@@ -27,7 +28,8 @@ pytestmark = [
         reason="no Flink in the user's cache; make flink-env fetches it (needs Java and Maven)",
     ),
 ]
-PHOTOS = 240
+PHOTOS = 198  # and 2 that are none
+HELD_AT = 33  # of the units that a worker begins: there a machine dies
 
 
 def command(photos, model, output, *flags) -> list[str]:
@@ -80,22 +82,33 @@ def expected(photos, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with cluster_in(tmp_path_factory.mktemp("flink")) as cluster:
-        yield cluster
+def begun(tmp_path_factory):
+    """A file that gets a line for each unit that a worker of the cluster begins."""
+    return tmp_path_factory.mktemp("counts") / "begun"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, begun):
+    folder = begun.parent
+    faults = [f"unit.begun:*:{begun}", f"part.renamed:*:{folder}/written"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, ";".join([*faults, f"unit.begun:{HELD_AT}:{folder}/held"]))
+        (folder / "held.go").touch()
+        with cluster_in(tmp_path_factory.mktemp("flink")) as cluster:
+            yield cluster
+
+
+LOCAL = [
+    "--runner=FlinkRunner",
+    "--flink_master=[local]",
+    f"--flink_version={fetch_engines.FLINK_MINOR}",
+    f"--flink_job_server_jar={fetch_engines.job_server_jar()}",
+    "--parallelism=2",
+]
 
 
 def test_rows_on_flink_local(photos, tiny_model, expected, tmp_path):
-    classify(
-        photos,
-        tiny_model,
-        tmp_path,
-        "--runner=FlinkRunner",
-        "--flink_master=[local]",
-        f"--flink_version={fetch_engines.FLINK_MINOR}",
-        f"--flink_job_server_jar={fetch_engines.job_server_jar()}",
-        "--parallelism=2",
-    )
+    classify(photos, tiny_model, tmp_path, *LOCAL)
     assert read_rows(tmp_path).equals(expected)
 
 
@@ -109,6 +122,27 @@ def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
     assert report["counters"]["images_failed"] == 2
     pools = [(cluster.state / f"pool-{n}.log").read_text() for n in (1, 2)]
     assert all("Starting worker" in log for log in pools), "one machine did all the work"
+
+
+WAVES = ["--parallelism=4", "--execution_mode_for_batch=BATCH_FORCED", "--object_reuse"]
+
+
+def test_flags_of_the_java_side_arrive(cluster, photos, tiny_model, expected, tmp_path, capfd):
+    """More bundles than slots, which follow one another: a slow machine does fewer of them."""
+    flags = [*cluster.job_flags[:-1], *WAVES]
+    classify(photos, tiny_model, tmp_path, *flags)
+    assert read_rows(tmp_path).equals(expected)
+    assert main(["doctor", f"--model={tiny_model}", *flags]) == 0
+    assert "2 slots, --parallelism=4: in waves" in capfd.readouterr().out
+
+
+def test_a_flag_that_nobody_knows_is_refused(photos, tiny_model, tmp_path):
+    done = subprocess.run(
+        command(photos, tiny_model, tmp_path, *LOCAL, "--no_such_flag=1"),
+        cwd=fetch_engines.ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "unknown argument --no_such_flag: neither imagecensus nor Beam" in done.stderr
 
 
 def test_doctor_asks_the_cluster(cluster, photos, tiny_model, tmp_path, capfd):
@@ -127,7 +161,8 @@ def test_doctor_asks_the_cluster(cluster, photos, tiny_model, tmp_path, capfd):
         # Another spelling of the loopback address stands for another machine's.
         ("--flink_master=127.1:{port}", "the workers are elsewhere", "write to a store"),
         ("--flink_version=1.20", "runs Flink 1.19", "--flink_version=1.19"),
-        ("--parallelism=3", "2 slots, --parallelism=3", "more TaskManagers"),
+        ("--parallelism=3", "2 slots, --parallelism=3", "BATCH_FORCED"),
+        ("--no_such_flag=1", "unknown argument --no_such_flag", "other arguments"),
         ("--flink_master=localhost:9", "no Flink answers", "docs/flink.md"),
     ],
 )
@@ -142,29 +177,43 @@ def test_doctor_finds_what_would_stop_a_run_there(
     assert remedy in said[at + 1]
 
 
-def test_a_machine_dies(cluster, photos, tiny_model, expected, tmp_path):
-    """Flink starts the lost work anew once the machine is back; parts done stay as they were."""
+def test_a_machine_dies(cluster, begun, photos, tiny_model, expected, tmp_path):
+    """At 60 of 100 units: what is done is not done again, and the job ends by itself."""
+    held, written = (begun.with_name(name) for name in ("held.go", "written"))
+    for count in (begun, written):
+        count.unlink(missing_ok=True)
+    held.unlink()
+    parts = tmp_path / "out" / "predictions"
+    flags = ["--unit-images=2", *cluster.job_flags]
     with open(tmp_path / "log", "w") as log:
         job = subprocess.Popen(
-            command(photos, tiny_model, tmp_path / "out", *cluster.job_flags),
+            command(photos, tiny_model, tmp_path / "out", *flags),
             cwd=fetch_engines.ROOT, stdout=log, stderr=log,
         )  # fmt: skip
         try:
-            parts = tmp_path / "out" / "predictions"
             deadline = time.monotonic() + 120
-            while not (parts.is_dir() and any(parts.iterdir())):
-                assert job.poll() is None and time.monotonic() < deadline, "no part was written"
+            while _lines(begun) < 2 * HELD_AT or len(list(parts.iterdir())) < 2 * HELD_AT - 8:
+                assert job.poll() is None and time.monotonic() < deadline, "workers do not come on"
                 time.sleep(0.02)
+            done = len(list(parts.iterdir()))
             cluster.kill_host(1)
+            held.touch()
             time.sleep(1)
             cluster.start_host(1)
             cluster.wait_for_task_managers(2)
             code = job.wait(150)
         finally:
+            held.touch()
             if job.poll() is None:
                 job.send_signal(signal.SIGKILL)
-    print((tmp_path / "log").read_text())
-    if code:  # the job did not survive: the rerun resumes
-        classify(photos, tiny_model, tmp_path / "out", *cluster.job_flags)
+    said = (tmp_path / "log").read_text()
+    assert code == 0, said
+    print(f"killed at {done} of 100: {_lines(begun)} begun, {_lines(written)} written")
+    assert _lines(begun) <= 105
+    assert _lines(written) == 100, "a part was written twice"
     assert read_rows(tmp_path / "out").equals(expected)
     assert json.loads((tmp_path / "out" / "run_report.json").read_text())["totals"]["balanced"]
+
+
+def _lines(file) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from imagecensus.jobs.classification import runners
-from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.jobs.classification.options import ClassifyOptions, validate_beam
 from imagecensus.model_export.common.errors import UserError
 
 IMAGE = "--sdk_container_image=workers:1"
@@ -22,6 +22,7 @@ def test_defaults_of_dataflow_give_way():
     everything = defaults(IMAGE)
     assert everything["experiments"] == "no_use_multiple_sdk_containers"
     assert everything["number_of_worker_harness_threads"] == "1"
+    assert "resource_hints" not in everything, "a hint excludes FlexRS and worker_accelerator"
     given = ["--worker_machine_type=e2-highcpu-8", "--resource_hints=accelerator=type:t4;count:1"]
     given += ["--autoscaling_algorithm=NONE", "--experiments=use_multiple_sdk_containers"]
     assert defaults(IMAGE, *given) == {"number_of_worker_harness_threads": "1"}
@@ -61,3 +62,25 @@ def test_an_installed_package_cannot_be_staged(monkeypatch, tmp_path):
 def test_which_workers_are_elsewhere(runner, master, remote):
     options = dataclasses.replace(ClassifyOptions(), inputs=(), runner=runner)
     assert runners.is_remote(options, {"flink_master": master}) == remote
+
+
+@pytest.mark.parametrize(
+    "runner, flag, hint",
+    [
+        ("in-process", "--object_reuse", "unknown argument --object_reuse"),
+        ("DataflowRunner", "--object_reuse", "unknown argument --object_reuse"),
+        ("FlinkRunner", "--paralelism=2", "did you mean --parallelism"),
+        ("FlinkRunner", "--unit-image=2", "did you mean --unit-images"),
+    ],
+)
+def test_slips_in_flags_are_refused(runner, flag, hint):
+    with pytest.raises(UserError, match=hint):
+        validate_beam([flag], runner)
+
+
+def test_flags_that_only_a_job_server_knows_pass():
+    for flag in (
+        "--execution_mode_for_batch=BATCH_FORCED", "--max_bundle_size=10", "--object_reuse",
+        "--number_of_execution_retries=3", "--environment_expiration_millis=60000",
+    ):  # fmt: skip
+        validate_beam([flag], "FlinkRunner")
