@@ -27,7 +27,7 @@ class JarError(UserError):
     """A jar is not the one it should be. The message names it."""
 
 
-class CheckedFlinkRunner(FlinkRunner):  # type: ignore[misc]  # Beam's classes carry no types
+class CheckedFlinkRunner(FlinkRunner):
     """Beam's FlinkRunner; it refuses flags that its job server does not know, too."""
 
     def create_job_service_handle(
@@ -38,7 +38,7 @@ class CheckedFlinkRunner(FlinkRunner):  # type: ignore[misc]  # Beam's classes c
         return _CheckingHandle(job_service, options)
 
 
-class _CheckingHandle(JobServiceHandle):  # type: ignore[misc]  # as above
+class _CheckingHandle(JobServiceHandle):
     def get_pipeline_options(self) -> Any:
         """Beam's options for the job server. Raises UserError for a flag that nobody knows."""
         encoded = super().get_pipeline_options()

@@ -7,6 +7,7 @@ timed in turn, several rounds, and the median is taken; see `measure` on what a 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
@@ -23,6 +24,7 @@ import compare
 import forecast
 import load
 import scale
+import simulate
 from archive import make_archive
 from measure import job, piece, run
 
@@ -263,15 +265,23 @@ class Bench:
         return rows
 
     def scale(self) -> dict:
-        """Listing, planning and resuming at 10 k, 100 k and 1 M images."""
+        """Listing, planning and resuming up to 1 M images; runs of 100 M and more are simulated."""
+        counts = {f"{count:,} images": count for count in (10_000, 100_000, 1_000_000)}
         rows = {
-            f"{count:,} images": run(
+            name: run(
                 [sys.executable, pathlib.Path(scale.__file__), count, self.folder / "scale"]
             ).said
-            for count in (10_000, 100_000, 1_000_000)
+            for name, count in counts.items()
         }
         show("references alone (seconds, MB)", rows)
-        return rows
+        name, count = list(counts.items())[-1]
+        few = make_archive(self.folder / "photos-1024", 1024)
+        costs = simulate.measured(rows[name], count, self.job(few))
+        simulated = {"measured here, s": dataclasses.asdict(costs), **simulate.table(costs)}
+        show(
+            "SIMULATED runs: hours, losses, units begun twice (tests/bench/simulate.py)", simulated
+        )
+        return {**rows, "simulated": simulated}
 
     def forecast(self) -> dict:
         """`imagecensus plan`, and the run that it foretold, in turn."""
