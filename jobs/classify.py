@@ -114,6 +114,7 @@ class Work:
       todo: units to be classified.
       settled: units that only take over rows: nothing of them is classified.
       fingerprint: of the dataset.
+      epoch: the number of this run, which workers of earlier ones notice.
     """
 
     planned: Planned
@@ -121,6 +122,7 @@ class Work:
     todo: list[Unit]
     settled: list[Unit]
     fingerprint: str
+    epoch: int
 
 
 def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> int:
@@ -274,13 +276,16 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     from imagecensus.jobs.classification import supervise
     from imagecensus.transforms import fault_injection
     from imagecensus.transforms.dataset import inventory, ledger, parts, work_plan
+    from imagecensus.transforms.dataset.epoch import raise_epoch
     from imagecensus.transforms.dataset.layout import claim
     from imagecensus.transforms.dataset.plan_units import Revising, plan_units
 
     options, layout, run = job.options, job.layout, job.run
     dry_run, shard = options.dry_run, options.shard_pair
     run.fingerprint, passthrough = claim(layout, job.identity, job.passthrough, dry_run)
-    if not dry_run:
+    epoch = 0
+    if not dry_run:  # from here on, workers of an earlier run begin and write nothing
+        epoch = raise_epoch(layout.epoch, run.run_id)
         layout.remove_temporary()
     began = (time.process_time(), time.monotonic())
     plan = work_plan.read_plan(layout.state, shard)
@@ -318,14 +323,14 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     todo = [unit for unit in planned.plan.units if (unit.name, unit.revision) not in done]
     settled = [] if dry_run else [u for u in todo if parts.is_settled(layout.parts, u)]
     return Work(
-        planned=planned, present=present, fingerprint=run.fingerprint,
+        planned=planned, present=present, fingerprint=run.fingerprint, epoch=epoch,
         todo=[unit for unit in todo if unit not in set(settled)], settled=settled,
     )  # fmt: skip
 
 
 def run_work(job: Job, work: Work) -> None:
     """Takes rows over where nothing else is to be done, and runs the pipeline over the rest."""
-    from imagecensus.jobs.classification.pipeline import provenance, run_pipeline
+    from imagecensus.jobs.classification.pipeline import Request, provenance, run_pipeline
     from imagecensus.transforms import activity
     from imagecensus.transforms.dataset import parts
 
@@ -335,10 +340,14 @@ def run_work(job: Job, work: Work) -> None:
     if work.todo:
         fields = {"run_id": run.run_id, "units": len(work.todo), "engine": run.engine}
         activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
-        facts = tuple(job.identity.get("facts", ()))
         run_pipeline(
-            job.options, job.beam_args, run, layout, job.contract, job.top_k, work.todo, facts
-        )
+            Request(
+                options=job.options, beam_args=job.beam_args, layout=layout,
+                contract=job.contract, top_k=job.top_k, epoch=work.epoch, units=work.todo,
+                facts=tuple(job.identity.get("facts", ())),
+            ),
+            run,
+        )  # fmt: skip
 
 
 def close_run(job: Job, work: Work) -> dict:

@@ -24,14 +24,10 @@ MAX_LINES = 60
 MAX_POSITIONAL = 5
 
 LONG_FUNCTIONS: set[tuple[str, str]] = {
-    ("jobs/classification/pipeline.py", "run_pipeline"),
     ("model_export/training/run.py", "train"),
     ("transforms/classify_images.py", "classify_batch"),
 }
 LONG_CALLS: set[tuple[str, str]] = {
-    ("jobs/classification/pipeline.py", "Classification"),
-    ("jobs/classification/pipeline.py", "build_pipeline"),
-    ("jobs/classify.py", "run_pipeline"),
     ("jobs/train.py", "FitSpec"),
     ("jobs/train.py", "TrainingSpec"),
     ("jobs/train.py", "train"),

@@ -20,6 +20,7 @@ IMAGES_OK = Metrics.counter(NAMESPACE, "images_ok")
 IMAGES_FAILED = Metrics.counter(NAMESPACE, "images_failed")
 BATCHES_SPLIT = Metrics.counter(NAMESPACE, "batches_split")
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
+UNITS_FENCED = Metrics.counter(NAMESPACE, "units_fenced")  # a later run has begun: not done
 IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read or to decode
 # What was done to images, or not, that a person may want to know of: see docs/formats.md.
 NOTED = {

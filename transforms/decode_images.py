@@ -233,7 +233,7 @@ class DecodeImages(beam.PTransform):
     """Units to decoded batches: `PCollection[Unit]` → `PCollection[ImageBatch]`."""
 
     how: Decoding
-    parts: str  # their folder: a finished unit is skipped, a revised one takes rows over
+    parts: str  # their folder: a revised unit takes rows over
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[ImageBatch]:
         do_fn = _DecodeImages(self.how, self.parts)
@@ -255,8 +255,6 @@ class _DecodeImages(beam.DoFn):
     def process(self, unit: Unit):
         if STOP.is_set():
             return
-        if store.exists(parts.part_location(self._parts, unit)):
-            return  # an earlier attempt ended: a runner that lost a machine gives out all anew
         counters.UNITS.inc()
         fault_injection.reached("unit.begun")
         self._pools.guard.find_suspects()

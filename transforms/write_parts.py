@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from imagecensus.transforms import counters
 from imagecensus.transforms.activity import doing
+from imagecensus.transforms.begin_units import FENCE_SECONDS
 from imagecensus.transforms.dataset import parts, work_plan
+from imagecensus.transforms.dataset.epoch import Fence
 from imagecensus.transforms.records import PredictionBatch, Status
-from imagecensus.transforms.storage import store
 
 
 @dataclasses.dataclass
@@ -22,20 +23,23 @@ class WriteParts(beam.PTransform):
       folder: where the parts go.
       provenance: for the parts' footers.
       compression: "zstd" or "snappy".
+      fence: of the run; None: nothing can outlive its launcher.
     """
 
     folder: str
     provenance: dict
     compression: str = "zstd"
+    fence: Fence | None = None
 
     def expand(self, batches: beam.PCollection[PredictionBatch]) -> beam.PCollection[str]:
-        do_fn = _WriteParts(self.folder, self.provenance, self.compression)
+        do_fn = _WriteParts(self.folder, self.provenance, self.compression, self.fence)
         return batches | beam.ParDo(do_fn).with_output_types(str)
 
 
 class _WriteParts(beam.DoFn):
-    def __init__(self, folder: str, provenance: dict, compression: str):
+    def __init__(self, folder: str, provenance: dict, compression: str, fence: Fence | None):
         self._folder, self._provenance, self._compression = folder, provenance, compression
+        self._fence = fence
 
     def start_bundle(self):
         self._open = {}
@@ -46,7 +50,14 @@ class _WriteParts(beam.DoFn):
         if not batch.last:
             return
         with doing("write", batch.unit.name), counters.STAGES.measure("write"):
+            if self._fence and not self._fence.is_held():
+                # A later run may have revised the unit, or put its rows into another part.
+                del self._open[batch.unit.name]
+                counters.UNITS_FENCED.inc()
+                return
             location = self._write(batch)
+        if self._fence:
+            self._fence.sign(FENCE_SECONDS)
         counters.PARTS_WRITTEN.inc()
         yield location
 
@@ -56,8 +67,10 @@ class _WriteParts(beam.DoFn):
         counted = rows
         if unit.base >= 0:
             old = parts.rows_to_take(self._folder, unit)
-            if old is None and store.exists(parts.part_location(self._folder, unit)):
-                return parts.part_location(self._folder, unit)  # another attempt was first
+            if old is None and rows.num_rows < unit.rows:
+                # The part that it takes rows over from has gone meanwhile: another attempt was
+                # first, or a later revision.
+                return parts.part_location(self._folder, unit)
             rows = parts.assemble(*work_plan.read_taken(unit), old, rows)
         location = parts.write_part(self._folder, unit, rows, self._provenance, self._compression)
         ok = counted.column("status").to_pylist().count(Status.OK.value)

@@ -3,41 +3,97 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import IN_PROCESS
+from imagecensus.jobs.classification.options import IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import size_in_bytes
 
-
-def build_pipeline(pipeline, units, decoding, classification, layout, provenance, compression):
-    """The job, as a list of its stages."""
+if TYPE_CHECKING:  # Beam is imported where it is used: start-up time counts
     import apache_beam as beam
 
+    from imagecensus.jobs.classification.run_report import Run
+    from imagecensus.model_export.contract import Contract
+    from imagecensus.transforms.classify_images import Classification
+    from imagecensus.transforms.dataset.epoch import Fence
+    from imagecensus.transforms.dataset.layout import Layout
+    from imagecensus.transforms.decode_images import Decoding
+    from imagecensus.transforms.records import Unit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How units become parts: the same on every worker.
+
+    Attributes:
+      made_by: for the footers of the parts, see `provenance`.
+      fence: of the run; None: nothing can outlive its launcher.
+      elsewhere: workers run in other processes, or on other machines.
+    """
+
+    decoding: Decoding
+    classification: Classification
+    layout: Layout
+    made_by: dict[str, Any]
+    compression: str = "zstd"
+    fence: Fence | None = None
+    elsewhere: bool = False
+
+
+def build_pipeline(pipeline: beam.Pipeline, units: list[Unit], how: How) -> beam.PCollection[str]:
+    """The job, as a list of its stages."""
+    from imagecensus.transforms.begin_units import BeginUnits, GiveUnits
     from imagecensus.transforms.classify_images import ClassifyImages
     from imagecensus.transforms.decode_images import DecodeImages
     from imagecensus.transforms.write_parts import WriteParts
 
+    parts = how.layout.parts
     return (
         pipeline
-        | "Units" >> beam.Create(units)
-        | "Reshuffle" >> beam.Reshuffle()
-        | "DecodeImages" >> DecodeImages(decoding, layout.parts)
-        | "ClassifyImages" >> ClassifyImages(classification)
-        | "WriteParts" >> WriteParts(layout.parts, provenance, compression)
+        | "Units" >> GiveUnits(units=units, folder=how.layout.state, carried=how.elsewhere)
+        | "BeginUnits" >> BeginUnits(parts=parts, fence=how.fence)
+        | "DecodeImages" >> DecodeImages(how.decoding, parts)
+        | "ClassifyImages" >> ClassifyImages(how.classification)
+        | "WriteParts" >> WriteParts(parts, how.made_by, how.compression, how.fence)
     )
 
 
-def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=()) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a run of the pipeline is made of.
+
+    Attributes:
+      beam_args: the user's flags for Beam.
+      epoch: the number of this run.
+      units: what is to be done.
+      facts: columns of `FACT_TYPES` that the dataset keeps.
+    """
+
+    options: ClassifyOptions
+    beam_args: list[str]
+    layout: Layout
+    contract: Contract
+    top_k: int
+    epoch: int
+    units: list[Unit]
+    facts: tuple[str, ...] = ()
+
+
+def run_pipeline(request: Request, run: Run) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C.
 
     Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns.
     """
     from imagecensus.transforms.engines.registry import preload_engine
 
+    options, units = request.options, request.units
     if options.runner == IN_PROCESS:
         preload_engine(run.engine, run.model, options.precision, options.threads)
         process.import_beam()
@@ -48,35 +104,10 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
     from imagecensus.jobs.classification.worker_errors import user_errors
     from imagecensus.jobs.command.progress import progress_bar
     from imagecensus.transforms import counters
-    from imagecensus.transforms.classify_images import Classification
-    from imagecensus.transforms.decode_images import STOP, Decoding
-    from imagecensus.transforms.storage import store
+    from imagecensus.transforms.decode_images import STOP
 
-    decoding = Decoding(
-        contract.preprocess,
-        max_pixels=options.max_pixels,
-        max_side=options.max_side,
-        max_bytes=size_in_bytes(options.max_bytes),
-        threads=options.threads,
-        journal=layout.inflight,
-        seconds=options.decode_seconds,
-        memory=size_in_bytes(options.decode_memory),
-        web=options.web,
-        facts=facts,
-    )
-    # A worker elsewhere fetches a bucket's model itself.
-    location = options.model if options.model and store.is_bucket(options.model) else run.model
-    classification = Classification(
-        location,
-        run.engine,
-        options.precision,
-        top_k,
-        options.embeddings,
-        options.threads,
-        run.model_digest,
-    )
-    runner, beam_options = beam_runner(options, beam_args)
-    waiting = Waiting(options.runner, units, layout.parts)
+    runner, beam_options = beam_runner(options, request.beam_args)
+    waiting = Waiting(options.runner, units, request.layout.parts)
     STOP.clear()
     counters.STAGES.reset()
     start = time.monotonic()
@@ -85,10 +116,7 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
         progress_bar("classifying", sum(u.rows for u in units), lambda: counters.STAGES.images),
     ):
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        made_by = provenance(options, run)
-        build_pipeline(
-            pipeline, units, decoding, classification, layout, made_by, options.compression
-        )
+        build_pipeline(pipeline, units, _how(request, run))
         run.template = template_location(options, beam_options)
         with user_errors(), waiting:
             result = pipeline.run()
@@ -103,7 +131,46 @@ def run_pipeline(options, beam_args, run, layout, contract, top_k, units, facts=
     run.images = run.counters.get("images_read", counters.STAGES.images)
 
 
-def provenance(options, run) -> dict:
+def _how(request: Request, run: Run) -> How:
+    from imagecensus.transforms.classify_images import Classification
+    from imagecensus.transforms.dataset.epoch import fence_of
+    from imagecensus.transforms.decode_images import Decoding
+    from imagecensus.transforms.storage import store
+
+    options, layout = request.options, request.layout
+    decoding = Decoding(
+        request.contract.preprocess,
+        max_pixels=options.max_pixels,
+        max_side=options.max_side,
+        max_bytes=size_in_bytes(options.max_bytes),
+        threads=options.threads,
+        journal=layout.inflight,
+        seconds=options.decode_seconds,
+        memory=size_in_bytes(options.decode_memory),
+        web=options.web,
+        facts=request.facts,
+    )
+    # A worker elsewhere fetches a bucket's model itself.
+    location = options.model if options.model and store.is_bucket(options.model) else run.model
+    classification = Classification(
+        location,
+        run.engine,
+        precision=options.precision,
+        top_k=request.top_k,
+        embeddings=options.embeddings,
+        threads=options.threads,
+        digest=run.model_digest,
+    )
+    elsewhere = options.runner != IN_PROCESS
+    signs = layout.signs if elsewhere else ""
+    return How(
+        decoding=decoding, classification=classification, layout=layout,
+        made_by=provenance(options, run), compression=options.compression, elsewhere=elsewhere,
+        fence=fence_of(layout.epoch, layout.whole.epoch, request.epoch, signs),
+    )  # fmt: skip
+
+
+def provenance(options: ClassifyOptions, run: Run) -> dict[str, Any]:
     """What the footer of a part says of how it was made."""
     from imagecensus.model_export.common.version import __version__
 
@@ -119,10 +186,10 @@ def provenance(options, run) -> dict:
 
 
 @contextlib.contextmanager
-def _graceful_interrupt(stop):
+def _graceful_interrupt(stop: threading.Event) -> Iterator[None]:
     """The first Ctrl-C lets the unit in work finish and be committed; a second one ends at once."""
 
-    def on_signal(*_):
+    def on_signal(*_: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
@@ -142,11 +209,12 @@ def _graceful_interrupt(stop):
             signal.signal(number, handler)
 
 
-def _counters(result) -> tuple[dict, list]:
+def _counters(result: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """The job's counters, and which images were slow, slowest first."""
     from imagecensus.transforms.counters import NAMESPACE, SLOW
 
-    counted, slow = {}, {}
+    counted: dict[str, int] = {}
+    slow: dict[str, dict[str, Any]] = {}
     metrics = result.metrics().query()
     for metric in metrics["counters"]:
         if metric.key.metric.namespace == NAMESPACE:

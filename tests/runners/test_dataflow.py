@@ -169,11 +169,11 @@ def test_the_job_that_arrives(submit):
 
 def _check_steps(components):
     transforms = components.transforms.values()
-    for stage in ("Units", "Reshuffle", "DecodeImages", "ClassifyImages", "WriteParts"):
+    for stage in ("Units", "BeginUnits", "DecodeImages", "ClassifyImages", "WriteParts"):
         assert any(t.unique_name.split("/")[0] == stage for t in transforms), stage
     shuffles = [t for t in transforms if t.spec.urn == "beam:transform:group_by_key:v1"]
     assert shuffles
-    assert all(t.unique_name.startswith(("Reshuffle", "Units")) for t in shuffles)
+    assert all(t.unique_name.startswith("Units/") for t in shuffles)
     # From there on all steps have one environment, so that they fuse: pixels cross no shuffle.
     [environment] = {t.environment_id for t in transforms if t.environment_id}
     hints = components.environments[environment].resource_hints

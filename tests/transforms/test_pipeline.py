@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_photos
 
-from imagecensus.jobs.classification.pipeline import build_pipeline
+from imagecensus.jobs.classification.pipeline import How, build_pipeline
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms import counters
 from imagecensus.transforms.classify_images import Classification
@@ -48,11 +48,12 @@ def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
     build_pipeline(
         pipeline,
         planned.units,
-        Decoding(read_contract(model).preprocess, **decoding),
-        Classification(model, engine, top_k=3),
-        layout,
-        {"run_id": "test", "fingerprint": "f"},
-        "zstd",
+        How(
+            decoding=Decoding(read_contract(model).preprocess, **decoding),
+            classification=Classification(model, engine, top_k=3),
+            layout=layout,
+            made_by={"run_id": "test", "fingerprint": "f"},
+        ),
     )
     result = pipeline.run()
     result.wait_until_finish()

@@ -55,6 +55,26 @@ class Layout:
         return store.join(self.state, f"lock{self._suffix}")
 
     @property
+    def epoch(self) -> str:
+        """The number that each run raises."""
+        return store.join(self.state, f"epoch{self._suffix}.json")
+
+    @property
+    def job(self) -> str:
+        """What runs elsewhere for this output."""
+        return store.join(self.state, f"job{self._suffix}.json")
+
+    @property
+    def signs(self) -> str:
+        """Where workers elsewhere leave signs of life."""
+        return store.join(self.state, f"working{self._suffix}.json")
+
+    @property
+    def whole(self) -> Layout:
+        """The same output for a run over everything."""
+        return dataclasses.replace(self, shard=work_plan.WHOLE)
+
+    @property
     def inflight(self) -> str:
         return inflight.folder_for(self.state) + self._suffix
 
@@ -90,9 +110,8 @@ class Layout:
         """
         with contextlib.ExitStack() as locks:
             lock = locks.enter_context(store.Lock(self.lock, on_lost))
-            whole = dataclasses.replace(self, shard=work_plan.WHOLE).lock
             if self.shard != work_plan.WHOLE:
-                store.Lock(whole).check()
+                store.Lock(self.whole.lock).check()
             else:
                 for name in store.list_names(self.state):
                     if name.startswith("lock-"):

@@ -139,8 +139,19 @@ def read_unit(unit: Unit) -> pa.RecordBatch:
     return rows.drop_columns([name for name in PLAN_COLUMNS if name in rows.schema.names])
 
 
+def with_references(unit: Unit) -> Unit:
+    """The unit with its references in it, so that whoever gets it need not read the plan."""
+    rows, sink = read_planned(unit), pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
+        writer.write_batch(rows)
+    return dataclasses.replace(unit, references=sink.getvalue().to_pybytes())
+
+
 def read_planned(unit: Unit) -> pa.RecordBatch:
     """The rows of one unit as they are in the plan, `PLAN_COLUMNS` among their columns."""
+    if unit.references:
+        return pa.ipc.open_stream(unit.references).read_next_batch()
     with _damage_reported(unit.plan):
         table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
         return table.to_batches()[0]

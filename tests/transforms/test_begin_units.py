@@ -1,0 +1,104 @@
+"""Units given out: a graph that does not grow, no unit twice, none of a run that is over."""
+
+import hashlib
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+
+from imagecensus.transforms import begin_units
+from imagecensus.transforms.begin_units import BeginUnits, GiveUnits, pending_units
+from imagecensus.transforms.dataset import parts, work_plan
+from imagecensus.transforms.dataset.epoch import fence_of, raise_epoch
+from imagecensus.transforms.dataset.plan_units import plan_units
+from imagecensus.transforms.records import REF_SCHEMA, Unit, prediction_schema
+
+
+class UnitsOf:
+    """The units of a plan of so many images, made as they are asked for."""
+
+    def __init__(self, images: int):
+        self._images = images
+
+    def __len__(self):
+        return self._images // 512
+
+    def __iter__(self):
+        for file in range(len(self) // 512):
+            digest = hashlib.sha256(str(file).encode()).hexdigest()[:16]
+            name = f"gs://bucket/census/_imagecensus/plan-{file:05d}-{digest}.parquet"
+            yield from (Unit("0" * 24, name, group, 512) for group in range(512))
+
+    __contains__ = None
+
+
+@pytest.mark.parametrize("images, size", [(100_000_000, 60_000), (1_000_000_000, 200_000)])
+def test_the_graph_does_not_grow(images, size):
+    pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
+    _ = pipeline | GiveUnits(units=UnitsOf(images), folder="gs://bucket/x", carried=True)
+    assert len(pipeline.to_runner_api().SerializeToString()) < size
+
+
+@pytest.fixture
+def planned(tmp_path):
+    refs = [{"uri": f"/{i:02d}", "size": 1, "etag_or_mtime": "1"} for i in range(20)]
+    batch = pa.RecordBatch.from_pylist(refs, REF_SCHEMA)
+    return plan_units([batch], str(tmp_path), "f", passthrough=pa.schema([]), unit_rows=2)
+
+
+GIVEN = []  # of the pipeline that ran last in this process
+
+
+def take(unit):
+    GIVEN.append(unit)
+
+
+def given(units, folder, **options):
+    """What a worker gets of these units, as (unit, its references)."""
+    GIVEN.clear()
+    with beam.Pipeline(runner=fn_runner.FnApiRunner()) as pipeline:
+        stages = pipeline | GiveUnits(units=units, folder=str(folder), carried=True)
+        _ = stages | BeginUnits(**options) | beam.Map(take)
+    return [(unit, work_plan.read_unit(unit)) for unit in GIVEN]
+
+
+@pytest.mark.parametrize("limit", [1, 2000])
+def test_units_are_the_same_by_their_plan_and_by_themselves(planned, tmp_path, monkeypatch, limit):
+    """By files, only those that are pending; references come along, and the plan is not read."""
+    monkeypatch.setattr(begin_units, "UNITS_IN_GRAPH", limit)
+    wanted = planned.units[1::3]
+    expected = {unit: work_plan.read_unit(unit) for unit in wanted}
+    got = given(wanted, tmp_path, parts=str(tmp_path / "parts"))
+    assert dict(got) == expected
+    assert all(bool(unit.references) == (limit == 1) for unit, _ in got)
+
+
+def test_bits_name_the_row_groups():
+    units = [Unit("a", "/x/plan-1", 0, 1), Unit("b", "/x/plan-1", 9, 1), Unit("c", "/x/p2", 0, 1)]
+    assert pending_units(units) == [("plan-1", b"\x80\x40"), ("p2", b"\x80")]
+
+
+def rows_of(unit) -> pa.Table:
+    refs = work_plan.read_unit(unit)
+    rows = [{**ref, "status": "ok", "label": "cat"} for ref in refs.to_pylist()]
+    return pa.Table.from_pylist(rows, prediction_schema())
+
+
+def test_a_finished_unit_is_not_begun_again(planned, tmp_path):
+    """On Flink a lost machine restarts the whole job: 84 of 100 units were done twice."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for unit in planned.units[:6]:
+        parts.write_part(str(folder), unit, rows_of(unit), {"fingerprint": "f"})
+    begun = [unit for unit, _ in given(planned.units, tmp_path, parts=str(folder))]
+    assert sorted(unit.name for unit in begun) == sorted(u.name for u in planned.units[6:])
+
+
+def test_workers_of_an_earlier_run_begin_nothing(planned, tmp_path):
+    location = str(tmp_path / "epoch.json")
+    fence = fence_of(location, location, raise_epoch(location, "run 1"))
+    folder = str(tmp_path / "parts")
+    assert len(given(planned.units, tmp_path, parts=folder, fence=fence)) == 10
+    raise_epoch(location, "run 2")
+    assert given(planned.units, tmp_path, parts=folder, fence=fence) == []
