@@ -39,6 +39,7 @@ from imagecensus.jobs.classification.run_report import (
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.redact import redact
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from imagecensus.transforms.dataset.layout import Layout
     from imagecensus.transforms.dataset.plan_units import Planned
     from imagecensus.transforms.engines.precision import Choice
+    from imagecensus.transforms.inputs.selection import Selection
     from imagecensus.transforms.records import Unit
 
 # A IIIF server is asked for images whose longer side is so many times what the model sees: the
@@ -178,6 +180,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
         fingerprint_of,
         ingredients,
     )
+    from imagecensus.transforms.inputs.selection import Selection
     from imagecensus.transforms.list_images import passthrough_columns
 
     started = time.time()
@@ -199,10 +202,13 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
             " export it again with a larger top-k"
         )
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
-    references = _list(options, passthrough)
+    selection = Selection(exclude=options.exclude or (), include=options.include or ())
+    references = _list(options, passthrough, selection)
     first = next(references, None)
     if first is None:
-        raise UserError(f"{', '.join(options.inputs)}: no images there")
+        left_out = left_out_text(selection.left_out)
+        more = f"; left out by rule: {left_out}" if left_out else ""
+        raise UserError(f"{', '.join(options.inputs)}: no images there{more}")
     identity = ingredients(
         contract,
         top_k=top_k,
@@ -215,6 +221,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
         facts=fact_columns(present, gps=options.gps, share=options.accept_truncated > 0),
     )
     run = _run(options, chosen, fingerprint_of(identity), started)
+    run.left_out = selection.left_out
     return Job(
         options=options, beam_args=beam_args, layout=layout, contract=contract, top_k=top_k,
         identity=identity, passthrough=passthrough, run=run,
@@ -378,15 +385,18 @@ def close_run(job: Job, work: Work) -> dict:
     return report
 
 
-def _list(options: ClassifyOptions, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _list(
+    options: ClassifyOptions, columns: pa.Schema, selection: Selection
+) -> Iterator[pa.RecordBatch]:
     """The listing, with the input that each reference comes from."""
     from imagecensus.transforms.list_images import list_images
     from imagecensus.transforms.records import SOURCE_COLUMN
 
     for text in options.inputs:
         batches = list_images(
-            (text,), options.uri_column, options.image_column, options.max_members, columns
-        )
+            (text,), options.uri_column, options.image_column, options.max_members, columns,
+            selection=selection,
+        )  # fmt: skip
         for batch in batches:
             source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)
             yield batch.append_column(SOURCE_COLUMN, source)
@@ -454,10 +464,18 @@ def _exit_code(options, run, counts) -> int:
     if not counts["balanced"]:
         print("imagecensus: the totals do not balance; run the same command again", file=sys.stderr)
         return 1
-    if counts["failed"] > options.max_failure_rate * counts["rows"]:
+    images = counts["rows"] - counts["not_images"]
+    if counts["failed"] > options.max_failure_rate * images:
         print(
-            f"imagecensus: {counts['failed']:,} of {counts['rows']:,} images failed, more than"
+            f"imagecensus: {counts['failed']:,} of {images:,} images failed, more than"
             f" --max-failure-rate={options.max_failure_rate:g}; see the column `error`",
+            file=sys.stderr,
+        )
+        return 1
+    if counts["rows"] and not images:
+        print(
+            f"imagecensus: none of the {counts['rows']:,} files is an image; see the column"
+            " `error`",
             file=sys.stderr,
         )
         return 1

@@ -12,7 +12,8 @@ from samples import make_photos, photo, read_rows
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.common import ignored_names
-from imagecensus.transforms.archives import listing, parquet_archive, tfrecord_archive
+from imagecensus.transforms.archives import parquet_archive, tfrecord_archive
+from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.inputs import manifests
 
 DOC = (pathlib.Path(__file__).parents[1] / "docs" / "inputs.md").read_text("utf-8")
@@ -87,4 +88,4 @@ def test_the_lists_are_those_of_the_code():
         assert f"`{name}`" in DOC.lower()
     table = DOC[DOC.index("| kind |") :].split("\n\n")[0]
     for name in re.findall(r"`(\.[\w.-]+)`", table):
-        assert name == ".gz" or listing.is_archive_name("x" + name), name
+        assert name == ".gz" or is_archive_name("x" + name), name

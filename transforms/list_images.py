@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import json
 import os
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from imagecensus.transforms.archives import listing
+from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.decoders import guard_listing
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.files import (
@@ -22,6 +24,7 @@ from imagecensus.transforms.inputs.files import (
     absolute,
     is_glob,
     list_files,
+    path_in_input,
     reference_batch,
 )
 from imagecensus.transforms.inputs.iiif import COLUMNS, is_iiif, list_iiif
@@ -33,10 +36,12 @@ from imagecensus.transforms.inputs.manifests import (
     passed_through,
 )
 from imagecensus.transforms.inputs.pipes import is_pipe
+from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
+_UNNAMED = ("parquet", "tfrecord")  # kinds whose members have numbers for names
 IIIF = "iiif"  # a kind of list, beside those of `manifest_kind`
 
 
@@ -46,6 +51,8 @@ def list_images(
     image_column: str = "",
     max_members: int = listing.MAX_MEMBERS,
     columns: pa.Schema | None = None,
+    *,
+    selection: Selection | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -55,6 +62,7 @@ def list_images(
       image_column: the column or feature of images in Parquet and TFRecords; empty: the usual.
       max_members: of one archive; the archive itself is a failed row in place of the others.
       columns: from `passthrough_columns`; None: each list's columns have its own types.
+      selection: of the files of folders, stores and archives; it counts what is left out.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
@@ -62,6 +70,7 @@ def list_images(
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
     """
+    selection = selection or Selection()
     for text in inputs:
         kind = _manifest_kind(text, uri_column, image_column)
         if kind == IIIF:
@@ -71,7 +80,7 @@ def list_images(
                 text, uri_column, columns=columns, kind=kind, image_column=image_column
             )
         else:
-            yield from _list_with_archives(text, image_column, max_members)
+            yield from _list_with_archives(text, image_column, max_members, selection)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -118,7 +127,7 @@ def _manifest_kind(text: str, uri_column: str, image_column: str) -> str:
     kind = manifest_kind(text)
     if kind == "parquet" and _holds_images(text, uri_column, image_column):
         return ""
-    return kind or ("" if listing.is_archive_name(text) else named_kind(text))
+    return kind or ("" if is_archive_name(text) else named_kind(text))
 
 
 def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
@@ -129,7 +138,9 @@ def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
     return guard_listing.is_table_of_images(*reference, image_column)
 
 
-def _list_with_archives(text: str, image_column: str, max_members: int) -> Iterator[pa.RecordBatch]:
+def _list_with_archives(
+    text: str, image_column: str, max_members: int, selection: Selection
+) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
     columns = _table_columns(text, image_column)
@@ -137,7 +148,7 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        if uri.endswith(_IMAGES) or not (listing.is_archive_name(uri) or uri == named):
+        if uri.endswith(_IMAGES) or not (is_archive_name(uri) or uri == named):
             return None
         kind = guard_listing.archive_kind(*reference, image_column)
         return kind and guard_listing.list_archive(
@@ -145,16 +156,32 @@ def _list_with_archives(text: str, image_column: str, max_members: int) -> Itera
         )
 
     chunk: list[File] = []
-    for reference, members in _expand(text, members_of):
+    for reference, members in _expand(text, members_of, selection):
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
             yield reference_batch(chunk)
             chunk = []
         for batch in members or ():
-            yield _renamed(batch, passed)
+            selection.left_out.update(listing.left_out_of(batch))
+            chosen = _chosen(batch, path_in_input(text, reference[0]), selection)
+            if chosen.num_rows:
+                yield _renamed(chosen, passed)
     if chunk:
         yield reference_batch(chunk)
+
+
+def _chosen(batch: pa.RecordBatch, archive: str, selection: Selection) -> pa.RecordBatch:
+    """The members of an archive that patterns take; records and rows have no names for them."""
+    if not selection.chooses:
+        return batch
+    columns = (batch.column(name).to_pylist() for name in ("uri", "container", "member"))
+    taken = []
+    for uri, container, member in zip(*columns, strict=True):
+        name = uri[len(container) + 1 :]  # empty: of the archive itself
+        named = name and not json.loads(member)[0].startswith(_UNNAMED)
+        taken.append(not named or selection.takes(name, f"{archive}/{name}"))
+    return batch.filter(pa.array(taken, pa.bool_()))
 
 
 def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBatch:
@@ -164,13 +191,15 @@ def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
-def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
+def _expand(
+    text: str, members_of, selection: Selection
+) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
     """Each file of an input, and its members where it is an archive; in order.
 
     Archives in a bucket are listed some at a time, as each listing waits for many requests.
     """
     if not store.is_remote(text):
-        for reference in list_files(text):
+        for reference in list_files(text, selection):
             yield reference, members_of(reference)
         return
 
@@ -180,7 +209,7 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 
     with concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
         ahead = collections.deque()
-        for reference in list_files(text):
+        for reference in list_files(text, selection):
             looked_into = not reference[0].endswith(_IMAGES)
             ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:
@@ -193,6 +222,6 @@ def _expand(text: str, members_of) -> Iterator[tuple[File, Iterable[pa.RecordBat
 def _table_columns(text: str, image_column: str) -> pa.Schema:
     """The columns of the first table of images, where an input's name says it is one."""
     for reference in list_files(text) if listing.has_columns(text) else ():
-        if listing.is_archive_name(reference[0]):
+        if is_archive_name(reference[0]):
             return guard_listing.column_schema(*reference, image_column)
     return pa.schema([])

@@ -75,6 +75,14 @@ class ClassifyOptions:
     image_column: str = option(
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
     )
+    exclude: tuple[str, ...] = option(
+        None, "leave out files and folders of this name, or path below the input; can be repeated",
+        "run", action="append", metavar="GLOB",
+    )  # fmt: skip
+    include: tuple[str, ...] = option(
+        None, "list only files, or members of archives, of this name or path; can be repeated",
+        "run", action="append", metavar="GLOB",
+    )  # fmt: skip
     limit: int = option(None, "stop listing after so many images", "run", type=int, metavar="N")
     shard: str = option("0/1", "do only shard I of N, by a digest of the uri", "run", metavar="I/N")
     retry_failed: bool = option(False, "redo the failed rows of the dataset", "run")
@@ -92,7 +100,7 @@ class ClassifyOptions:
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
-        0.5, "exit with 1 if a larger share of the rows failed", "run", metavar="SHARE"
+        0.5, "exit with 1 if a larger share of the images failed", "run", metavar="SHARE"
     )
     max_pixels: int = option(178_956_970, "larger images are not decoded", "limits", metavar="N")
     max_side: int = option(65_535, "nor are wider or higher ones", "limits", metavar="N")

@@ -11,6 +11,7 @@ import platform
 import time
 
 from imagecensus.jobs.command import process
+from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
 from imagecensus.transforms.dataset.inventory import Totals
@@ -53,6 +54,7 @@ class Run:
     counters: dict = dataclasses.field(default_factory=dict)
     slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
     damaged: int = 0
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)  # of the inputs, by kind
     drop_gone: bool = False
     interrupted: bool = False
     template: str = ""  # where the pipeline was written, in place of being run
@@ -83,7 +85,8 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
     """The counts that must balance, and whether they do.
 
     listed = added + already_listed + changed + duplicates, for this run's inputs;
-    images = rows + pending, rows = predicted + failed, for the dataset.
+    images = rows + pending, rows = predicted + failed + not_images, for the dataset. What was left
+    out of the inputs by rule is counted beside these, by kind.
     """
     planned = run.planned
     return {
@@ -100,11 +103,13 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
         "rows": totals.rows,
         "predicted": totals.predicted,
         "failed": totals.failed,
+        "not_images": totals.not_images,
+        "left_out": {kind: count for kind, count in run.left_out.items() if count},
         "pending": pending_rows,
         "balanced": (
             planned.listed == planned.added + planned.known + planned.changed + planned.duplicates
             and planned_rows == totals.rows + pending_rows
-            and totals.rows == totals.predicted + totals.failed
+            and totals.rows == totals.predicted + totals.failed + totals.not_images
             and (pending_rows == 0 or run.interrupted)
         ),
     }
@@ -175,6 +180,8 @@ def summary(layout: Layout, report: dict) -> str:
     if report["precision_reason"]:
         lines.append(f"precision  {report['precision']}: {report['precision_reason']}")
     lines.append(listed_line(counts))
+    if counts["left_out"]:
+        lines.append(f"left out   {left_out_text(counts['left_out'])}")
     if counts["updated"]:
         lines.append(f"updated    {counts['updated']:,} rows took over a list's new values")
     if counts["moved"]:
@@ -182,14 +189,16 @@ def summary(layout: Layout, report: dict) -> str:
     if counts["gone"]:
         what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
         lines.append(
-            f"gone       {counts['gone']:,} images are not there any more, see {layout.gone}"
+            f"gone       {counts['gone']:,} images are not listed any more, see {layout.gone}"
             f" (rows {what})"
         )
     verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
+    others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
     lines.append(
-        f"dataset    {counts['images']:,} images = {counts['predicted']:,} predicted"
-        f" + {counts['failed']:,} failed{pending}  ({verdict})"
+        f"dataset    {counts['images']:,} {'files' if others else 'images'} ="
+        f" {counts['predicted']:,} predicted + {counts['failed']:,} failed{others}{pending}"
+        f"  ({verdict})"
     )
     failures = {k: v for k, v in report["statuses"].items() if k != "ok"}
     if failures:

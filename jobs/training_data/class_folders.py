@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterator
 
-from imagecensus.model_export.common.ignored_names import is_ignored, is_own
+from imagecensus.model_export.common.ignored_names import (
+    ignored_kind,
+    is_ignored,
+    is_own,
+    left_out_text,
+    without_sidecars,
+)
 from imagecensus.model_export.common.names import fold
 from imagecensus.model_export.training.labelled_data import split_of_files
 from imagecensus.model_export.training.splits import SPLIT_NAMES, DataError, Split
@@ -23,6 +30,7 @@ def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split], list[s
     """
     folder = os.path.abspath(folder)
     notes: list[str] = []
+    left_out: collections.Counter[str] = collections.Counter()
     splits = _split_folders(folder, notes)
     spellings: dict[str, str] = {}  # of a class as people compare them: the first, train's before
     files: dict[str, dict[str, list[str]]] = {}  # by split and class
@@ -31,7 +39,7 @@ def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split], list[s
         for place in splits[split]:
             for name in _folders(place):
                 path = os.path.join(place, name)
-                found = _files(path, notes)
+                found = _files(path, notes, left_out)
                 if not found:
                     problems.append(f"{path}: empty class folder")
                 label = spellings.setdefault(fold(name), name)
@@ -40,6 +48,8 @@ def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split], list[s
                 files.setdefault(split, {}).setdefault(label, []).extend(found)
     if problems:
         raise DataError("; ".join(problems[:10]) + "; remove it or fill it")
+    if left_out:
+        notes.append(f"{folder}: left out by rule: {left_out_text(left_out)}")
     labels = sorted(spellings.values())
     return labels, {name: _split(labels, files.get(name, {})) for name in splits}, notes
 
@@ -109,9 +119,9 @@ def _folders(path: str) -> list[str]:
     return sorted(name for name in names if not is_own(os.path.join(path, name)))
 
 
-def _files(folder: str, notes: list[str]) -> list[str]:
+def _files(folder: str, notes: list[str], left_out: collections.Counter[str]) -> list[str]:
     """The files of a class folder and the folders below it; notes that there are such folders."""
-    found = list(_walk(folder))
+    found = list(_walk(folder, left_out))
     inner = sorted({os.path.relpath(path, folder).split(os.sep)[0]
                     for path in found if os.path.dirname(path) != folder})  # fmt: skip
     if inner:
@@ -123,8 +133,12 @@ def _files(folder: str, notes: list[str]) -> list[str]:
     return found
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """All files below a folder, in order; a folder that links lead to twice is read once."""
+def _walk(folder: str, left_out: collections.Counter[str] | None = None) -> Iterator[str]:
+    """The files below a folder that may be images, in order; each folder once, whatever links.
+
+    What is left out is what `classify` leaves out, counted by kind.
+    """
+    counts = collections.Counter() if left_out is None else left_out
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
@@ -136,9 +150,10 @@ def _walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not is_ignored(name) and not is_own(os.path.join(root, name))
-        )
-        yield from (os.path.join(root, name) for name in sorted(names) if not is_ignored(name))
+        kinds = {name: ignored_kind(name) for name in (*folders, *names)}
+        kinds |= {name: "own" for name in folders if is_own(os.path.join(root, name))}
+        counts.update(kind for kind in kinds.values() if kind)
+        folders[:] = sorted(name for name in folders if not kinds[name])
+        kept = sorted(name for name in names if not kinds[name])
+        for name in without_sidecars(kept, str, counts):
+            yield os.path.join(root, name)

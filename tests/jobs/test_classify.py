@@ -347,6 +347,35 @@ def test_too_many_failures_exit_with_1(archive, tiny_model, tmp_path, capsys):
     assert totals_of(output)["rows"] == 15
 
 
+def test_text_and_video_are_no_failed_images(tiny_model, tmp_path, capsys):
+    make_photos(tmp_path / "in", 2)
+    for name in ("README.md", "stats.json", "MVI_7.MP4", "00001.json", "zeroed.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"\0" * 200)
+    output = tmp_path / "out"
+    assert classify(tmp_path / "in", model=tiny_model, output=output) == 0
+    said = capsys.readouterr().out
+    assert "left out   1 sidecar\n" in said
+    assert "6 files = 2 predicted + 1 failed + 3 that are no images  (balanced)" in said
+    totals = totals_of(output)
+    assert totals["left_out"] == {"sidecars": 1} and totals["not_images"] == 3
+    assert (
+        classify(
+            tmp_path / "in", "--max-failure-rate=0.3", "--exclude", "README*", model=tiny_model,
+            output=output,
+        )
+        == 1
+    )  # fmt: skip
+    assert "1 of 3 images failed" in capsys.readouterr().err
+    assert totals_of(output)["left_out"] == {"sidecars": 1, "excluded": 1}
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    assert classify(tmp_path / "texts", model=tiny_model, output=tmp_path / "none") == 1
+    assert "none of the 1 files is an image" in capsys.readouterr().err
+    with_nothing = ("--include", "*.png")
+    assert classify(tmp_path / "texts", *with_nothing, model=tiny_model, output=output) == 2
+    assert "no images there; left out by rule: 1 excluded" in capsys.readouterr().err
+
+
 def command(archive, model, output, *args) -> list[str]:
     words = ["classify", str(archive), "--model", model, "--output", str(output), *args]
     return [sys.executable, "-m", "imagecensus.jobs.cli", *words]

@@ -1,10 +1,13 @@
 """What is listed, and what is not: folders, links, odd names, globs, manifests."""
 
+import collections
 import errno
 import json
 import os
 import socket
+import tarfile
 import tempfile
+import types
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +15,9 @@ import pytest
 from samples import make_photos
 
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.inputs import files
 from imagecensus.transforms.inputs.files import InputError
+from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import (
     check_inputs,
     list_images,
@@ -255,3 +260,79 @@ def test_addresses_of_other_stores_stay_as_they_are(tmp_path):
     assert uris(tmp_path / "list.csv") == [*others, photo]
     with pytest.raises(ImageError, match="hdfs:// is not read here"):
         read_image(others[1])
+
+
+CARD = {
+    "DCIM/IMG_1.JPG": True, "DCIM/IMG_1.MP4": "videos", "DCIM/IMG_1.xmp": "sidecars",
+    "DCIM/IMG_1.JPG.pp3": "sidecars", "DCIM/IMG_1.AAE": "sidecars", "DCIM/IMG_1.CR3": True,
+    "DCIM/IMG_1.jpg_original": True, "DCIM/IMG_1": True, "DCIM/IMG_1.THM": True,
+    "DCIM/IMG_1.WAV": "sounds", "DCIM/IMG_10.txt": True, "DCIM/MVI_2.MP4": True,
+    "DCIM/.nomedia": "hidden", "DCIM/Thumbs.db": "system", "README.md": True,
+    "@eaDir/IMG_1.JPG/SYNOPHOTO_THUMB_M.jpg": "system", "out/_imagecensus/dataset.json": "own",
+}  # fmt: skip
+
+
+def write_files(folder, names) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize("where", ["folder", "tar", "store"])
+def test_what_is_left_out_is_counted_by_kind(tmp_path, where, monkeypatch):
+    write_files(tmp_path / "card", CARD)
+    names = sorted(name for name in CARD if where != "tar" or CARD[name] != "own")
+    selection, source = Selection(), str(tmp_path / "card")
+    if where == "tar":
+        source += ".tar"
+        with tarfile.open(source, "w") as tar:
+            for name in names:
+                tar.add(tmp_path / "card" / name, name)
+    if where == "store":
+        source = "gs://census/card"
+        there = [(f"{source}/{name}", 1, "1", "") for name in names]
+        monkeypatch.setattr(files.store, "exists", lambda uri: False)
+        monkeypatch.setattr(
+            files.store, "store_of",
+            lambda text: types.SimpleNamespace(list=lambda prefix: iter(there)),
+        )  # fmt: skip
+        found = [uri for uri, *_ in files.list_files(source, selection)]
+    else:
+        found = [
+            uri
+            for batch in list_images((source,), selection=selection)
+            for uri in batch.column("uri").to_pylist()
+        ]
+    assert {uri[len(source) + 1 :] for uri in found} == {n for n in names if CARD[n] is True}
+    wanted = collections.Counter(CARD[name] for name in names if CARD[name] is not True)
+    assert +selection.left_out == wanted
+
+
+@pytest.mark.parametrize(
+    ("exclude", "include", "kept"),
+    [
+        (["b"], [], ["a/1.jpg", "a/2.PNG", "c.jpg"]),
+        (["a/*.jpg"], [], ["a/2.PNG", "a/b/3.jpg", "c.jpg"]),
+        (["a/**/*.jpg"], [], ["a/2.PNG", "c.jpg"]),
+        (["*.JPG"], [], ["a/2.PNG"]),
+        (["/a"], [], ["c.jpg"]),
+        ([], ["*.png"], ["a/2.PNG"]),
+        ([], ["a"], ["a/1.jpg", "a/2.PNG", "a/b/3.jpg"]),
+        (["b/"], ["a/**"], ["a/1.jpg", "a/2.PNG"]),
+        (["[0-9].*"], [], ["c.jpg"]),
+    ],
+)
+def test_patterns_choose_files_and_members_alike(tmp_path, exclude, include, kept):
+    names = ["a/1.jpg", "a/2.PNG", "a/b/3.jpg", "c.jpg"]
+    top = tmp_path / "top"
+    write_files(top, names)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in names:
+            tar.add(top / name, name)
+    for source in (str(top), str(tmp_path / "x.tar"), f"{top}/**"):
+        selection = Selection(exclude=tuple(exclude), include=tuple(include))
+        batches = list_images((source,), selection=selection)
+        found = {uri for batch in batches for uri in batch.column("uri").to_pylist()}
+        wanted = f"{source}#" if source.endswith(".tar") else f"{top}/"
+        assert found == {wanted + name for name in kept}
+        assert source.endswith("**") or selection.left_out["excluded"] > 0

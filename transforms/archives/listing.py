@@ -4,9 +4,9 @@ What is an archive: a file whose name ends like one (`is_archive_name`) or that 
 as an input, and whose content is a tar, a zip, TFRecords or Parquet with a column of images; tar
 and TFRecords also within gzip. Any other file is listed as a file.
 
-What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows. A
-sidecar is not listed: a member right beside an image that shares its name up to the first dot
-(`0007.jpg` and `0007.json`, as in WebDataset shards) and has a sidecar's suffix itself. Archives
+What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows.
+Sidecars and videos right beside an image are left out (`ignored_names`); how many are is told in
+the metadata of a last batch without rows, see `left_out_of`. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
 damage are listed, and then the archive itself, as a failed row.
 
@@ -16,6 +16,7 @@ rows are named by their number from 0. A name is a label only: no path is ever m
 
 from __future__ import annotations
 
+import collections
 import gzip
 import hashlib
 import itertools
@@ -25,47 +26,33 @@ import tarfile
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import pyarrow as pa
 
-from imagecensus.model_export.common.ignored_names import is_ignored
+from imagecensus.model_export.common.ignored_names import ignored_kind, without_sidecars
 from imagecensus.transforms.archives import (
     parquet_archive,
     tar_archive,
     tfrecord_archive,
     zip_archive,
 )
-from imagecensus.transforms.archives.members import ArchiveBroken, Member, Stream, failed
+from imagecensus.transforms.archives.members import (
+    ArchiveBroken,
+    Member,
+    Stream,
+    failed,
+    is_archive_name,
+)
 from imagecensus.transforms.inputs.files import CHUNK
-from imagecensus.transforms.records import REF_FIELDS
+from imagecensus.transforms.records import REF_FIELDS, REF_SCHEMA
 from imagecensus.transforms.storage import byte_ranges
 
-IMAGE_SUFFIXES = {
-    "avif", "bmp", "cr2", "dng", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg",
-    "jpg", "jxl", "nef", "pbm", "pgm", "png", "pnm", "ppm", "psd", "svg", "tga", "tif", "tiff",
-    "webp",
-}  # fmt: skip
-# Only what cannot be an image by any reading is left out by its name.
-SIDECAR_SUFFIXES = {
-    "aae", "aac", "avi", "caption", "cbor", "cls", "cls2", "csv", "flac", "htm", "html", "id",
-    "index", "inx", "json", "jsn", "log", "m4a", "m4v", "md", "mkv", "mov", "mp", "mp3", "mp4",
-    "mpeg", "mpg", "msg", "npy", "npz", "ogg", "pickle", "pkl", "pt", "pth", "pyd", "srt", "tb",
-    "ten", "text", "transcript", "tsv", "txt", "vtt", "wav", "webm", "xml", "xmp", "yaml", "yml",
-}  # fmt: skip
-_LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
-_ARCHIVE_NAME = re.compile(
-    r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
-)
 _TABLE_NAME = re.compile(r"\.(parquet|tfrecords?[^/]*)$", re.IGNORECASE)
 MAX_MEMBERS = 10_000_000
+_LEFT_OUT = b"imagecensus.left_out"
 _NO_COLUMNS = pa.schema([])
-
-
-def is_archive_name(name: str) -> bool:
-    """Whether a file of this name is looked into. Cheap, as it is asked for every image."""
-    return name.rpartition(".")[2][:8].lower() in _LAST_WORD and bool(_ARCHIVE_NAME.search(name))
 
 
 def has_columns(text: str) -> bool:
@@ -163,8 +150,10 @@ def list_archive(
       max_members: listed of it; then comes one failed row, for the archive itself.
 
     Yields:
-      batches of `REF_SCHEMA`, then `columns`.
+      batches of `REF_SCHEMA`, then `columns`; where something was left out, a last one without
+      rows, see `left_out_of`.
     """
+    left_out: collections.Counter[str] = collections.Counter()
     try:
         with byte_ranges.open_stream(location, size, etag) as file:
             if kind == "parquet":
@@ -174,7 +163,7 @@ def list_archive(
                 stream, length = _stream(file, size, kind)
                 chunks = tfrecord_archive.list_members(stream, length, kind, image_column, columns)
             else:
-                chunks = _chunks(_list_files(file, size, kind))
+                chunks = _chunks(_list_files(file, size, kind, left_out))
             listed = 0
             for members, values in chunks:
                 listed += len(members)
@@ -186,6 +175,15 @@ def list_archive(
                 yield batch
     except (ArchiveBroken, OSError) as error:
         yield broken_archive(location, etag, error)
+    if left_out:
+        counted = REF_SCHEMA.with_metadata({_LEFT_OUT: json.dumps(left_out)})
+        yield pa.RecordBatch.from_pylist([], schema=counted)
+
+
+def left_out_of(batch: pa.RecordBatch) -> dict[str, int]:
+    """What a batch of `list_archive` says was left out of the archive, by kind."""
+    found: dict[str, int] = json.loads((batch.schema.metadata or {}).get(_LEFT_OUT, "{}"))
+    return found
 
 
 def broken_archive(location: str, etag: str, error: ArchiveBroken | OSError) -> pa.RecordBatch:
@@ -198,7 +196,9 @@ def _stream(file: BinaryIO, size: int, kind: str) -> tuple[Stream, int | None]:
     return (gzip.GzipFile(fileobj=file), None) if kind.endswith(".gz") else (file, size)
 
 
-def _list_files(file: BinaryIO, size: int, kind: str) -> Iterator[Member]:
+def _list_files(
+    file: BinaryIO, size: int, kind: str, left_out: collections.Counter[str]
+) -> Iterator[Member]:
     """The members of a tar or zip that are listed, each under a name of its own."""
     if kind == "zip":
         members = zip_archive.list_members(file)
@@ -206,9 +206,9 @@ def _list_files(file: BinaryIO, size: int, kind: str) -> Iterator[Member]:
         stream, length = _stream(file, size, kind)
         members = tar_archive.list_members(stream, length, kind)
     members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
-    members = (m for m in members if not _is_hidden(m.name))
+    members = _without_ignored(members, left_out)
     used: set[int] = set()
-    for member in _without_sidecars(members):
+    for member in without_sidecars(members, lambda member: member.name, left_out):
         if is_archive_name(member.name) and member.where[0] != "failed":
             text = "an archive in an archive is not opened; unpack the outer one"
             member = failed(member.name, "unsupported_format", text, member.size)
@@ -237,32 +237,16 @@ def _label(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _is_hidden(name: str) -> bool:
-    parts = name.encode().split(b"/")
-    return any(is_ignored(part) for part in parts if part not in (b".", b".."))
-
-
-def _without_sidecars(members: Iterator[Member]) -> Iterator[Member]:
-    """Drops what lies right beside an image under the same name up to its first dot."""
-    for _, group in itertools.groupby(members, lambda member: _stem(member.name)):
-        # A hostile archive may hold a million members of one name: groups are cut.
-        while some := list(itertools.islice(group, 64)):
-            if any(_is_image_name(member.name) for member in some):
-                some = [member for member in some if not _is_sidecar_name(member.name)]
-            yield from some
-
-
-def _stem(name: str) -> str:
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.partition('.')[0]}"
-
-
-def _is_image_name(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
-
-
-def _is_sidecar_name(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in SIDECAR_SUFFIXES
+def _without_ignored(
+    members: Iterable[Member], left_out: collections.Counter[str]
+) -> Iterator[Member]:
+    for member in members:
+        parts = (part for part in member.name.split("/") if part not in (".", ".."))
+        kind = next(filter(None, map(ignored_kind, parts)), "")
+        if kind:
+            left_out[kind] += 1
+        else:
+            yield member
 
 
 def _unused(name: str, used: set[int]) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, Protocol
 
+_LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
+_ARCHIVE_NAME = re.compile(
+    r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
+)
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a file of this name is looked into. Cheap, as it is asked for every image."""
+    return name.rpartition(".")[2][:8].lower() in _LAST_WORD and bool(_ARCHIVE_NAME.search(name))
 
 
 class Stream(Protocol):

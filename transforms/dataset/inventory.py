@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imagecensus.model_export.common.ignored_names import is_no_image_name
 from imagecensus.transforms.dataset.ledger import Found, Ledger, ledger_of, together
 from imagecensus.transforms.dataset.parts import PartFile, list_part_files, read_part
 from imagecensus.transforms.dataset.work_plan import Plan, unit_name
@@ -26,6 +27,7 @@ class Totals:
 
     parts: int = 0
     rows: int = 0
+    not_images: int = 0  # rows without a prediction whose names say that they are no images
     statuses: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     labels: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -35,7 +37,7 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        return self.rows - self.predicted
+        return self.rows - self.predicted - self.not_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,11 @@ class Inventory:
 
     @property
     def totals(self) -> Totals:
-        rows, statuses, labels = self.ledger.totals()
-        return Totals(parts=len(self.parts), rows=rows, statuses=statuses, labels=labels)
+        rows, not_images, statuses, labels = self.ledger.totals()
+        return Totals(
+            parts=len(self.parts), rows=rows, not_images=not_images, statuses=statuses,
+            labels=labels,
+        )  # fmt: skip
 
     @property
     def with_failures(self) -> set[str]:
@@ -148,13 +153,14 @@ def _look(unit: Unit, file: PartFile, fingerprint: str) -> Found | None:
         if rows.num_rows != unit.rows or unit_name(rows, fingerprint) != unit.expected:
             return None
         statuses, labels = (_counts(rows.column(name)) for name in ("status", "label"))
+        not_images = sum(map(is_no_image_name, _failed_uris(rows)))
     except FileNotFoundError:
         return None
     except Exception:  # Arrow raises a dozen types for damaged files
         return None
     return Found(
         file=file, digest=unit.expected, rows=rows.num_rows, statuses=statuses, labels=labels,
-        failed=rows.num_rows - statuses.get(Status.OK.value, 0),
+        failed=rows.num_rows - statuses.get(Status.OK.value, 0), not_images=not_images,
     )  # fmt: skip
 
 
@@ -165,9 +171,13 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 def failed_uris(part: Part) -> set[str]:
     """The uris of the failed rows of a part."""
-    rows = read_part(part.file.location, ["uri", "status"])
+    return set(_failed_uris(read_part(part.file.location, ["uri", "status"])))
+
+
+def _failed_uris(rows: pa.Table) -> list[str]:
     failed = pc.not_equal(pc.cast(rows.column("status"), pa.string()), Status.OK.value)
-    return set(rows.column("uri").filter(failed).to_pylist())
+    uris: list[str] = rows.column("uri").filter(failed).to_pylist()
+    return uris
 
 
 def remove(locations: Iterable[str]) -> None:

@@ -49,13 +49,17 @@ class Found:
     digest: str
     rows: int
     failed: int
+    not_images: int  # of the failed ones
     statuses: dict[str, int]
     labels: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What is known of parts: a row each. A status is named `s:ok`, a label `l:cat`."""
+    """What is known of parts: a row each. A status is named `s:ok`, a label `l:cat`.
+
+    Rows whose names say that they are no images are named `n:not_images`.
+    """
 
     table: pa.Table = dataclasses.field(default_factory=_SCHEMA.empty_table)
     names: tuple[str, ...] = ()
@@ -82,18 +86,18 @@ class Ledger:
         columns = (self.table.column(name).to_pylist() for name in ("rows", "failed"))
         return list(zip(*columns, strict=True))
 
-    def totals(self) -> tuple[int, collections.Counter[str], collections.Counter[str]]:
-        """Rows, statuses and labels, of all parts together."""
+    def totals(self) -> tuple[int, int, collections.Counter[str], collections.Counter[str]]:
+        """Rows, those that are no images, statuses and labels, of all parts together."""
         names, counts = (
             self.table.column(name).combine_chunks().flatten() for name in ("names", "counts")
         )
         sums = np.bincount(names.to_numpy(), counts.to_numpy(), len(self.names)).astype(int)
-        found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in "sl"}
+        found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in "sln"}
         for name, count in zip(self.names, sums.tolist(), strict=True):
             if count:
                 found[name[0]][name[2:]] = count
         rows = int(np.sum(self.table.column("rows").to_numpy()))
-        return rows, found["s"], found["l"]
+        return rows, found["n"]["not_images"], found["s"], found["l"]
 
 
 def ledger_of(found: Iterable[Found]) -> Ledger:
@@ -103,6 +107,7 @@ def ledger_of(found: Iterable[Found]) -> Ledger:
     for part in found:
         named = {f"s:{name}": count for name, count in part.statuses.items()}
         named |= {f"l:{name}": count for name, count in part.labels.items()}
+        named |= {"n:not_images": part.not_images} if part.not_images else {}
         file = part.file
         rows.append(
             {

@@ -1,11 +1,12 @@
 """The files of one input: a folder, a file, a glob, or a prefix of a bucket.
 
-Stated rules for a folder: every regular file in it, at any depth, is listed in name order, but
-for names that start with a dot, what systems and network disks keep, and folders
-that this program wrote (`ignored_names`). Links to
-files are listed under their own name; links to folders are followed, each folder once, so that
-loops end. Sockets, pipes and devices are not listed. A folder that cannot be listed, or not to its
-end, is listed itself: its row says why, and how many entries were seen before.
+Stated rules for a folder or prefix: every regular file in it, at any depth, is listed in name
+order, but for names that start with a dot, what systems and network disks keep, sidecars and videos
+right beside an image, folders that this program wrote (`ignored_names`), and what the user excludes
+(`selection`). What is left out is counted by kind. Links to files are listed under their own name;
+links to folders are followed, each folder once, so that loops end. Sockets, pipes and devices are
+not listed. A folder that cannot be listed, or not to its end, is listed itself: its row says why,
+and how many entries were seen before.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.ignored_names import is_ignored, is_own
+from imagecensus.model_export.common.ignored_names import ignored_kind, is_own, without_sidecars
 from imagecensus.model_export.common.redact import redact_address
+from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.inputs.selection import Selection, translate
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
 
 CHUNK = 8192
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
+_LISTING_STATUS = {
+    errno.EACCES: "permission_denied", errno.EPERM: "permission_denied", errno.ENOENT: "not_found",
+}  # fmt: skip
+_OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
 
 
@@ -39,18 +46,43 @@ class InputError(UserError):
     """An input cannot be listed. The message names it and the remedy."""
 
 
-def list_files(text: str) -> Iterator[File]:
+def list_files(text: str, selection: Selection | None = None) -> Iterator[File]:
     """The files of an input, one after the other. Raises InputError."""
     if store.is_web(text):
         return list_address(text)
-    return list_bucket(text) if store.is_bucket(text) else list_local(text)
+    selection = selection or Selection()
+    return list_bucket(text, selection) if store.is_bucket(text) else list_local(text, selection)
+
+
+def path_in_input(text: str, uri: str) -> str:
+    """The path of a file relative to its input, as patterns see it; with slashes."""
+    if store.is_remote(text):
+        root = text if uri.startswith(text.rstrip("/") + "/") else _fixed(text)
+        return uri.removeprefix(root.rstrip("/")).lstrip("/")
+    return os.fsdecode(_relative(store.path_of_uri(uri), _root(absolute(text))))
+
+
+def _fixed(pattern: str) -> str:
+    """The folder, or prefix, in which all that a glob matches lies, or that a file lies in."""
+    magic = _GLOB_CHARACTERS.search(pattern)
+    return (pattern[: magic.start()] if magic else pattern).rpartition("/")[0]
+
+
+def _root(path: bytes) -> bytes:
+    """The folder that paths of an input are relative to."""
+    return path if os.path.isdir(path) else os.fsencode(_fixed(os.fsdecode(path)))
+
+
+def _relative(path: bytes, root: bytes) -> bytes:
+    inside = root.rstrip(b"/") + b"/"
+    return path[len(inside) :] if path.startswith(inside) else os.path.basename(path)
 
 
 def is_glob(text: str) -> bool:
     return not store.is_web(text) and bool(_GLOB_CHARACTERS.search(text))
 
 
-def list_local(text: str) -> Iterator[File]:
+def list_local(text: str, selection: Selection) -> Iterator[File]:
     """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
     path = absolute(text)
     if os.path.lexists(path):
@@ -61,14 +93,21 @@ def list_local(text: str) -> Iterator[File]:
             raise InputError(f"{text}: nothing matches; quote the pattern and check it")
     else:
         raise InputError(f"{text}: no such file or folder")
+    root = _root(path)
     visited: set[tuple[int, int]] = set()
     for path in paths:
         if os.path.isdir(path):
-            yield from _walk(path, visited)
-        else:
+            yield from _walk(path, root, visited, selection)
+        elif not selection.chooses or len(paths) == 1 or _takes(selection, _relative(path, root)):
             reference = reference_of(path)
             if reference:
                 yield reference
+
+
+def _takes(selection: Selection, path: bytes) -> bool:
+    """Whether a file is listed; of archives, `--include` is asked about their members."""
+    name = os.fsdecode(path)
+    return not selection.excludes(name) if is_archive_name(name) else selection.takes(name)
 
 
 def absolute(text: str) -> bytes:
@@ -76,15 +115,20 @@ def absolute(text: str) -> bytes:
     return os.fsencode(os.path.abspath(text))
 
 
-def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
-    """Depth first, in name order; no recursion, as folders nest deeper than Python's stack."""
+def _walk(
+    top: bytes, root: bytes, visited: set[tuple[int, int]], selection: Selection
+) -> Iterator[File]:
+    """Depth first, in name order; no recursion, as folders nest deeper than Python's stack.
+
+    `root`: what the paths that patterns see are relative to.
+    """
     pending = [top]
     while pending:
         path = pending.pop()
         try:
             info = os.stat(path)
-        except OSError:
-            yield (store.uri_of_path(path), -1, "")
+        except OSError as cause:
+            yield (store.uri_of_path(path), -1, _unlisted(cause, 0))
             continue
         if not stat.S_ISDIR(info.st_mode):
             reference = reference_of(path)
@@ -95,21 +139,41 @@ def _walk(top: bytes, visited: set[tuple[int, int]]) -> Iterator[File]:
             continue
         visited.add((info.st_dev, info.st_ino))
         if path != top and is_own(path):
+            selection.left_out["own"] += 1
             continue
         names, error = _entries(path)
         if error:
             yield (store.uri_of_path(path), -1, _unlisted(error, len(names)))
         # Files at once; folders go on the stack, last first, so that they come in name order.
-        for name, is_folder in names:
-            if not is_folder and not is_ignored(name):
-                reference = reference_of(os.path.join(path, name))
+        kept = _kept(names, selection)
+        for name in without_sidecars(
+            (name for name, is_folder in kept if not is_folder), os.fsdecode, selection.left_out
+        ):
+            file = os.path.join(path, name)
+            if not selection.chooses or _takes(selection, _relative(file, root)):
+                reference = reference_of(file)
                 if reference:
                     yield reference
+                else:
+                    selection.left_out["special"] += 1
+        folders = [os.path.join(path, name) for name, is_folder in reversed(kept) if is_folder]
         pending.extend(
-            os.path.join(path, name)
-            for name, is_folder in reversed(names)
-            if is_folder and not is_ignored(name)
+            folder
+            for folder in folders
+            if not selection.chooses or not selection.excludes(os.fsdecode(_relative(folder, root)))
         )
+
+
+def _kept(names: list[tuple[bytes, bool]], selection: Selection) -> list[tuple[bytes, bool]]:
+    """The entries of a folder that are not ignored by their names."""
+    kept = []
+    for name, is_folder in names:
+        kind = ignored_kind(name)
+        if kind:
+            selection.left_out[kind] += 1
+        else:
+            kept.append((name, is_folder))
+    return kept
 
 
 def _entries(path: bytes) -> tuple[list[tuple[bytes, bool]], OSError | None]:
@@ -125,10 +189,10 @@ def _entries(path: bytes) -> tuple[list[tuple[bytes, bool]], OSError | None]:
 
 
 def _unlisted(error: OSError, seen: int) -> Unlisted:
-    denied = isinstance(error, PermissionError)
+    status = _LISTING_STATUS.get(error.errno or 0, "read_error")
     code = errno.errorcode.get(error.errno or 0, "")
     text = f"the folder could not be listed: {error.strerror} ({code}) after {seen:,} entries"
-    return Unlisted(json.dumps(["failed", "permission_denied" if denied else "read_error", text]))
+    return Unlisted(json.dumps(["failed", status, text]))
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -163,29 +227,50 @@ def list_address(text: str) -> Iterator[File]:
     yield (text, found.size, found.version)
 
 
-def list_bucket(text: str) -> Iterator[File]:
+def list_bucket(text: str, selection: Selection) -> Iterator[File]:
     """References of a prefix, object or glob in a store: (uri, size, version), as a stream."""
     root, pattern = store.split(text)
     magic = _GLOB_CHARACTERS.search(pattern)
     prefix = pattern[: magic.start()] if magic else pattern
-    matches = re.compile(_translate(pattern)).fullmatch if magic else None
-    found = 0
+    matches = re.compile(translate(pattern)).fullmatch if magic else None
     if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
         prefix += "/"  # a folder; not its neighbours whose names begin alike
-    for uri, size, version, _ in store.store_of(text).list(root + prefix):
-        name = uri[len(root) :]
-        if matches:
-            if not matches(name):
-                continue
-        elif not _under(name, prefix):
-            continue
-        base = name.rsplit("/", 1)[-1]
-        if not base or is_ignored(base):
-            continue
+    there = (
+        (uri, size, version)
+        for uri, size, version, _ in store.store_of(text).list(root + prefix)
+        if (matches(uri[len(root) :]) if matches else _under(uri[len(root) :], prefix))
+    )
+    found, before = 0, selection.left_out.total()
+    top = root + prefix.rpartition("/")[0]
+    for file in without_sidecars(
+        _not_ignored(there, top, selection), lambda file: file[0], selection.left_out
+    ):
         found += 1
-        yield (uri, size, version)
-    if not found:
+        if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/").encode()):
+            yield file
+    if not found and selection.left_out.total() == before:
         raise InputError(f"{text}: no objects there; check the prefix")
+
+
+def _not_ignored(files: Iterable[File], top: str, selection: Selection) -> Iterator[File]:
+    """The objects below a prefix that are not ignored by a name on their way, nor our own."""
+    own = ""
+    for file in files:
+        path = file[0][len(top) :].lstrip("/")
+        *folders, base = path.split("/")
+        if not base:
+            continue  # a folder's own object
+        marks = [at for at, name in enumerate(folders) if name in _OWN_FOLDERS and at]
+        if marks and not (own and path.startswith(own)):  # what lies beside it comes after it
+            own = "/".join(folders[: marks[0]]) + "/"
+            selection.left_out["own"] += 1
+        if own and path.startswith(own):
+            continue
+        kinds = [kind for kind in map(ignored_kind, (*folders, base)) if kind]
+        if kinds:
+            selection.left_out[kinds[0]] += 1
+        else:
+            yield file
 
 
 def _is_object(uri: str) -> bool:
@@ -199,26 +284,6 @@ def _is_object(uri: str) -> bool:
 def _under(name: str, prefix: str) -> bool:
     """Whether an object is the prefix itself or lies in the folder of that name."""
     return not prefix or prefix.endswith("/") or name == prefix or name.startswith(prefix + "/")
-
-
-def _translate(pattern: str) -> str:
-    """A glob as a regular expression: `*` and `?` stop at slashes, `**` does not."""
-    out = ""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    for part in parts:
-        if part == "**/":
-            out += "(?:.*/)?"
-        elif part == "**":
-            out += ".*"
-        elif part == "*":
-            out += "[^/]*"
-        elif part == "?":
-            out += "[^/]"
-        elif part.startswith("[") and part.endswith("]"):
-            out += "[" + part[1:-1].replace("!", "^", 1) + "]"
-        else:
-            out += re.escape(part)
-    return out
 
 
 def reference_batch(references: list[File]) -> pa.RecordBatch:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imagecensus.transforms.archives import listing
+from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.decoders import guard_listing
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.records import REF_SCHEMA
@@ -47,7 +47,7 @@ def split_member(text: str, base: str) -> Packed | None:
     for end in (index for index, letter in enumerate(text) if letter == "#" and index):
         container = resolve(text[:end], base)
         if store.is_address(container) and not container.startswith("file://"):
-            there = listing.is_archive_name(container)
+            there = is_archive_name(container)
         else:
             there = _is_file(container)
         if there and not _is_file(resolve(text, base)):

@@ -73,6 +73,16 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     assert labels == ["a", "b"] and counts["train"] < 8
 
 
+def test_what_classify_leaves_out_is_left_out_of_classes_and_noted(tmp_path):
+    fill(tmp_path, a=2, b=2)
+    image = next(path for path in (tmp_path / "a").iterdir())
+    image.with_suffix(".json").write_text("{}")
+    (tmp_path / "b" / "Thumbs.db").write_bytes(b"x")
+    _, counts, notes = read(tmp_path)
+    assert counts["train"] == 4
+    assert f"{tmp_path}: left out by rule: 1 sidecar, 1 system file or folder" in notes
+
+
 def test_train_without_class_folders_is_refused(tmp_path):
     fill(tmp_path, train=3, test__a=1)
     with pytest.raises(DataError, match="train: has no class folders"):

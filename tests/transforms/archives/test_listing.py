@@ -21,7 +21,8 @@ from samples import make_photos
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives import listing, tfrecord_archive
+from imagecensus.transforms.archives import tfrecord_archive
+from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.archives.reading import Place, Turns, read_member
 from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
@@ -116,7 +117,7 @@ def test_an_archive_in_a_folder_or_glob_is_found_by_its_suffix(tmp_path, kind):
     ],
 )  # fmt: skip
 def test_names_of_archives(name, is_one):
-    assert listing.is_archive_name(name) == is_one
+    assert is_archive_name(name) == is_one
 
 
 def test_content_decides_what_a_file_named_like_an_archive_is(tmp_path):
