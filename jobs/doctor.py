@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.classification.options import (
     DATAFLOW,
     IN_PROCESS,
@@ -21,7 +22,6 @@ from imagecensus.jobs.classification.options import (
     validate_beam,
 )
 from imagecensus.jobs.classification.runner_checks import (
-    Finding,
     check_runner,
     check_workers,
     versions_here,
@@ -227,15 +227,29 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.classify_images import Classification, ClassifierHandler
     from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import choose_engine
+    from imagecensus.transforms.engines.registry import EngineError, choose_engine
 
+    asked, here = (options.engine, options.precision, options.embeddings), True
     try:
-        engine = choose_engine(options.engine, options.precision)
+        choose_engine(*asked, here=False)
+        try:
+            engine = choose_engine(*asked)
+        except EngineError:
+            if options.runner == IN_PROCESS:
+                raise
+            here, engine = False, options.engine
         folder = _model_folder(options, "")
         if not options.trust_model:
             check_graph(folder)
         contract = read_contract(folder)
-        precision = choose_precision(options.precision, engine, folder, contract).precision
+        precision = choose_precision(
+            options.precision, engine, folder, contract, here=options.runner == IN_PROCESS
+        ).precision
+        if not here:
+            text = f"{folder}: not loaded, as --engine={engine} is not installed here"
+            remedy = "look at the first report: workers check the golden images before any image"
+            yield Finding("warn", "model", text, remedy)
+            return
         how = Classification(folder, engine, precision, threads=options.threads)
         loaded = ClassifierHandler(
             dataclasses.replace(how, digest=options.model_digest)
@@ -244,7 +258,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return
     text = f"{folder}: {len(loaded.labels)} labels; golden images answered alike by"
-    text += f" {engine} in {precision}"
+    text += f" {loaded.name} in {precision}"
     yield Finding("ok", "model", text)
     if not store.is_bucket(options.model or "") and is_remote(options, flags):
         yield Finding(

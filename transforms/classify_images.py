@@ -22,7 +22,7 @@ from imagecensus.model_export.contract import check_digest, read_contract
 from imagecensus.model_export.precision import check_golden, read_golden_of
 from imagecensus.transforms import counters, fault_injection
 from imagecensus.transforms.activity import doing
-from imagecensus.transforms.engines.registry import load_engine
+from imagecensus.transforms.engines.registry import AUTO, choose_engine, load_engine
 from imagecensus.transforms.records import (
     FACT_TYPES,
     REF_COLUMNS,
@@ -41,7 +41,7 @@ class Classification:
     """How images are classified; the same on every worker."""
 
     model: str  # model folder, also in a store
-    engine: str
+    engine: str  # "auto": each worker chooses
     precision: str = "f32"
     top_k: int = 5
     embeddings: bool = False
@@ -163,6 +163,7 @@ class LoadedClassifier:
     """What one process holds: the engine and what turns its answers into rows."""
 
     engine: Any
+    name: str  # of the engine
     labels: pa.Array
     embedding_size: int
 
@@ -175,24 +176,31 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         self._how = how
 
     def load_model(self) -> LoadedClassifier:
-        """Loads the engine and checks it on the golden images before any image is read."""
+        """Loads the engine and checks it on the golden images before any image is read.
+
+        Raises: EngineError: the engine, or any that could do this, is not installed here.
+        """
         model = store.local_folder(self._how.model)
         contract = read_contract(model)
         check_digest(contract, self._how.digest, self._how.model)
-        engine = load_engine(self._how.engine, model, self._how.precision, self._how.threads)
+        name = choose_engine(self._how.engine, self._how.precision, self._how.embeddings)
+        engine = load_engine(name, model, self._how.precision, self._how.threads)
         golden = read_golden_of(model, self._how.precision)
         class_ids, scores, _ = engine.infer(golden.images)
-        who = f"{self._how.model} ({self._how.engine})"
+        who = f"{self._how.model} ({name})"
         check_golden(golden, class_ids, scores, who, self._how.precision)
         counters.STAGES.ready()
         return LoadedClassifier(
-            engine, pa.array(contract.labels, pa.string()), contract.embedding_size
+            engine, name, pa.array(contract.labels, pa.string()), contract.embedding_size
         )
 
     def run_inference(
         self, batch: ImageBatch, model: LoadedClassifier, inference_args=None
     ) -> Sequence[PredictionBatch]:
         rows = classify_batch(batch, model.engine, model.labels, self._how, model.embedding_size)
+        rows.engine = model.name
+        if self._how.engine == AUTO:
+            counters.IMAGES_BY_ENGINE[model.name].inc(len(batch.pixels))
         counters.STAGES.add_images(len(rows), len(rows) - len(batch.pixels))
         return [rows]
 

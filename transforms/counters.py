@@ -9,6 +9,7 @@ import time
 from apache_beam.metrics import Metrics
 
 from imagecensus.model_export.preprocess import ImageInfo
+from imagecensus.transforms.engines.registry import ENGINES
 
 NAMESPACE = "imagecensus"
 STAGES_TIMED = ("read", "decode", "infer", "write")
@@ -19,6 +20,8 @@ BYTES_READ = Metrics.counter(NAMESPACE, "bytes_read")
 IMAGES_OK = Metrics.counter(NAMESPACE, "images_ok")
 IMAGES_FAILED = Metrics.counter(NAMESPACE, "images_failed")
 BATCHES_SPLIT = Metrics.counter(NAMESPACE, "batches_split")
+# Of runs whose workers choose their engine: the images that each engine was given.
+IMAGES_BY_ENGINE = {name: Metrics.counter(NAMESPACE, f"images_in_{name}") for name in ENGINES}
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
 UNITS_FENCED = Metrics.counter(NAMESPACE, "units_fenced")  # a later run has begun: not done
 IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read or to decode

@@ -185,11 +185,15 @@ class ImageBatch:
 
 @dataclasses.dataclass
 class PredictionBatch:
-    """Finished rows of one unit: `rows` has `prediction_schema`. `last` closes the unit."""
+    """Finished rows of one unit: `rows` has `prediction_schema`. `last` closes the unit.
+
+    `engine` is the one that answered.
+    """
 
     unit: Unit
     rows: pa.RecordBatch
     last: bool
+    engine: str = ""
 
     def __len__(self) -> int:
         return self.rows.num_rows

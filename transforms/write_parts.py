@@ -72,7 +72,8 @@ class _WriteParts(beam.DoFn):
                 # first, or a later revision.
                 return parts.part_location(self._folder, unit)
             rows = parts.assemble(*work_plan.read_taken(unit), old, rows)
-        location = parts.write_part(self._folder, unit, rows, self._provenance, self._compression)
+        made_by = self._provenance | ({"engine": batch.engine} if batch.engine else {})
+        location = parts.write_part(self._folder, unit, rows, made_by, self._compression)
         ok = counted.column("status").to_pylist().count(Status.OK.value)
         counters.IMAGES_OK.inc(ok)
         counters.IMAGES_FAILED.inc(counted.num_rows - ok)

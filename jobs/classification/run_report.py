@@ -17,6 +17,7 @@ from imagecensus.model_export.common.version import __version__
 from imagecensus.transforms.dataset.inventory import Totals
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import Planned
+from imagecensus.transforms.engines.registry import ENGINES
 from imagecensus.transforms.storage import store
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
@@ -143,7 +144,7 @@ def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> 
         "inputs": [redact(text) for text in run.inputs],
         "model": {"location": run.model, "name": run.model_name, "digest": run.model_digest},
         "fingerprint": run.fingerprint,
-        "engine": run.engine,
+        "engine": _engines(run),
         "precision": run.precision,
         "precision_reason": run.precision_reason,
         "runner": run.runner,
@@ -163,6 +164,12 @@ def write_gone(layout: Layout, gone: tuple[str, ...]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["uri"], *([uri] for uri in gone)])
     store.write(layout.gone, text.getvalue().encode())
+
+
+def _engines(run: Run) -> str:
+    """The engines that answered, where workers have chosen; else the one of the run."""
+    used = [name for name in ENGINES if run.counters.get(f"images_in_{name}")]
+    return " and ".join(used) or run.engine
 
 
 def summary(layout: Layout, report: dict) -> str:

@@ -6,23 +6,19 @@ import json
 import os
 import platform
 import shutil
+import socket
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from imagecensus.jobs.classification.dataflow_checks import check_dataflow
+from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.version import __version__
-
-
-class Finding(NamedTuple):
-    """One thing looked at. `level` is "ok", "warn" or "fail"; `remedy` is empty for "ok"."""
-
-    level: str
-    check: str
-    detail: str
-    remedy: str = ""
+from imagecensus.transforms.storage import store
 
 
 def check_runner(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
@@ -30,17 +26,17 @@ def check_runner(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
     if options.runner == IN_PROCESS:
         yield Finding("ok", "runner", "in this process")
     elif options.runner == FLINK:
-        yield from _check_flink(flags)
+        yield from _check_flink(options, flags)
     elif options.runner == "PrismRunner":
         yield from _check_prism(flags)
     elif options.runner == DATAFLOW:
-        yield from _check_dataflow(options, flags)
+        yield from check_dataflow(options, flags)
     else:
         text = f"{options.runner}: nothing known about it"
         yield Finding("warn", "runner", text, "try it small")
 
 
-def _check_flink(flags: dict[str, Any]) -> Iterator[Finding]:
+def _check_flink(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     if not shutil.which("java"):
         yield Finding(
             "fail", "flink", "no java here", "install Java 11 or 17; the job server is a jar"
@@ -65,6 +61,7 @@ def _check_flink(flags: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("warn", "flink", text, remedy)
     url = master if "://" in master else f"http://{master}"
     yield from _check_flink_cluster(url, flags)
+    yield from _check_behind_port(options, url)
 
 
 def _check_flink_jar(jar: str | None) -> Iterator[Finding]:
@@ -97,6 +94,51 @@ def _check_flink_cluster(url: str, flags: dict[str, Any]) -> Iterator[Finding]:
         text = f"{url} runs Flink {version}, the job server would be for {flags['flink_version']}"
         yield Finding("fail", "flink", text, f"give --flink_version={minor}")
     yield _check_slots(url, version, overview, flags)
+    settings = {entry["key"]: entry["value"] for entry in _ask(f"{url}/jobmanager/config") or ()}
+    if settings and settings.get("restart-strategy.type", "none") in ("none", "off", "disable"):
+        text = f"{url}: no restart-strategy: the first machine that is lost ends the job"
+        remedy = "set restart-strategy.type: fixed-delay, as docs/deploy/kubernetes/flink.yaml does"
+        yield Finding("warn", "flink", text, remedy)
+
+
+def _check_behind_port(options: ClassifyOptions, url: str) -> Iterator[Finding]:
+    """Whether TaskManagers behind an address of this machine are on other machines."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    managers = (_ask(f"{url}/taskmanagers") or {}).get("taskmanagers", ())
+    paths = [str(manager.get("path", "")) for manager in managers]
+    elsewhere = [path for path in paths if "@" in path and not _is_here(_host_of(path))]
+    places = {"--output": options.output, "--model": options.model}
+    local = [f"{name}={at}" for name, at in places.items() if at and not store.is_bucket(at)]
+    if elsewhere and local and _is_here(host):
+        text = f"{url} is forwarded: a TaskManager is at {_host_of(elsewhere[0])}, and"
+        text += f" {', '.join(local)} is a path on this machine"
+        remedy = "use a store (gs://, s3://, az://), or a folder mounted at one path everywhere"
+        yield Finding("fail", "flink", text, remedy)
+
+
+def _host_of(path: str) -> str:
+    """The host of an actor's address, as `pekko.tcp://flink@10.0.0.3:6122/user/rpc/…`."""
+    return path.partition("@")[2].partition("/")[0].rpartition(":")[0]
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine: an address that can be listened at."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def _ask(url: str) -> Any:
+    """An answer of Flink's REST endpoint; None without one."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return None
 
 
 def _check_slots(
@@ -132,20 +174,6 @@ def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("warn", "prism", text, "run make prism, and give --prism_location")
     else:
         yield Finding("ok", "prism", location or PrismJobServer.BIN_CACHE)
-
-
-def _check_dataflow(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
-    for name in ("project", "region"):
-        if not flags.get(name):
-            yield Finding("fail", "dataflow", f"no --{name}", f"give --{name}")
-    if not str(flags.get("temp_location") or "").startswith("gs://"):
-        yield Finding("fail", "dataflow", "no --temp_location in a bucket", "give a gs:// one")
-    if not flags.get("sdk_container_image"):
-        text = "no --sdk_container_image: workers install everything at every start"
-        yield Finding("warn", "dataflow", text, "build docs/deploy/dataflow/Dockerfile")
-        if options.engine in ("tensorflow", "tfx-bsl"):
-            text = f"--engine={options.engine}: what they install then is without TensorFlow"
-            yield Finding("fail", "dataflow", text, "give an image with it: docs/dataflow.md")
 
 
 def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:

@@ -7,13 +7,14 @@ import http.server
 import json
 import shutil
 import threading
+import types
 
 import pytest
 from samples import make_photos
 
 from imagecensus.jobs import doctor
-from imagecensus.jobs.classification import runner_checks
-from imagecensus.jobs.classification.runner_checks import Finding
+from imagecensus.jobs.classification import dataflow_checks, runner_checks
+from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.cli import main
 from imagecensus.model_export import safety
 
@@ -33,11 +34,15 @@ def failures(found) -> str:
 
 @pytest.fixture
 def flink():
-    """Answers like Flink's REST endpoint: 1.19, one TaskManager with one slot."""
+    """Answers like Flink's REST endpoint: 1.19, one TaskManager with one slot, elsewhere."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             told = {"flink-version": "1.19.3", "taskmanagers": 1, "slots-total": 1}
+            if self.path == "/taskmanagers":
+                told = {"taskmanagers": [{"path": "pekko.tcp://flink@192.0.2.7:6122/user/rpc/a"}]}
+            if self.path == "/jobmanager/config":
+                told = [{"key": "rest.port", "value": "8081"}]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(told).encode())
@@ -136,6 +141,17 @@ def test_nobody_answers():
     )
 
 
+def test_workers_behind_a_forwarded_port_are_elsewhere(flink):
+    flags = [f"--flink_master={flink}", "--flink_version=1.19", "--environment_type=EXTERNAL"]
+    found = findings(flags, runner="FlinkRunner")
+    assert "a TaskManager is at 192.0.2.7, and --output=/x is a path on this machine" in failures(
+        found
+    )
+    assert any("the first machine that is lost ends the job" in f.detail for f in found)
+    found = findings(flags, runner="FlinkRunner", output="gs://b/out", model="gs://b/model")
+    assert failures(found) == ""
+
+
 def test_dataflow_lacks_everything(monkeypatch, tmp_path):
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
@@ -150,6 +166,70 @@ def test_dataflow_s_workers_have_no_tensorflow_of_their_own():
     assert "without TensorFlow" in told
     flags.append("--sdk_container_image=workers:1")
     assert failures(findings(flags, runner="DataflowRunner", engine="tensorflow")) == ""
+
+
+DATAFLOW = ["--project=p", "--region=us-central1", "--temp_location=gs://b/t"]
+L4 = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"
+
+
+@pytest.fixture
+def google(monkeypatch):
+    """Buckets and quotas of a project; change `google.told` to have other ones."""
+    told = types.SimpleNamespace(location="US-CENTRAL1", retention_period=None)
+    quotas = [
+        {"metric": metric, "limit": limit, "usage": 0}
+        for metric, limit in (("N2_CPUS", 24), ("G2_CPUS", 8), ("NVIDIA_L4_GPUS", 0))
+    ]
+    answer = types.SimpleNamespace(raise_for_status=lambda: None, json=lambda: {"quotas": quotas})
+    client = types.SimpleNamespace(
+        get_bucket=lambda name, **_: told,
+        _http=types.SimpleNamespace(get=lambda url, **_: answer),
+    )
+    monkeypatch.setattr(dataflow_checks, "bucket_client", lambda: client)
+    return told
+
+
+@pytest.mark.parametrize(
+    "flags, level, said",
+    [
+        ([], "warn", "as many machines as the quota gives"),
+        ([], "warn", "no --service_account_email"),
+        (["--sdk_container_image=census:1"], "warn", "names no registry"),
+        (["--sdk_container_image=x.example/p/census"], "warn", "has no fixed tag"),
+        (["--no_use_public_ips"], "warn", "Private Google Access"),
+        (["--resource_hints=min_ram=4GB", "--flexrs_goal=COST_OPTIMIZED"], "fail", "flexrs_goal"),
+        (["--resource_hints=min_ram=4GB", L4], "fail", "excludes worker_accelerator"),
+        ([L4], "fail", "without install-nvidia-driver"),
+        ([L4 + ";install-nvidia-driver"], "warn", "may choose int8"),
+        (
+            [L4 + ";install-nvidia-driver"],
+            "fail",
+            "NVIDIA_L4_GPUS: 0 free in us-central1, 1 wanted",
+        ),
+        (["--max_num_workers=6"], "ok", "N2_CPUS: 24 free in us-central1, 24 wanted"),
+        (["--max_num_workers=7"], "warn", "N2_CPUS: 24 free in us-central1, 28 wanted"),
+        (["--region=europe-west1"], "warn", "gs://b (--temp_location) is in us-central1"),
+    ],
+)
+def test_what_can_be_seen_of_dataflow(google, flags, level, said):
+    found = findings([*DATAFLOW, *flags], runner="DataflowRunner")
+    assert any(f.level == level and said in f.detail for f in found), found
+    assert all(f.remedy for f in found if f.level != "ok")
+
+
+def test_an_output_that_keeps_what_is_written(google):
+    google.retention_period = 86_400 * 30
+    told = failures(findings(DATAFLOW, runner="DataflowRunner", output="gs://b/out"))
+    assert "keeps each object for 30 days" in told
+    assert failures(findings(DATAFLOW, runner="DataflowRunner")) == ""
+
+
+@pytest.mark.parametrize(
+    "place, near",
+    [("us", True), ("nam4", True), ("us-central1", True), ("eu", False), ("us-east1", False)],
+)
+def test_where_reads_are_free(place, near):
+    assert dataflow_checks._is_near(place, "us-central1") == near
 
 
 def test_local_output_of_remote_workers(tmp_path):

@@ -16,7 +16,8 @@ DEPLOY = fetch_engines.ROOT / "docs" / "deploy"
 
 
 def manifests() -> list[dict]:
-    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "flink.yaml").read_text()))
+    files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    return [manifest for file in files for manifest in yaml.safe_load_all(file.read_text())]
 
 
 def validate(manifest: dict) -> None:
@@ -25,7 +26,8 @@ def validate(manifest: dict) -> None:
 
 
 def test_manifests_are_what_kubernetes_takes():
-    assert {manifest["kind"] for manifest in manifests()} == {"ConfigMap", "Service", "Deployment"}
+    kinds = {manifest["kind"] for manifest in manifests()}
+    assert kinds == {"ConfigMap", "Service", "Deployment", "ServiceAccount", "Job"}
     for manifest in manifests():
         validate(manifest)
 
@@ -51,7 +53,8 @@ def test_manifests_fit_together():
     configs = {name for kind, name in found if kind == "ConfigMap"}
     labels = []
     for (kind, _), manifest in found.items():
-        assert manifest["apiVersion"] == {"Deployment": "apps/v1"}.get(kind, "v1")
+        versions = {"Deployment": "apps/v1", "Job": "batch/v1"}
+        assert manifest["apiVersion"] == versions.get(kind, "v1")
         if kind != "Deployment":
             continue
         spec = manifest["spec"]
@@ -80,6 +83,34 @@ def test_each_task_manager_has_a_worker_pool():
         DEPLOY / "kubernetes" / "flink.yaml"
     ).read_text().replace("# ", "")
     assert containers["taskmanager"]["image"].split(":")[1].startswith(fetch_engines.FLINK_MINOR)
+
+
+def test_the_job_runs_the_command_of_the_page_against_that_cluster():
+    from imagecensus.jobs.classification.options import ClassifyOptions, validate, validate_beam
+    from imagecensus.jobs.command.options import parse_known_options
+
+    found = {(m["kind"], m["metadata"]["name"]): m for m in manifests()}
+    pod = found["Job", "imagecensus-classify"]["spec"]["template"]["spec"]
+    workers = found["Deployment", "flink-taskmanager"]["spec"]["template"]["spec"]
+    for spec in (pod, workers):
+        assert ("ServiceAccount", spec["serviceAccountName"]) in found
+    [container] = pod["containers"]
+    command, *arguments = container["args"]
+    assert command == "classify"
+    options, beam_args = parse_known_options(ClassifyOptions, arguments, "", "")
+    validate(options)
+    validate_beam(beam_args, options.runner)
+    flags = dict(argument.removeprefix("--").split("=") for argument in beam_args)
+    host, _, port = flags["flink_master"].partition(":")
+    ports = {port["name"]: port["port"] for port in found["Service", host]["spec"]["ports"]}
+    assert int(port) == ports["rest"]
+    assert flags["flink_version"] == fetch_engines.FLINK_MINOR
+    slots = found["Deployment", "flink-taskmanager"]["spec"]["replicas"]
+    assert int(flags["parallelism"]) == slots
+    launcher = (DEPLOY / "kubernetes" / "Dockerfile.launcher").read_text()
+    folder, _, jar = flags["flink_job_server_jar"].rpartition("/")
+    assert f"COPY --from=job-server /job-server {folder}" in launcher
+    assert f" {jar} " in launcher
 
 
 def test_the_flex_template_asks_for_what_classify_takes():
@@ -131,17 +162,21 @@ def test_what_the_launcher_adds_for_beam_stays(monkeypatch):
     assert f"ENV {WORKER_IMAGE}=" in text
 
 
-def test_the_image_holds_the_package_and_not_its_tests():
-    text = (DEPLOY / "dataflow" / "Dockerfile").read_text()
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M)
-    sources = {word for line in copied for word in line.split()}
-    assert {"jobs", "transforms", "model_export"} <= sources
-    assert "tests" not in sources
-    assert all((fetch_engines.ROOT / source).exists() for source in sources)
-    assert "[tensorflow]" not in text
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("Dockerfile*")), ids=lambda p: p.parent.name)
+def test_images_are_built_from_what_is_there(path):
     import apache_beam
 
-    assert f":{apache_beam.__version__} " in text
+    text = path.read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    sources = {word for line in copied for word in line.split()}
+    assert "tests" not in sources
+    assert all((fetch_engines.ROOT / source).exists() for source in sources)
+    versions = re.findall(r"apache/beam_\S+:(\S+)|^ARG BEAM=(\S+)", text, re.MULTILINE)
+    assert {version for pair in versions for version in pair} <= {"", apache_beam.__version__}
+    if "pip install" in text:
+        assert {"jobs", "transforms", "model_export"} <= sources
+        assert re.search(r"--no-deps --require-hashes \\?\s*--requirement", text), "the lock"
+        assert "[tensorflow]" not in text
 
 
 def _page(name: str) -> str:

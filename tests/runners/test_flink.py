@@ -14,6 +14,7 @@ import uuid
 
 import fetch_engines
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from flink_cluster import cluster_in
 from samples import make_photos, read_rows
@@ -118,7 +119,11 @@ def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
     report = json.loads((tmp_path / "run_report.json").read_text())
     assert report["runner"] == "FlinkRunner"
     assert report["totals"]["balanced"]
-    assert report["counters"]["images_ok"] == PHOTOS
+    assert report["engine"] == "openvino", "the workers have chosen"
+    assert report["counters"]["images_ok"] == report["counters"]["images_in_openvino"] == PHOTOS
+    part = next((tmp_path / "predictions").iterdir())
+    footer = pq.read_schema(part).metadata[b"imagecensus"]
+    assert json.loads(footer)["engine"] == "openvino"
     assert report["counters"]["images_failed"] == 2
     pools = [(cluster.state / f"pool-{n}.log").read_text() for n in (1, 2)]
     assert all("Starting worker" in log for log in pools), "one machine did all the work"

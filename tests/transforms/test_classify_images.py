@@ -14,6 +14,7 @@ from imagecensus.transforms.classify_images import (
     classify_batch,
     infer_bisecting,
 )
+from imagecensus.transforms.engines import registry
 from imagecensus.transforms.engines.registry import ENGINES, EngineError, choose_engine, load_engine
 from imagecensus.transforms.records import ImageBatch, Unit, prediction_schema
 
@@ -198,6 +199,36 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
     class_ids, scores, _ = loaded.engine.infer(golden.images)
     with pytest.raises(ModelError, match="golden images' scores differ"):
         read_golden(str(copy)).check(class_ids, scores, "copy")
+
+
+@pytest.mark.parametrize(
+    "installed, gpu, precision, chosen",
+    [
+        ("openvino tensorflow", False, "f32", "openvino"),
+        ("openvino tensorflow", True, "f32", "tensorflow"),
+        ("openvino tensorflow", True, "int8", "openvino"),
+        ("tensorflow", False, "f32", "tensorflow"),
+        ("openvino", True, "auto", "openvino"),
+    ],
+)
+def test_each_machine_chooses_an_engine_of_its_own(installed, gpu, precision, chosen, monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda package: package in installed.split())
+    monkeypatch.setattr(registry, "_has_gpu", lambda: gpu)
+    assert choose_engine("auto", precision) == chosen
+    assert choose_engine("auto", precision, here=False) == "auto"
+
+
+def test_a_machine_without_an_engine_says_so(monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda package: False)
+    assert choose_engine("tensorflow", here=False) == "tensorflow", "workers may have it"
+    for name in ("auto", "tensorflow"):
+        with pytest.raises(EngineError, match="is not installed"):
+            choose_engine(name)
+
+
+def test_the_engine_that_a_worker_chose_is_told(tiny_model):
+    handler = ClassifierHandler(Classification(str(tiny_model), "auto"))
+    assert handler.load_model().name == choose_engine("auto")
 
 
 def test_engine_choice_names_what_is_wrong():

@@ -44,7 +44,7 @@ def choose_precision(
 
     Args:
       asked: `auto` or a precision by name.
-      engine: name of the engine.
+      engine: name of the engine; "auto": each worker takes one that has the precision.
       model: folder of the model.
       contract: of the model.
       present: precision of the dataset that the run goes on with; `auto` keeps it.
@@ -64,7 +64,7 @@ def choose_precision(
         return Choice(precision=present, reason="as the dataset was begun")
     if not has_int8(model):
         return Choice(precision=F32)
-    if INT8 not in ENGINES[engine][2]:
+    if engine != AUTO and INT8 not in ENGINES[engine][2]:
         return Choice(precision=F32, reason=f"{engine} has no int8")
     allowed, reason = judge_int8(contract)
     if allowed and here:

@@ -33,23 +33,33 @@ class EngineError(UserError):
     """An engine cannot be used here. The message says what to install or choose."""
 
 
-AUTO = "auto"  # of precisions: see `choose_precision`
+AUTO = "auto"  # of engines; of precisions: see `choose_precision`
 
 # Engines whose signature answers without embeddings.
 WITHOUT_EMBEDDINGS = ("tfx-bsl",)
 
 
-def choose_engine(name: str, precision: str = "f32", embeddings: bool = False) -> str:
+def choose_engine(
+    name: str, precision: str = "f32", embeddings: bool = False, *, here: bool = True
+) -> str:
     """Resolves "auto" and checks that the engine can run here.
 
-    "auto" is TensorFlow where it sees a GPU, OpenVINO on CPUs, TensorFlow without OpenVINO.
+    "auto" is TensorFlow where it sees a GPU, OpenVINO on CPUs, of those that are installed and have
+    the precision. It stays "auto" with `here` false: the model runs on workers, which choose.
+
+    Raises:
+      EngineError: the engine is not known, not installed where it is to run, or cannot do this.
     """
-    if name == "auto":
-        name = "tensorflow" if _has_gpu() or not _installed("openvino") else "openvino"
+    if name == AUTO:
+        if not here:
+            return AUTO
+        order = ("tensorflow", "openvino") if _has_gpu() else ("openvino", "tensorflow")
+        able = [one for one in order if precision in (*ENGINES[one][2], AUTO)] or order
+        name = next((one for one in able if _installed(ENGINES[one][1])), able[0])
     if name not in ENGINES:
         raise EngineError(f"--engine={name}: choose one of auto, {', '.join(ENGINES)}")
     _, package, precisions = ENGINES[name]
-    if not _installed(package):
+    if here and not _installed(package):
         source = "openvino" if package == "openvino" else "'imagecensus[tensorflow]'"
         raise EngineError(
             f"--engine={name}: {package} is not installed; run `pip install {source}`"
