@@ -7,7 +7,10 @@ import zlib
 
 from PIL import Image
 
-_CUT = ("truncated", "unexpected end", "eof", "need_more_input", "returned read_error")
+_CUT = (
+    "truncated", "unexpected end", "eof", "need_more_input", "returned read_error",
+    "bytes of pixel data is less than expected", "not enough image data",
+)  # fmt: skip
 EXTRA = "pip install 'imagecensus[formats]'"
 
 

@@ -20,7 +20,11 @@ _STARTS: dict[bytes, str] = {
     b"II\xbc\x01": "JPEG XR", b"BPG\xfb": "BPG", b"FLIF": "FLIF", b"AT&TFORM": "DjVu",
     b"\xd7\xcd\xc6\x9a": "WMF", b"%!PS": "EPS", b"\xc5\xd0\xd3\xc6": "EPS", b"farbfeld": "farbfeld",
     b"\xabKTX 11\xbb": "KTX", b"\xabKTX 20\xbb": "KTX", b"\x13\xab\xa1\x5c": "ASTC",
-    b"\xff\xd8\xff\xf7": "JPEG", b"\x8bJNG\r\n": "JNG", b"\x8aMNG\r\n": "MNG",
+    b"\x8bJNG\r\n": "JNG", b"\x8aMNG\r\n": "MNG",
+    b"SDPX": "DPX", b"XPDS": "DPX", b"\x80\x2a\x5f\xd7": "Cineon", b"P7 332": "XV thumbnail",
+    b"gd2\x00": "GD2", b"PVR\x03": "PVR", b"VTF\x00": "VTF", b"PG ML": "PGX", b"PG LM": "PGX",
+    b"\x00\x00\x00\x0cJXS ": "JPEG XS", b"ZISRAWFILE": "CZI", b"\xda\xce\xbe\x0a": "ND2",
+    b"SIMPLE=": "FITS", b"NSCRAW": "camera raw of film scanners",
     # camera raw with a start of its own; what is a TIFF is told by `tiff_tags`
     b"FUJIFILMCCD-RAW": "RAF", b"IIRO": "ORF", b"IIRS": "ORF", b"MMOR": "ORF",
     b"IIU\x00": "RW2", b"II\x1a\x00\x00\x00HEAPCCDR": "CRW", b"FOVb": "X3F", b"\x00MRM": "MRW",
@@ -28,19 +32,27 @@ _STARTS: dict[bytes, str] = {
     b"\x1a\x45\xdf\xa3": "Matroska or WebM video", b"FLV\x01": "FLV video",
     b"\x00\x00\x01\xba": "MPEG video", b"\x00\x00\x01\xb3": "MPEG video",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMV video", b"OggS": "Ogg", b"ID3": "MP3 sound",
-    b"fLaC": "FLAC sound", b"FWS": "Flash", b"CWS": "Flash",
+    b"fLaC": "FLAC sound", b"FWS": "Flash", b"CWS": "Flash", b"ZWS": "Flash",
+    b".snd": "AU sound", b"MThd": "MIDI", b"#!AMR": "AMR sound", b".RMF": "RealMedia video",
     # documents
     b"%PDF": "PDF", b"{\\rtf": "RTF document",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "OLE document (Office, Thumbs.db)",
+    b"\x06\x06\xed\xf5\xd8\x1d": "InDesign document",
     # archives
+    b"MSCF": "CAB archive", b"\x04\x22\x4d\x18": "LZ4", b"LZIP": "lzip", b"!<arch>": "ar archive",
+    b"StuffIt": "StuffIt archive", b"SIT!": "StuffIt archive",
     b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"Rar!\x1a\x07": "RAR archive",
     b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x89HDF\r\n": "HDF5", b"PAR1": "Parquet",
 }  # fmt: skip
 _BY_LENGTH = sorted(_STARTS.items(), key=lambda item: -len(item[0]))
+_IFF = {b"ILBM": "IFF image", b"PBM ": "IFF image", b"AIFF": "AIFF sound", b"AIFC": "AIFF sound"}
+_FLI = (b"\x11\xaf", b"\x12\xaf", b"\x44\xaf")
 _RIFF = {b"WEBP": "WEBP", b"AVI ": "AVI video", b"WAVE": "WAV sound", b"ACON": "ANI"}
 _HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 _VIDEO = (b"mp4", b"iso", b"M4", b"3g", b"avc", b"dash", b"MSNV", b"f4v", b"mmp4", b"NDS", b"XAVC")
+# Without the preamble: the first element gives the character set, or the length of its group.
+_OLD_DICOM = (b"\x08\0\x05\0", b"\0\x08\0\x05", b"\x08\0\0\0\x04\0\0\0", b"\x08\0\0\0UL\x04\0")
 _RAW_NAMES = frozenset(("RAF", "ORF", "RW2", "CRW", "X3F", "MRW", "CR3"))
 _PIXEL_BITS = {1: (8,), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8,), 10: (15, 16, 24, 32), 11: (8, 16)}
 
@@ -50,8 +62,12 @@ def identify(data: bytes) -> str | None:
     head = bytes(data[:64])
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12], "RIFF")
+    if head[:4] == b"FORM" and head[8:12] in _IFF:
+        return _IFF[head[8:12]]
     if head[4:8] == b"ftyp":
         return _iso_media(data)
+    if data[128:134] == b"DICM\x02\x00":  # before it anything may be, a TIFF's header too
+        return "DICOM"
     for start, name in _BY_LENGTH:
         if head.startswith(start):
             return _refined(name, data)
@@ -59,10 +75,18 @@ def identify(data: bytes) -> str | None:
         return "PPM"
     if head[4:12] in (b"moov\x00\x00\x00", b"mdat") or head[4:8] in (b"moov", b"mdat", b"wide"):
         return "QuickTime video"
-    if data[128:132] == b"DICM":
+    if head[:8] in _OLD_DICOM or head[:4] in _OLD_DICOM:
         return "DICOM"
     if data[257:262] == b"ustar":
         return "tar archive"
+    if data[:1] == b"G" and data[188:189] == data[376:377] == b"G":
+        return "MPEG video"
+    if head[4:6] in _FLI and int.from_bytes(head[:4], "little") == len(data):
+        return "FLI"
+    if data[32769:32774] == b"CD001":
+        return "disk image"
+    if b"%PDF-" in bytes(data[:1024]):
+        return "PDF"
     if b"<svg" in bytes(data[:1024]).lower():
         return "SVG"
     if _is_pcx(head):
@@ -75,6 +99,7 @@ def identify(data: bytes) -> str | None:
 def known_names() -> set[str]:
     """The names that are told apart, but for raw formats."""
     names = {*_STARTS.values(), *_RIFF.values(), "PPM", "DICOM", "tar archive", "SVG", "PCX", "TGA"}
+    names |= {*_IFF.values(), "FLI", "disk image", "OpenDocument", "OpenRaster"}
     names |= {"HEIF", "AVIF", "QuickTime video", "MP4 video", "DOCX", "XLSX", "PPTX"}
     return names - _RAW_NAMES
 

@@ -43,8 +43,9 @@ FORMATS = {
     entry.name: entry
     for entry in (
         Format(
-            name="JPEG", open=jpeg.open_jpeg, libraries="Pillow; imagecodecs for over 8 bits",
-            note="also MPO (its first image); 12 bits and lossless; decoded at 1/2, 1/4 or 1/8",
+            name="JPEG", open=jpeg.open_jpeg,
+            libraries="Pillow; imagecodecs for over 8 bits and JPEG-LS",
+            note="also MPO (its first image), 12 bits, lossless, JPEG-LS; at 1/2, 1/4 or 1/8",
         ),
         Format(name="PNG", open=png.open_png, libraries="Pillow"),
         _plain("GIF", "the first frame"),

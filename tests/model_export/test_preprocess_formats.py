@@ -263,7 +263,11 @@ KNOWN = {
     b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00": "MP4 video", b"%PDF-1.7": "PDF",
     b"\x1a\x45\xdf\xa3\x01": "Matroska or WebM video", b"PK\x03\x04": "ZIP archive",
     b"Rar!\x1a\x07\x00": "RAR archive", b"7z\xbc\xaf\x27\x1c": "7-Zip archive",
-    bytes(128) + b"DICM" + bytes(20): "DICOM", b"RIFF\x00\x00\x00\x00AVI LIST": "AVI video",
+    bytes(128) + b"DICM\x02\0" + bytes(20): "DICOM", b"II*\0" + bytes(124) + b"DICM\2\0": "DICOM",
+    b"\x08\0\x05\0\x0a\0\0\0ISO_IR 1": "DICOM", b"P7 332\n": "XV thumbnail",
+    b"\x20\0\0\0\x12\xaf" + bytes(26): "FLI", b"FORM\0\0\0\x08ILBM": "IFF image",
+    (b"G" + bytes(187)) * 3: "MPEG video", b"\0junk before %PDF-1.4": "PDF",
+    b"RIFF\x00\x00\x00\x00AVI LIST": "AVI video",
 }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from
 
 _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progressive
 _LOSSLESS = frozenset((0xC3, 0xCB))
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_LS = 0xF7
+_FRAMES = frozenset((*range(0xC0, 0xD0), _JPEG_LS)) - {0xC4, 0xC8, 0xCC}
 _END, _TAIL = b"\xff\xd9", 4096  # some writers leave bytes behind the end
 
 
@@ -63,7 +64,7 @@ def read_frame(data: bytes) -> Frame | None:
 
 def open_jpeg(data: bytes) -> Opened:
     frame = read_frame(data)
-    if frame is not None and frame.bits != 8:
+    if frame is not None and (frame.bits != 8 or frame.marker == _JPEG_LS):
         return _open_deep(data, frame)
     if frame is not None and frame.marker not in _SCALABLE | _LOSSLESS:
         raise unsupported("JPEG", f"JPEG of kind SOF{frame.marker - 0xC0} is not read here")
@@ -106,7 +107,7 @@ def _exif(image: Image.Image) -> Image.Exif | None:
 
 
 def _open_deep(data: bytes, frame: Frame) -> Opened:
-    """12 bits a sample, or lossless with 2 to 16."""
+    """12 bits a sample, or lossless with 2 to 16, or JPEG-LS."""
     name = f"JPEG of {frame.bits} bits a sample"
     if not 2 <= frame.bits <= 16:
         raise ImageError("decode_error", "the JPEG header is damaged", "JPEG")
@@ -118,7 +119,8 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
     def load(need: Need) -> Picture:
         if _END not in data[-_TAIL:]:  # the decoder makes up what is missing
             raise truncated("JPEG", "its end is not there")
-        samples = imagecodecs.jpeg_decode(data)
+        is_ls = frame.marker == _JPEG_LS
+        samples = (imagecodecs.jpegls_decode if is_ls else imagecodecs.jpeg_decode)(data)
         if samples.ndim == 3 and samples.shape[2] == 4:
             raise unsupported("JPEG", f"{name} in CMYK is not read here")
         pixels, _ = depth.to_eight_bits(samples, (0, (1 << frame.bits) - 1))

@@ -19,6 +19,7 @@ from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from
 from imagecensus.model_export.decoding.readers import tiff_tags
 from imagecensus.model_export.decoding.readers.pillow_reader import fill_depth, open_with_pillow
 from imagecensus.model_export.decoding.readers.tiff_damage import (
+    PNG,
     check_data,
     check_sums,
     listen_to_libtiff,
@@ -183,6 +184,8 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
         raise needs_extra("TIFF", "TIFF of this depth, colour or compression") from None
     if photometric not in (0, 1, 2, 3, 5, *LAB) or (photometric == 5 and page.get(258) > 16):
         return _load_as_rgb(data)
+    if page.get(tiff_tags.COMPRESSION, 1) == PNG:
+        check_sums(data, page)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             first = file.pages[0]

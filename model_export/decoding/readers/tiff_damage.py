@@ -10,10 +10,11 @@ import zlib
 from collections.abc import Iterator
 
 from imagecensus.model_export.decoding.errors import ImageError, truncated
-from imagecensus.model_export.decoding.readers import tiff_tags
+from imagecensus.model_export.decoding.readers import png, tiff_tags
 from imagecensus.model_export.decoding.readers.tiff_tags import Page
 
 _JPEG, _GROUP4, _UNCOMPRESSED, _DEFLATE = 7, 4, 1, (8, 32946)
+PNG = 34933
 _INFLATED_AT_ONCE = 1 << 20
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
 _said = threading.local()  # what libtiff said to this thread
@@ -73,13 +74,17 @@ def check_data(data: bytes, page: Page) -> None:
 
 
 def check_sums(data: bytes, page: Page) -> None:
-    """Raises ImageError where deflated data has another checksum: libtiff looks at none."""
-    if page.get(tiff_tags.COMPRESSION, 1) not in _DEFLATE:
+    """Raises ImageError where deflated data has another checksum: its decoders look at none."""
+    compression = page.get(tiff_tags.COMPRESSION, 1)
+    if compression not in (*_DEFLATE, PNG):
         return
     tiled = 324 in page.tags
     places = page.tags.get(324 if tiled else 273, ())
     for place, size in zip(places, page.tags.get(325 if tiled else 279, ()), strict=False):
         inflater, rest = zlib.decompressobj(), data[place : place + size]
+        if compression == PNG:
+            png.check_sums(rest)
+            continue
         while rest and not inflater.eof:
             try:
                 inflater.decompress(rest, _INFLATED_AT_ONCE)
