@@ -28,12 +28,17 @@ class Fault:
 
 
 class Proxied:
-    """What stands behind the proxy listens on `port`; `url` is the proxy's."""
+    """What stands behind the proxy listens on `port`; `url` is the proxy's.
+
+    Attributes:
+      blind: conditions of writes (If-Match, If-None-Match) do not come through.
+    """
 
     def __init__(self) -> None:
         self.port = free_port()
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.blind = False
         self._proxy = _Server(("127.0.0.1", 0), _Handler)
         self._proxy.proxied = self
         self.url = f"http://127.0.0.1:{self._proxy.server_port}"
@@ -87,7 +92,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(fault.seconds)
         if self._upstream is None:
             self._upstream = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        left_out = ("connection", *(("if-match", "if-none-match") if emulator.blind else ()))
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in left_out}
         self._upstream.request(self.command, self.path, body or None, headers)
         answer = self._upstream.getresponse()
         data = answer.read()

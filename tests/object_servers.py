@@ -213,4 +213,4 @@ def forget_clients() -> None:
     object_clients.client.cache_clear()
 
 
-__all__ = ["BUCKET", "SERVERS", "Fault", "Server", "forget_clients", "missing"]
+__all__ = ["BUCKET", "SERVERS", "Fault", "Moto", "Server", "forget_clients", "missing"]
