@@ -396,7 +396,7 @@ def _list(
     for text in options.inputs:
         batches = list_images(
             (text,), options.uri_column, options.image_column, options.max_members, columns,
-            selection=selection,
+            selection=selection, all_pages=options.pages == "all",
         )  # fmt: skip
         for batch in batches:
             source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)

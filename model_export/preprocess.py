@@ -31,7 +31,15 @@ import cykooz_resizer
 import numpy as np
 from PIL import Image, ImageFile
 
-from imagecensus.model_export.decoding import colour, cut, cut_jpeg, legacy, metadata, table
+from imagecensus.model_export.decoding import (
+    colour,
+    cut,
+    cut_jpeg,
+    legacy,
+    metadata,
+    pages,
+    table,
+)
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
 from imagecensus.model_export.decoding.opened import Opened, Picture
 from imagecensus.model_export.decoding.readers import tiff_damage
@@ -224,8 +232,9 @@ def decode_image(
         raise ImageError("empty_file", "the file has no bytes")
     image_format = None
     try:
-        opened = legacy.open_legacy(data) if spec.decoding == 1 else None
-        opened = opened or table.open_image(data)
+        data, page = pages.split(data)
+        opened = legacy.open_legacy(data) if spec.decoding == 1 and not page else None
+        opened = opened or table.open_image(data, page)
         image_format = opened.format
         return _decode(opened, spec, out, (max_pixels, max_side), gps)
     except Exception as error:

@@ -23,6 +23,7 @@ import xxhash
 from apache_beam.transforms.window import GlobalWindows
 
 from imagecensus.model_export.common.redact import redact
+from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.preprocess import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -147,7 +148,7 @@ class _Pending:
             try:
                 fetched = self._fetched.pop(row, None)
                 data = fetched.result() if fetched else self._read(row)
-                self._bytes[row] = len(data)
+                self._bytes[row] = pages.size_of(data)
                 if "xxh128" in self._facts:
                     self._facts["xxh128"][row] = xxhash.xxh3_128_hexdigest(data)
                 with counters.STAGES.measure("decode"):

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from imagecensus.transforms.archives import listing
-from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.archives import listing, page_archive
+from imagecensus.transforms.archives.members import PAGES, is_archive_name
 from imagecensus.transforms.decoders import guard_listing
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.files import (
@@ -41,7 +41,7 @@ from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
-_UNNAMED = ("parquet", "tfrecord")  # kinds whose members have numbers for names
+_UNNAMED = ("parquet", "tfrecord", PAGES)  # kinds whose members have numbers for names
 IIIF = "iiif"  # a kind of list, beside those of `manifest_kind`
 
 
@@ -53,6 +53,7 @@ def list_images(
     columns: pa.Schema | None = None,
     *,
     selection: Selection | None = None,
+    all_pages: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -63,6 +64,7 @@ def list_images(
       max_members: of one archive; the archive itself is a failed row in place of the others.
       columns: from `passthrough_columns`; None: each list's columns have its own types.
       selection: of the files of folders, stores and archives; it counts what is left out.
+      all_pages: files with several pages or frames are listed as so many images.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
@@ -80,7 +82,7 @@ def list_images(
                 text, uri_column, columns=columns, kind=kind, image_column=image_column
             )
         else:
-            yield from _list_with_archives(text, image_column, max_members, selection)
+            yield from _list_with_archives(text, image_column, max_members, selection, all_pages)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -139,7 +141,7 @@ def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
 
 
 def _list_with_archives(
-    text: str, image_column: str, max_members: int, selection: Selection
+    text: str, image_column: str, max_members: int, selection: Selection, all_pages: bool
 ) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
@@ -148,15 +150,19 @@ def _list_with_archives(
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        if uri.endswith(_IMAGES) or not (is_archive_name(uri) or uri == named):
+        with_pages = all_pages and page_archive.may_have_pages(uri)
+        archive = not uri.endswith(_IMAGES) and (is_archive_name(uri) or uri == named)
+        if not (with_pages or archive):
             return None
         kind = guard_listing.archive_kind(*reference, image_column)
+        if kind == PAGES and not all_pages:
+            return None
         return kind and guard_listing.list_archive(
             *reference, kind, image_column, columns, max_members
         )
 
     chunk: list[File] = []
-    for reference, members in _expand(text, members_of, selection):
+    for reference, members in _expand(text, members_of, selection, all_pages):
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
@@ -192,7 +198,7 @@ def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBat
 
 
 def _expand(
-    text: str, members_of, selection: Selection
+    text: str, members_of, selection: Selection, all_pages: bool
 ) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
     """Each file of an input, and its members where it is an archive; in order.
 
@@ -210,7 +216,7 @@ def _expand(
     with concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
         ahead = collections.deque()
         for reference in list_files(text, selection):
-            looked_into = not reference[0].endswith(_IMAGES)
+            looked_into = all_pages or not reference[0].endswith(_IMAGES)
             ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:
                 first, found = ahead.popleft()

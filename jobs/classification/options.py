@@ -75,6 +75,10 @@ class ClassifyOptions:
     image_column: str = option(
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
     )
+    pages: str = option(
+        "first", "of files with several pages or frames (TIFF, HEIC, DICOM, GIF, WebP, PNG, AVIF):"
+        " the first, or all, each a row such as scan.tif#page=3", "run", choices=("first", "all"),
+    )  # fmt: skip
     exclude: tuple[str, ...] = option(
         None, "leave out files and folders of this name, or path below the input; can be repeated",
         "run", action="append", metavar="GLOB",

@@ -24,7 +24,8 @@ _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "nump
 _SHOWN_LABELS = 8
 _SHOWN_GONE = 1000  # of the images that are gone, in the report
 _NOTED = {
-    "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen",
+    "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen"
+    " (--pages all sees all)",
     "images_depth_scaled": "{:,} of more than 8 bits were scaled by their own range",
     "images_colour_converted": "{:,} were converted from their colour profile",
 }

@@ -26,17 +26,26 @@ from imagecensus.model_export.decoding.signatures import identify, is_raw
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format that is read. `libraries` and `note` are for people; see docs/formats.md."""
+    """A format that is read. `libraries` and `note` are for people; see docs/formats.md.
+
+    `open_page` takes the number of a page or frame too, from 1; None: there is one only.
+    """
 
     name: str
     open: Callable[[bytes], Opened]
+    open_page: Callable[[bytes, int], Opened] | None = None
     libraries: str
     note: str = ""
 
 
-def _plain(name: str, note: str = "", plugin: str | None = None) -> Format:
+def _plain(name: str, note: str = "", plugin: str | None = None, frames: bool = False) -> Format:
     opener = functools.partial(pillow_reader.open_plain, name=name, plugin=plugin)
-    return Format(name=name, open=opener, libraries="Pillow", note=note)
+    by_number = _frame_opener(name) if frames else None
+    return Format(name=name, open=opener, open_page=by_number, libraries="Pillow", note=note)
+
+
+def _frame_opener(name: str) -> Callable[[bytes, int], Opened]:
+    return lambda data, number: pillow_reader.open_plain(data, name, number=number)
 
 
 FORMATS = {
@@ -47,17 +56,20 @@ FORMATS = {
             libraries="Pillow; imagecodecs for over 8 bits and JPEG-LS",
             note="also MPO (its first image), 12 bits, lossless, JPEG-LS; at 1/2, 1/4 or 1/8",
         ),
-        Format(name="PNG", open=png.open_png, libraries="Pillow"),
-        _plain("GIF", "the first frame"),
-        _plain("WEBP", "the first frame"),
         Format(
-            name="TIFF", open=tiff.open_tiff, libraries="Pillow; tifffile with imagecodecs",
+            name="PNG", open=png.open_png, open_page=_frame_opener("PNG"), libraries="Pillow",
+        ),
+        _plain("GIF", "the first frame", frames=True),
+        _plain("WEBP", "the first frame", frames=True),
+        Format(
+            name="TIFF", open=tiff.open_tiff, open_page=tiff.open_tiff,
+            libraries="Pillow; tifffile with imagecodecs",
             note="the first page of full size, at a reduced level of a pyramid; BigTIFF",
         ),
         Format(
             name="BMP", open=pillow_reader.open_bmp, libraries="Pillow", note="but for RLE4",
         ),
-        _plain("AVIF"),
+        _plain("AVIF", frames=True),
         Format(
             name="JPEG2000", open=jpeg2000.open_jpeg2000,
             libraries="Pillow; imagecodecs for colour or alpha of over 8 bits",
@@ -74,14 +86,18 @@ FORMATS = {
         Format(
             name="PSD", open=pillow_reader.open_psd, libraries="Pillow", note="flattened, 8 bits",
         ),
-        Format(name="HEIF", open=heif.open_heif, libraries="pi-heif", note="HEIC; 8 to 12 bits"),
+        Format(
+            name="HEIF", open=heif.open_heif, open_page=heif.open_heif, libraries="pi-heif",
+            note="HEIC; 8 to 12 bits",
+        ),
         Format(name="JPEG XL", open=jpeg_xl.open_jpeg_xl, libraries="imagecodecs"),
         Format(
             name="HDR", open=hdr.open_hdr, libraries="imagecodecs",
             note="light above 1 is white, then the curve of sRGB",
         ),
         Format(
-            name="DICOM", open=dicom.open_dicom, libraries="pydicom; imagecodecs",
+            name="DICOM", open=dicom.open_dicom, open_page=dicom.open_dicom,
+            libraries="pydicom; imagecodecs",
             note="the first frame, with the window that the file states",
         ),
     )
@@ -93,8 +109,10 @@ RAW_FORMATS = (
 )
 
 
-def open_image(data: bytes) -> Opened:
+def open_image(data: bytes, page: int = 0) -> Opened:
     """The file with its header read and no pixel decoded.
+
+    `page`: the number of the page or frame, from 1; 0: what is seen of the whole file.
 
     Raises:
       ImageError: unsupported_format, decode_error (a damaged header), truncated or not_an_image.
@@ -108,4 +126,11 @@ def open_image(data: bytes) -> Opened:
     found = FORMATS.get(name)
     if found is None:
         raise unsupported(name)
-    return found.open(data)
+    if not page:
+        return found.open(data)
+    if found.open_page is None:
+        raise unsupported(name, f"{name} has no pages that are read here")
+    try:
+        return found.open_page(data, page)
+    except IndexError:
+        raise ImageError("decode_error", f"the file has no page {page}", name) from None

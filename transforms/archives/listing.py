@@ -33,12 +33,14 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.ignored_names import ignored_kind, without_sidecars
 from imagecensus.transforms.archives import (
+    page_archive,
     parquet_archive,
     tar_archive,
     tfrecord_archive,
     zip_archive,
 )
 from imagecensus.transforms.archives.members import (
+    PAGES,
     ArchiveBroken,
     Member,
     Stream,
@@ -83,6 +85,8 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
                 kind = "zip"  # self-extracting: a program comes first
             elif kind == "parquet" and not _may_hold_images(file, image_column):
                 kind = None
+            elif kind is None and page_archive.may_have_pages(location):
+                kind = PAGES if page_archive.count_pages(file) > 1 else None
             return kind
     except (OSError, EOFError, zlib.error):
         return None
@@ -156,7 +160,9 @@ def list_archive(
     left_out: collections.Counter[str] = collections.Counter()
     try:
         with byte_ranges.open_stream(location, size, etag) as file:
-            if kind == "parquet":
+            if kind == PAGES:
+                chunks = _chunks(page_archive.list_pages(file))
+            elif kind == "parquet":
                 parquet = parquet_archive.open_parquet(file)
                 chunks = parquet_archive.list_members(parquet, image_column, columns)
             elif kind.startswith("tfrecord"):

@@ -9,6 +9,7 @@ _LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
 _ARCHIVE_NAME = re.compile(
     r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
 )
+PAGES = "pages"  # the kind of files with several pages or frames
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
 
 

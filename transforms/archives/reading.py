@@ -13,8 +13,13 @@ import threading
 import zlib
 
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives import parquet_archive, tfrecord_archive, zip_archive
-from imagecensus.transforms.archives.members import ArchiveBroken
+from imagecensus.transforms.archives import (
+    page_archive,
+    parquet_archive,
+    tfrecord_archive,
+    zip_archive,
+)
+from imagecensus.transforms.archives.members import PAGES, ArchiveBroken
 from imagecensus.transforms.storage import byte_ranges
 
 _SEQUENTIAL = ("tar.gz", "tfrecord.gz", "parquet")
@@ -49,6 +54,8 @@ def read_member(
         raise ImageError(
             "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
         )
+    if kind == PAGES:
+        return page_archive.read_page(container, etag, where[0], max_bytes)
     if kind == "parquet":
         group, row, column = where
         return place.rows(container, etag, group, column, row).read(row, max_bytes)

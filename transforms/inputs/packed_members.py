@@ -47,7 +47,7 @@ def split_member(text: str, base: str) -> Packed | None:
     for end in (index for index, letter in enumerate(text) if letter == "#" and index):
         container = resolve(text[:end], base)
         if store.is_address(container) and not container.startswith("file://"):
-            there = is_archive_name(container)
+            there = is_archive_name(container) or text[end:].startswith("#page=")
         else:
             there = _is_file(container)
         if there and not _is_file(resolve(text, base)):

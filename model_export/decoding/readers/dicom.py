@@ -23,8 +23,17 @@ _PACKED_PIXELS = re.compile(rb"\xe0\x7f\x10\x00O[BW]\x00\x00\xff\xff\xff\xff")
 _END_OF_FRAMES = b"\xfe\xff\xdd\xe0"
 
 
-def open_dicom(data: bytes) -> Opened:
-    """The first frame, as its own tags say it is to be shown."""
+def count_frames(data: bytes) -> int:
+    """Frames of a file."""
+    import pydicom
+
+    _silence()
+    file = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True)
+    return int(file.get("NumberOfFrames", 1) or 1)
+
+
+def open_dicom(data: bytes, number: int = 0) -> Opened:
+    """The first frame, or that of the number, as its own tags say it is to be shown."""
     try:
         import pydicom
     except ImportError:
@@ -44,14 +53,14 @@ def open_dicom(data: bytes) -> Opened:
 
     def load(need: Need) -> Picture:
         try:
-            samples = dicom_samples.first_frame(file)
+            samples = dicom_samples.read_frame(file, max(number, 1) - 1)
         except (AttributeError, NotImplementedError) as error:
             raise unsupported("DICOM", f"DICOM of this kind is not read here: {error}") from None
         if samples.ndim == 3 or file.PhotometricInterpretation == "PALETTE COLOR":
             picture = _in_colour(samples, file)
         else:
             picture = _in_grey(samples, file)
-        picture.pages = int(file.get("NumberOfFrames", 1) or 1)
+        picture.pages = 1 if number else int(file.get("NumberOfFrames", 1) or 1)
         return picture
 
     return Opened(format="DICOM", width=width, height=height, load=load)

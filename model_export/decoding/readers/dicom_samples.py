@@ -1,4 +1,4 @@
-"""The samples of a DICOM file's first frame: plain ones by pydicom, the rest by imagecodecs."""
+"""The samples of one frame of a DICOM file: plain ones by pydicom, the rest by imagecodecs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ _HIGH_THROUGHPUT = frozenset(f"{_SYNTAX}{number}" for number in (201, 202, 203))
 _JPEG_XL = frozenset(f"{_SYNTAX}{number}" for number in (110, 111, 112))
 
 
-def first_frame(file: Any) -> Pixels:
+def read_frame(file: Any, index: int) -> Pixels:
     """[H, W] or RGB [H, W, 3] of the types that the file has, without any table applied.
 
-    Raises AttributeError or NotImplementedError where it is of a kind that is not read.
+    `index` counts from 0. Raises AttributeError or NotImplementedError where it is of a kind that
+    is not read.
     """
     from pydicom.pixels import pixel_array
 
     syntax = str(file.file_meta.get("TransferSyntaxUID", ""))
     if syntax.startswith(_SYNTAX) and int(file.get("SamplesPerPixel", 1)) in (1, 3):
-        return _signed(_decompressed(file, syntax), file)
-    samples: Pixels = pixel_array(file, index=0)
+        return _signed(_decompressed(file, syntax, index), file)
+    samples: Pixels = pixel_array(file, index=index)
     return samples
 
 
-def _decompressed(file: Any, syntax: str) -> Pixels:
+def _decompressed(file: Any, syntax: str, index: int) -> Pixels:
     import imagecodecs
     from pydicom.encaps import get_frame
 
     frames = int(file.get("NumberOfFrames", 1) or 1)
-    frame = get_frame(file.PixelData, 0, number_of_frames=frames)
+    frame = get_frame(file.PixelData, index, number_of_frames=frames)
     kind = str(file.PhotometricInterpretation)
     if syntax in _JPEG:
         # Files of DICOM say of which colours they are; a JPEG alone leaves it to be guessed.

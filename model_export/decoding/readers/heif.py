@@ -10,7 +10,14 @@ from imagecensus.model_export.decoding.metadata import exif_of
 from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
 
 
-def open_heif(data: bytes) -> Opened:
+def count_images(data: bytes) -> int:
+    """Images of a file."""
+    import pi_heif
+
+    return len(pi_heif.open_heif(data))
+
+
+def open_heif(data: bytes, number: int = 0) -> Opened:
     """HEIC and its kin. The container turns the image itself, so that EXIF's tag is not applied."""
     try:
         import pi_heif
@@ -23,20 +30,21 @@ def open_heif(data: bytes) -> Opened:
         if "nsupported" in text or "not supported" in text.lower():
             raise unsupported("HEIF", f"HEIF of this kind is not read here: {text}") from None
         raise ImageError("decode_error", f"the HEIF header is damaged: {text}", "HEIF") from None
-    width, height = file.size
+    image = file[number - 1] if number else file
+    width, height = image.size
 
     def load(need: Need) -> Picture:
-        mode, icc = file.mode, file.info.get("icc_profile")
-        exif = exif_of(file.info.get("exif"))
-        rows = np.asarray(file)
+        mode, icc = image.mode, image.info.get("icc_profile")
+        exif = exif_of(image.info.get("exif"))
+        rows = np.asarray(image)
         scaled = False
         if ";16" in mode:
-            bits = int(file.info.get("bit_depth", 16))
+            bits = int(image.info.get("bit_depth", 16))
             rows, scaled = depth.to_eight_bits(rows, (0.0, float((1 << bits) - 1)))
         colours = 1 if mode.startswith(("L", "I")) else 3
         return Picture(
-            image=from_pixels(rows, colours), icc=icc, exif=exif, pages=len(file),
-            depth_scaled=scaled,
+            image=from_pixels(rows, colours), icc=icc, exif=exif, depth_scaled=scaled,
+            pages=1 if number else len(file),
         )  # fmt: skip
 
     return Opened(format="HEIF", width=width, height=height, load=load)

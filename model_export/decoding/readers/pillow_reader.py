@@ -29,13 +29,17 @@ def open_with_pillow(data: bytes, name: str, plugin: str | None = None) -> Image
         raise ImageError("decode_error", f"the {name} header is damaged", name) from None
 
 
-def open_plain(data: bytes, name: str, plugin: str | None = None) -> Opened:
-    """Any format of 8 bits a sample."""
+def open_plain(data: bytes, name: str, plugin: str | None = None, number: int = 0) -> Opened:
+    """Any format of 8 bits a sample; of an animation the first frame, or that of the number."""
     image = open_with_pillow(data, name, plugin)
 
     def load(need: Need) -> Picture:
+        if number:
+            image.seek(number - 1)
         image.load()
-        return describe(image)
+        picture = describe(image)
+        picture.pages = 1 if number else picture.pages
+        return picture
 
     return Opened(format=name, width=image.width, height=image.height, load=load)
 

@@ -36,13 +36,13 @@ _JPEG, _OLD_JPEG, _GROUP4, _UNCOMPRESSED = 7, 6, 4, 1
 _PILLOW_COMPRESSIONS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 50000))
 
 
-def open_tiff(data: bytes) -> Opened:
-    """The first page of full size (or the only one)."""
+def open_tiff(data: bytes, number: int = 0) -> Opened:
+    """The first page of full size (or the only one), or the page of that number, from 1."""
     try:
         tiff = tiff_tags.read_tiff(data)
     except tiff_tags.TagError as error:
         raise ImageError("decode_error", f"the TIFF header is damaged: {error}", "TIFF") from None
-    page = choose_page(tiff)
+    page = tiff.full_pages[number - 1] if number else choose_page(tiff)
     width, height = page.size
     if page.get(tiff_tags.IMAGE_DEPTH, 1) > 1:
         raise unsupported("TIFF", "TIFF with volumes is not read here")
@@ -57,7 +57,7 @@ def open_tiff(data: bytes) -> Opened:
         picture = _load_page(chosen, tiff, level)
         picture.orientation = orientation
         picture.exif = exif_of(data) if not tiff.big else None
-        picture.pages = sum(not p.is_reduced for p in tiff.pages) or 1
+        picture.pages = len(tiff.full_pages) if not number else 1
         return picture
 
     return Opened(format="TIFF", width=width, height=height, load=load)

@@ -69,6 +69,11 @@ class Tiff:
     sub_pages: tuple[Page, ...]
 
     @property
+    def full_pages(self) -> tuple[Page, ...]:
+        """The pages of the chain but for reduced versions of others; all, where each is one."""
+        return tuple(page for page in self.pages if not page.is_reduced) or self.pages
+
+    @property
     def is_raw(self) -> bool:
         """A camera's raw file: DNG, NEF, ARW, PEF and such."""
         if not self.pages:

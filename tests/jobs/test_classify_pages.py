@@ -1,0 +1,75 @@
+"""`classify --pages all`: each page or frame is a row."""
+
+import json
+
+import pytest
+from samples import photo, read_rows
+
+from imagecensus.jobs.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name in ("scan.tif", "moving.gif", "moving.png"):
+        first, *others = (photo(seed) for seed in range(3))
+        first.save(inside / name, save_all=True, append_images=others)
+    for name in ("one.tif", "one.png", "one.jpg"):
+        photo(0).save(inside / name)
+    return inside
+
+
+def rows_of(output) -> dict:
+    return {row["uri"].rpartition("/")[2]: row for row in read_rows(output).to_pylist()}
+
+
+def test_the_first_page_is_the_default_and_the_report_says_so(tiny_model, folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(["classify", str(folder), "--model", tiny_model, "--output", str(output)]) == 0
+    rows = rows_of(output)
+    assert len(rows) == 6 and rows["scan.tif"]["pages"] == 3
+    assert "3 files have more pages" in capsys.readouterr().out
+    report = json.loads((output / "run_report.json").read_text())
+    assert report["counters"]["images_with_more_pages"] == 3
+
+
+def test_all_pages_are_rows(tiny_model, folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = ["classify", str(folder), "--model", tiny_model, "--output", str(output)]
+    assert main([*command, "--pages", "all"]) == 0
+    rows = rows_of(output)
+    paged = {f"{name}#page={n}" for name in ("scan.tif", "moving.gif", "moving.png")
+             for n in (1, 2, 3)}  # fmt: skip
+    assert set(rows) == paged | {"one.tif", "one.png", "one.jpg"}
+    assert all(row["status"] == "ok" for row in rows.values())
+    scan = folder / "scan.tif"
+    assert {row["bytes"] for uri, row in rows.items() if "scan.tif" in uri} == {scan.stat().st_size}
+    # A page is the image that it holds: as that image alone.
+    photo(2).save(tmp_path / "third.png")
+    capsys.readouterr()
+    uri = f"{scan}#page=3"
+    assert main(["predict", uri, str(tmp_path / "third.png"), "--model", tiny_model, "--json"]) == 0
+    page, alone = map(json.loads, capsys.readouterr().out.splitlines())
+    assert page["top_k"] == alone["top_k"] == rows["scan.tif#page=3"]["top_k"]
+    # Run again, nothing is new.
+    assert main([*command, "--pages", "all"]) == 0
+    assert "12 known" in capsys.readouterr().out
+
+
+def test_a_table_that_saw_first_pages_goes_on_with_all(tiny_model, folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = ["classify", str(folder), "--model", tiny_model, "--output", str(output)]
+    assert main(command) == 0
+    assert main([*command, "--pages", "all", "--drop-gone"]) == 0
+    assert len(rows_of(output)) == 12
+
+
+def test_lists_name_pages(tiny_model, folder, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder}/scan.tif#page=2\n{folder}/scan.tif#page=9\n")
+    output = tmp_path / "out"
+    main(["classify", str(listed), "--model", tiny_model, "--output", str(output)])
+    rows = rows_of(output)
+    assert rows["scan.tif#page=2"]["status"] == "ok"
+    assert rows["scan.tif#page=9"]["status"] != "ok"
