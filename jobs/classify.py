@@ -283,7 +283,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     """
     from imagecensus.jobs.classification import supervise
     from imagecensus.transforms import fault_injection
-    from imagecensus.transforms.dataset import inventory, ledger, parts, work_plan
+    from imagecensus.transforms.dataset import compaction, inventory, ledger, parts, work_plan
     from imagecensus.transforms.dataset.epoch import raise_epoch
     from imagecensus.transforms.dataset.layout import claim
     from imagecensus.transforms.dataset.plan_units import Revising, plan_units
@@ -295,6 +295,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     if not dry_run:  # from here on, workers of an earlier run begin and write nothing
         epoch = raise_epoch(layout.epoch, run.run_id)
         layout.remove_temporary()
+        compaction.recover_or_refuse(layout)
     began = (time.process_time(), time.monotonic())
     plan = work_plan.read_plan(layout.state, shard)
     known = ledger.to_trust(ledger.read_ledger(layout.state), options.verify)

@@ -55,6 +55,10 @@ JOBS = {
         "imagecensus.jobs.browse",
         "show a finished table as a page, to look, correct and try",
     ),
+    "compact": (
+        "imagecensus.jobs.compact",
+        "merge a table's many small parts into few, sorted by uri",
+    ),
     "table": ("imagecensus.jobs.table", "write a finished table as CSV or JSON Lines"),
     "export": (
         "imagecensus.jobs.export",

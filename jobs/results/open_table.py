@@ -25,6 +25,9 @@ from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.copies import download
 
 MEMORY_LIMIT = "512MB"
+# Of more parts, whose readers take 41 KB of memory each, a copy is read: `imagecensus compact`
+# makes few of many.
+PARTS_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,19 +70,19 @@ def open_table(output: str) -> Iterator[Table]:
     """
     with tempfile.TemporaryDirectory(prefix="imagecensus-") as scratch:
         parts = _local_parts(output, scratch)
-        connection = connect(os.path.join(scratch, "spill"))
+        many = len(parts) > PARTS_AT_ONCE
+        database = os.path.join(scratch, "table") if many else ":memory:"
+        connection = connect(os.path.join(scratch, "spill"), database)
         try:
-            # glob.escape: a bracket in the folder's name is no pattern. By name: later versions
-            # may have added columns to the newer parts of one dataset.
-            relation = connection.read_parquet(
-                [glob.escape(part) for part in parts], union_by_name=True
-            )
-            relation.create_view("predictions")
+            if many:
+                _gather(connection, parts)
+            else:
+                _scan(connection, parts).create_view("predictions")
             yield Table(
                 output=output,
                 connection=connection,
                 parts=tuple(parts),
-                columns=tuple(relation.columns),
+                columns=tuple(connection.sql("FROM predictions").columns),
             )
         except _WRONG_STATEMENT:
             raise
@@ -92,14 +95,38 @@ def open_table(output: str) -> Iterator[Table]:
             connection.close()
 
 
-def connect(spill: str) -> duckdb.DuckDBPyConnection:
-    """An in-memory database of bounded size that spills into the folder `spill`."""
+def _scan(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> duckdb.DuckDBPyRelation:
+    # glob.escape: a bracket in the folder's name is no pattern. By name: later versions and lists
+    # may have added columns to the newer parts of one dataset.
+    return connection.read_parquet([glob.escape(part) for part in parts], union_by_name=True)
+
+
+def _gather(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> None:
+    """Makes the table `predictions` of many parts, in bounded memory: some at a time."""
+    known: list[str] = []
+    for at in range(0, len(parts), PARTS_AT_ONCE):
+        some = _scan(connection, parts[at : at + PARTS_AT_ONCE])
+        if not known:
+            some.limit(0).create("predictions")
+            known = list(some.columns)
+        for name, kind in zip(some.columns, some.types, strict=True):
+            if name not in known:
+                quoted = '"' + name.replace('"', '""') + '"'
+                connection.execute(f"ALTER TABLE predictions ADD COLUMN {quoted} {kind}")
+                known.append(name)
+        some.create_view("piece", replace=True)
+        connection.execute("INSERT INTO predictions BY NAME SELECT * FROM piece")
+
+
+def connect(spill: str, database: str = ":memory:") -> duckdb.DuckDBPyConnection:
+    """A database of bounded size in memory that spills into the folder `spill`, or on disk."""
     return duckdb.connect(
+        database,
         config={
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": spill,
             "preserve_insertion_order": "false",  # lets a scan stream
-        }
+        },
     )
 
 

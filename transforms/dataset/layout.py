@@ -16,6 +16,7 @@ import pyarrow as pa
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
+from imagecensus.transforms.dataset.merging import PARTS, STATE
 from imagecensus.transforms.decoders import inflight
 from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
@@ -40,11 +41,11 @@ class Layout:
 
     @property
     def parts(self) -> str:
-        return store.join(self.output, "predictions")
+        return store.join(self.output, PARTS)
 
     @property
     def state(self) -> str:
-        return store.join(self.output, "_imagecensus")
+        return store.join(self.output, STATE)
 
     @property
     def dataset(self) -> str:

@@ -170,21 +170,33 @@ def write_ledger(folder: str, run_id: str, new: Ledger, whole: Ledger | None) ->
       new: parts that no file has yet.
       whole: all parts, to take the place of many files; None: other runs are at work beside.
     """
+    if whole is not None and len(_files(folder)) >= _FILES:
+        replace_ledger(folder, run_id, whole)
+    elif len(new):
+        _write(folder, run_id, new)
+
+
+def replace_ledger(folder: str, run_id: str, whole: Ledger) -> None:
+    """Writes what is known of all parts, and removes what was known before."""
     before = _files(folder)
-    if whole is not None and len(before) >= _FILES:
-        new = whole
-    else:
-        before = []
-    if len(new):
-        schema = _SCHEMA.with_metadata({_NAMES_KEY: json.dumps(new.names).encode()})
-        buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-            writer.write_table(new.table.cast(schema))
-            writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
-        location = store.join(folder, f"ledger-{run_id}.parquet")
-        store.write(location, checksum.add_checksum(buffer.getvalue()))
+    _write(folder, run_id, whole)
     for name in before:
-        store.delete(store.join(folder, name))
+        if name != _name(run_id):
+            store.delete(store.join(folder, name))
+
+
+def _write(folder: str, run_id: str, new: Ledger) -> None:
+    schema = _SCHEMA.with_metadata({_NAMES_KEY: json.dumps(new.names).encode()})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        writer.write_table(new.table.cast(schema))
+        writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
+    location = store.join(folder, _name(run_id))
+    store.write(location, checksum.add_checksum(buffer.getvalue()))
+
+
+def _name(run_id: str) -> str:
+    return f"ledger-{run_id}.parquet"
 
 
 def _files(folder: str) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagecensus.transforms.dataset import checksum
+from imagecensus.transforms.dataset.merging import STATE, read_merge
 from imagecensus.transforms.dataset.work_plan import read_taken, unit_name
 from imagecensus.transforms.records import (
     OUTPUT_COLUMNS,
@@ -50,11 +51,16 @@ def part_location(folder: str, unit: Unit, revision: int | None = None) -> str:
 
 
 def list_part_files(folder: str) -> list[PartFile]:
-    """All parts in the folder, of every revision, lowest first. Raises StorageError."""
+    """All parts in the folder, of every revision, lowest first. Raises StorageError.
+
+    While parts are merged, those that count.
+    """
     found = []
+    merge = read_merge(store.join(folder.rpartition("/")[0], STATE), folder)
     for stored in store.list_folder(folder):
-        match = _NAME.fullmatch(stored.uri.rpartition("/")[2])
-        if match:
+        name = stored.uri.rpartition("/")[2]
+        match = _NAME.fullmatch(name)
+        if match and (merge is None or merge.counts(name)):
             revision = int(match[2] or 0)
             found.append(PartFile(match[1], revision, stored.uri, stored.size, stored.version))
     return sorted(found, key=lambda part: part[:2])

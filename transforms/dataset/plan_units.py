@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imagecensus.model_export.common.redact import redact_column
 from imagecensus.transforms import fault_injection
@@ -212,24 +213,40 @@ def _revised_rows(
     base = revising.bases.get(unit.name, -1)
     fields = {field.name: field for field in (*listed, *planned.schema)}
     fields |= {name: pa.field(name, pa.string()) for name in PLAN_COLUMNS}
-    rows = []
-    for at, row in enumerate(planned.to_pylist()):
-        if base == unit.revision:
-            row[TAKEN_COLUMN] = row["uri"]
-        elif base != unit.base:  # else the part of this revision was never written: as it was
-            row[TAKEN_COLUMN] = None
-        if row["uri"] in failed:
-            row[TAKEN_COLUMN] = None
-        if at in edits:
-            edit = edits[at]
-            if edit is None:
-                continue
-            row |= edit.values
-            if edit.again:
-                row[TAKEN_COLUMN] = None
-        rows.append(row)
-    arrays = [pa.array([row.get(name) for row in rows], f.type) for name, f in fields.items()]
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields.values()))
+    uris = planned.column("uri")
+    if base == unit.revision:
+        taken = uris
+    elif base == unit.base and TAKEN_COLUMN in planned.schema.names:
+        taken = planned.column(TAKEN_COLUMN)  # this revision's part was never written: as it was
+    else:
+        taken = pa.nulls(len(uris), pa.string())
+    if failed:
+        again = pc.is_in(uris, pa.array(sorted(failed), pa.string()))
+        taken = pc.if_else(again, pa.scalar(None, pa.string()), taken)
+    columns = {
+        name: planned.column(name).cast(field.type)
+        if name in planned.schema.names
+        else pa.nulls(len(uris), field.type)
+        for name, field in fields.items()
+    }
+    rows = pa.table(columns | {TAKEN_COLUMN: taken}, pa.schema(fields.values()))
+    return _edited(rows, edits)
+
+
+def _edited(rows: pa.Table, edits: dict[int, Edit | None]) -> pa.RecordBatch:
+    """The rows with those of `edits` changed or left out. There are few: units may be large."""
+    changed: list[dict[str, object]] = []
+    order = np.arange(rows.num_rows)
+    for at, edit in edits.items():
+        if edit is None:
+            order[at] = -1
+            continue
+        [row] = rows.slice(at, 1).to_pylist()
+        row |= edit.values | ({TAKEN_COLUMN: None} if edit.again else {})
+        order[at] = rows.num_rows + len(changed)
+        changed.append(row)
+    both = pa.concat_tables([rows, pa.Table.from_pylist(changed, rows.schema)])
+    return both.take(pa.array(order[order >= 0])).combine_chunks().to_batches()[0]
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.dataset import checksum
+from imagecensus.transforms.dataset.merging import PARTS, read_merge
 from imagecensus.transforms.records import PLAN_COLUMNS, REF_COLUMNS, TAKEN_COLUMN, Unit
 from imagecensus.transforms.storage import store
 
@@ -187,17 +188,28 @@ def find_references(folder: str, uris: list[str]) -> dict[str, dict]:
 class PlanWriter:
     """Gathers units into plan files of bounded size."""
 
-    def __init__(self, folder: str, *, shard: tuple[int, int] = WHOLE, dry_run: bool = False):
+    def __init__(
+        self, folder: str, *, shard: tuple[int, int] = WHOLE, dry_run: bool = False, tag: str = ""
+    ):
+        """Args:
+        folder: of the plan.
+        shard: (i, n): the files are those of shard i of n.
+        dry_run: write nothing.
+        tag: what the names of the files begin with, in place of the shard's.
+        """
         self.files: list[PlanFile] = []
         self._folder, self._dry_run = folder, dry_run
         self._waiting: list[tuple[Unit, pa.RecordBatch]] = []
-        self._prefix = "plan-" + shard_tag(shard)
-        self._count = len(plan_files(folder, shard))
+        self._prefix = "plan-" + (tag or shard_tag(shard))
+        self._count = 0 if tag else len(plan_files(folder, shard))
 
     def add(self, unit: Unit, rows: pa.RecordBatch) -> None:
         """Adds a unit and its rows; where it is in the plan, is filled in here."""
+        if self._waiting and not rows.schema.equals(self._waiting[0][1].schema):
+            self.flush()
         self._waiting.append((unit, rows))
-        if len(self._waiting) >= UNITS_PER_FILE:
+        full = sum(unit.rows for unit, _ in self._waiting) >= UNITS_PER_FILE * UNIT_ROWS
+        if full or len(self._waiting) >= UNITS_PER_FILE:
             self.flush()
 
     def flush(self) -> None:
@@ -217,7 +229,7 @@ class PlanWriter:
 
 
 def _entry(unit: Unit) -> list:
-    later = [unit.revision, unit.base, unit.digest] if unit.revision else []
+    later = [unit.revision, unit.base, unit.digest] if unit.revision or unit.digest else []
     return [unit.name, unit.rows, *later]
 
 
@@ -246,12 +258,15 @@ def shard_tag(shard: tuple[int, int]) -> str:
 
 
 def plan_files(folder: str, shard: tuple[int, int] = WHOLE) -> list[str]:
-    """Every plan file, a shard's too; or those of one shard."""
+    """Every plan file, a shard's too; or those of one shard. While parts are merged: that count."""
     prefix = "plan-" + shard_tag(shard)
+    merge = read_merge(folder, store.join(folder.rpartition("/")[0], PARTS))
     return [
         store.join(folder, name)
         for name in store.list_names(folder)
-        if name.startswith(prefix) and name.endswith(".parquet")
+        if name.startswith(prefix)
+        and name.endswith(".parquet")
+        and (merge is None or merge.counts(name))
     ]
 
 

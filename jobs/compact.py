@@ -1,0 +1,71 @@
+"""`imagecensus compact`: the many small parts of a finished table as few large ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Sequence
+
+from imagecensus.jobs.command.options import argument, parse_options
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.dataset import compaction
+from imagecensus.transforms.dataset.epoch import raise_epoch
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.storage import store
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `imagecensus compact`."""
+
+    output: str = argument("the --output of a classify run")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(
+        Options,
+        argv,
+        "imagecensus compact",
+        "Merges the parts of a table into files of up to 131,072 rows, sorted by uri, and removes"
+        " older revisions. Programs that read the table meanwhile see all rows before, or after;"
+        " classify goes on with the table as ever.",
+    )
+    print(summary(options.output, compact(options.output)))
+    return 0
+
+
+def compact(output: str) -> compaction.Compacted:
+    """Merges the parts of an output, local or in a store.
+
+    Raises:
+      UserError: no table there, or a run is writing to it.
+    """
+    layout = Layout(output.rstrip("/"))
+    try:
+        fingerprint = json.loads(store.read(layout.dataset))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{output}: no output of classify is there; name its --output") from None
+    run_id = uuid.uuid4().hex[:12]
+    with layout.locked() as lock:
+        raise_epoch(layout.epoch, run_id)  # workers that outlived their run write nothing more
+        done = compaction.compact(layout, fingerprint, run_id)
+        lock.check_held()
+    return done
+
+
+def summary(output: str, done: compaction.Compacted) -> str:
+    """One line for a person, and another where images are to be classified yet."""
+    if done.before == done.after:
+        text = f"{output}: {done.rows:,} rows in {done.after:,} parts already; nothing to merge"
+    else:
+        text = f"{output}: {done.rows:,} rows, {done.before:,} parts merged into {done.after:,}"
+    if done.pending:
+        text += f"\n{done.pending:,} units have no part yet; run classify again to do them"
+    return text
+
+
+if __name__ == "__main__":
+    from imagecensus.jobs.cli import command
+
+    command("compact")

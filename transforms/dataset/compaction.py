@@ -1,0 +1,250 @@
+"""Merges the parts of a dataset into few, sorted by uri, at once for whoever reads meanwhile.
+
+A merged part is the part of a unit as any other, of up to 131,072 rows: reruns revise and retry it,
+and the ledger knows it. The plan is written anew with it, so that both are of the same units.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms import fault_injection
+from imagecensus.transforms.dataset import inventory, ledger, merging, parts
+from imagecensus.transforms.dataset.inventory import Inventory
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.merging import Merge
+from imagecensus.transforms.dataset.sorted_rows import SortedRows
+from imagecensus.transforms.dataset.work_plan import (
+    WHOLE,
+    Plan,
+    PlanWriter,
+    read_plan,
+    read_planned,
+    unit_name,
+)
+from imagecensus.transforms.records import TAKEN_COLUMN, Unit
+from imagecensus.transforms.storage import store
+
+ROWS = 131_072
+_BYTES = 256 << 20  # of a part in memory: rows with embeddings are large
+_AT_ONCE = 256  # parts that are read between two writes
+_READERS = 8
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
+_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """What a merge came to.
+
+    Attributes:
+      rows: of the table.
+      before, after: how many parts there were, and are.
+      pending: units that have no part yet: they stay as they are.
+    """
+
+    rows: int
+    before: int
+    after: int
+    pending: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is merged, and how."""
+
+    layout: Layout
+    plan: Plan
+    present: Inventory
+    fingerprint: str
+    rows_per_part: int
+
+
+def compact(layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = ROWS) -> Compacted:
+    """Merges all parts. The caller holds the lock of the output and has raised its number.
+
+    Raises:
+      UserError: the output holds parts that no plan knows.
+      StorageError: a file cannot be read or written; the table is as it was.
+    """
+    recover(layout)
+    plan = read_plan(layout.state)
+    known = ledger.read_ledger(layout.state)
+    present = inventory.take_inventory(layout.parts, plan, fingerprint, known)
+    if present.unplanned:
+        raise UserError(
+            f"{present.unplanned[0]}: not in this dataset's plan; move it away, or run classify"
+        )
+    before = len(parts.list_part_files(layout.parts))
+    rows, pending = present.totals.rows, len(present.pending)
+    if before <= -(-rows // rows_per_part):
+        return Compacted(rows=rows, before=before, after=before, pending=pending)
+    number = sum(name.startswith("plan-c") for name in store.list_names(layout.state))
+    task = _Task(
+        layout=layout, plan=plan, present=present, fingerprint=fingerprint,
+        rows_per_part=rows_per_part,
+    )  # fmt: skip
+    merge = Merge(id=f"c{number:04d}{run_id[:4]}", done=False, beside=store.is_bucket(layout.parts))
+    try:
+        after = _merge(task, merge)
+    except OSError as error:
+        if merge.beside or error.errno not in _CANNOT:
+            raise
+        recover(layout)  # this file system exchanges no folders: as in a store, then
+        merge = dataclasses.replace(merge, beside=True)
+        after = _merge(task, merge)
+    return Compacted(rows=rows, before=before, after=after, pending=pending)
+
+
+def recover(layout: Layout) -> None:
+    """Ends a merge that was killed: undone before its files counted, else done."""
+    merge = merging.read_merge(layout.state, layout.parts)
+    if merge is None:
+        return
+    for folder in (layout.state, layout.parts):
+        for name in store.list_names(folder):
+            if name.startswith(("part-", "plan-")) and not merge.counts(name):
+                store.delete(store.join(folder, name))
+    if not merge.beside:
+        shutil.rmtree(_aside(layout), ignore_errors=True)
+    merging.forget(layout.state)
+
+
+def recover_or_refuse(layout: Layout) -> None:
+    """What a run does before it reads the plan. Raises UserError for a shard of merged parts."""
+    if layout.shard == WHOLE:
+        recover(layout)
+    elif any(name.startswith("plan-c") for name in store.list_names(layout.state)):
+        raise UserError(
+            f"{layout.output}: `imagecensus compact` has merged the parts of all shards; go on"
+            " without --shard"
+        )
+
+
+def _merge(task: _Task, merge: Merge) -> int:
+    """Writes all anew, lets it count, removes the rest; returns how many parts there are."""
+    layout, present = task.layout, task.present
+    pending = {unit.name: unit for unit in present.pending}
+    bases = {
+        parts.part_location("", pending[name], revision).rpartition("/")[2]
+        for name, revision in present.bases.items()
+    }
+    merge = dataclasses.replace(merge, kept=frozenset(bases))
+    folder = layout.parts if merge.beside else _aside(layout)
+    merge.write(layout.state)
+    if not merge.beside:
+        store.make_folder(folder)
+        _check_exchange(folder)
+    fault_injection.reached("compaction.begun")
+    writer = PlanWriter(layout.state, tag=f"{merge.id}-")
+    made = _write_merged(task, writer, merge.id, folder)
+    for unit in pending.values():
+        writer.add(unit, read_planned(unit))
+    writer.flush()
+    fault_injection.reached("compaction.written")
+    if merge.beside:
+        merge = dataclasses.replace(merge, done=True)
+        merge.write(layout.state)
+    else:
+        for name in bases:
+            os.link(store.join(layout.parts, name), store.join(folder, name))
+        _exchange(folder, layout.parts)
+    fault_injection.reached("compaction.done")
+    recover(layout)
+    _renew_ledger(layout, task.fingerprint, merge.id)
+    return made + len(bases)
+
+
+def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> int:
+    """Writes the parts of all units that have one, in order of uri; returns how many."""
+    present, fingerprint = task.present, task.fingerprint
+    units = [unit for unit in task.plan.units if unit.name in present.parts]
+    with SortedRows("uri") as rows, SortedRows("uri") as refs:
+        made_by = _gather_rows(rows, [present.parts[unit.name].file.location for unit in units])
+        for at in range(0, len(units), _AT_ONCE):
+            some = units[at : at + _AT_ONCE]
+            tables = [pa.Table.from_batches([read_planned(unit)]) for unit in some]
+            refs.add(_without_taken(pa.concat_tables(tables, promote_options="permissive")))
+        size = min(task.rows_per_part, max(1, _BYTES // _row_bytes(rows.schema)))
+        number = -1
+        pairs = zip(refs.batches(size), rows.batches(size), strict=True)
+        for number, (planned, table) in enumerate(pairs):
+            unit = Unit(
+                name=f"{name}-{number:05d}", plan="", row_group=0, rows=planned.num_rows,
+                digest=unit_name(planned, fingerprint),
+            )  # fmt: skip
+            parts.write_part(folder, unit, table, made_by | {"fingerprint": fingerprint})
+            writer.add(unit, planned.combine_chunks().to_batches()[0])
+    return number + 1
+
+
+def _gather_rows(rows: SortedRows, locations: list[str]) -> dict[str, Any]:
+    """Reads all parts; returns what the footers of the merged ones say."""
+    made_by: dict[str, Any] = {}
+    runs: set[str] = set()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for at in range(0, len(locations), _AT_ONCE):
+            tables = list(pool.map(parts.read_part, locations[at : at + _AT_ONCE]))
+            for table in tables:
+                made_by = json.loads((table.schema.metadata or {}).get(parts.PROVENANCE_KEY, b"{}"))
+                runs.update(made_by.pop("run_ids", ()), {str(made_by.pop("run_id", ""))})
+            plain = [table.replace_schema_metadata() for table in tables]
+            rows.add(pa.concat_tables(plain, promote_options="permissive").unify_dictionaries())
+    return made_by | {"run_ids": sorted(runs - {""})}
+
+
+def _without_taken(rows: pa.Table) -> pa.Table:
+    """Rows of the plan without what their last revision took over."""
+    return rows.drop_columns([TAKEN_COLUMN]) if TAKEN_COLUMN in rows.schema.names else rows
+
+
+def _row_bytes(schema: pa.Schema) -> int:
+    """About what a row takes in memory."""
+    at = schema.get_field_index("embedding")
+    return 1000 + (4 * schema.field(at).type.list_size if at >= 0 else 0)
+
+
+def _renew_ledger(layout: Layout, fingerprint: str, name: str) -> None:
+    """Looks at what was written, and notes only that."""
+    found = inventory.take_inventory(layout.parts, read_plan(layout.state), fingerprint)
+    if found.damaged:
+        raise UserError(
+            f"{found.damaged[0]}: was damaged while it was written; run classify again: it redoes"
+            " these rows"
+        )
+    ledger.replace_ledger(layout.state, name, found.ledger)
+
+
+def _aside(layout: Layout) -> str:
+    return store.join(layout.state, "compacting")
+
+
+def _check_exchange(folder: str) -> None:
+    """Raises OSError where this file system exchanges no folders."""
+    one, other = (os.path.join(folder, name) for name in ("one", "other"))
+    os.mkdir(one)
+    os.mkdir(other)
+    _exchange(one, other)
+    os.rmdir(one)
+    os.rmdir(other)
+
+
+def _exchange(one: str, other: str) -> None:
+    """Two folders get each other's name, in one step. Raises OSError."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # no Linux
+        raise OSError(errno.ENOSYS, "folders cannot be exchanged here") from None
+    if rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), one)

@@ -1,0 +1,63 @@
+"""The record of a merge of parts that is under way: which files count for whoever reads meanwhile.
+
+A merge writes new parts and a new plan beside the old ones. Until it is done only the old ones
+count, then only the new ones; the record says which, and is removed when the others are gone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from imagecensus.transforms.storage import store
+
+PARTS, STATE = "predictions", "_imagecensus"  # folders of an output
+_RECORD = "compaction.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge:
+    """A merge that was begun.
+
+    Attributes:
+      id: what the names of its parts and plan files begin with.
+      done: whether its files count, and the others do not.
+      beside: its parts lie in the folder of the others; else in one that took its place, at once.
+      kept: names of other parts that count still.
+    """
+
+    id: str
+    done: bool
+    beside: bool
+    kept: frozenset[str] = frozenset()
+
+    def is_own(self, name: str) -> bool:
+        """Whether a file is one of those that the merge writes."""
+        return name.startswith((f"part-{self.id}-", f"plan-{self.id}-"))
+
+    def counts(self, name: str) -> bool:
+        """Whether a part or plan file counts now."""
+        return self.is_own(name) == self.done or name in self.kept
+
+    def write(self, state: str) -> None:
+        """Raises StorageError."""
+        record = dataclasses.asdict(self) | {"kept": sorted(self.kept)}
+        store.write(store.join(state, _RECORD), json.dumps(record).encode())
+
+
+def read_merge(state: str, parts: str) -> Merge | None:
+    """The merge that is under way in an output; None: there is none."""
+    try:
+        record: dict[str, Any] = json.loads(store.read(store.join(state, _RECORD)))
+    except FileNotFoundError:
+        return None
+    merge = Merge(**(record | {"kept": frozenset(record["kept"])}))
+    if not merge.beside:  # the folder is the record: it was exchanged, or it was not
+        done = store.exists(store.join(parts, f"part-{merge.id}-00000.parquet"))
+        merge = dataclasses.replace(merge, done=done)
+    return merge
+
+
+def forget(state: str) -> None:
+    store.delete(store.join(state, _RECORD))
