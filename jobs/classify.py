@@ -252,11 +252,12 @@ def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
     from imagecensus.model_export.contract import check_digest, read_contract
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import choose_engine
+    from imagecensus.transforms.engines.registry import choose_engine, match_engine
 
     here = options.runner == IN_PROCESS
     engine = choose_engine(options.engine, options.precision, options.embeddings, here=here)
     model = _model_folder(options, present.get("model", ""))
+    engine = match_engine(engine, options.engine, model)
     contract = read_contract(model)
     check_digest(contract, options.model_digest, model)
     if not options.trust_model:

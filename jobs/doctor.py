@@ -227,7 +227,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
     from imagecensus.model_export.safety import check_graph
     from imagecensus.transforms.classify_images import Classification, ClassifierHandler
     from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import EngineError, choose_engine
+    from imagecensus.transforms.engines.registry import EngineError, choose_engine, match_engine
 
     asked, here = (options.engine, options.precision, options.embeddings), True
     try:
@@ -239,6 +239,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
                 raise
             here, engine = False, options.engine
         folder = _model_folder(options, "")
+        engine = match_engine(engine, options.engine, folder)
         if not options.trust_model:
             check_graph(folder)
         contract = read_contract(folder)

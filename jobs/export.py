@@ -1,8 +1,8 @@
-"""`imagecensus export MODEL.keras --labels FILE --output MODEL_DIR`: bring your own classifier.
+"""`imagecensus export FILE --labels FILE --output MODEL_DIR`: bring your own classifier.
 
-Wraps a Keras classifier that was trained elsewhere as a model folder that the batch job reads:
-preprocessing, labels, signatures and golden images, proved in a fresh process like a model that
-`imagecensus train` made.
+Wraps a classifier that was trained elsewhere as a model folder that the batch job reads:
+preprocessing, labels and golden images, checked against the network's own answers. Keras files
+become a SavedModel; ONNX, TensorFlow Lite and SavedModels an OpenVINO graph, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -11,26 +11,51 @@ import dataclasses
 import math
 import os
 
-from imagecensus.jobs.command.options import argument, option, parse_options
-from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.foreign.keras_file import last_activation, load_keras
-from imagecensus.model_export.foreign.labels import read_labels
+import numpy as np
 
-# --input-range, as `network_checks.RANGES`, which needs Keras.
-_RANGES = ("0..1", "-1..1", "0..255")
+from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.quantize import quantize_from
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import EXPORTED_TOP_K, Contract, check_target
+from imagecensus.model_export.default_model import make_golden_images
+from imagecensus.model_export.export_graph import export_graph
+from imagecensus.model_export.foreign.graph_file import (
+    GraphFile,
+    is_graph_file,
+    read_graph,
+    read_graph_labels,
+)
+from imagecensus.model_export.foreign.labels import read_labels
+from imagecensus.model_export.foreign.network_checks import (
+    RANGES,
+    Network,
+    check_input_range,
+    choose_activation,
+)
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.quantize import can_quantize, describe_int8
+from imagecensus.model_export.verify import check_model
+
+_KINDS = (
+    "a Keras file (.keras, .h5), ONNX (.onnx), TensorFlow Lite (.tflite), an OpenVINO graph (.xml)"
+    " or a SavedModel folder"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
     """Options of an export."""
 
-    model: str = argument("Keras classifier: .keras or .h5", metavar="MODEL")
+    model: str = argument(_KINDS, metavar="MODEL")
     output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
     labels: str = option(
-        None, "a label per line, or JSON: a list, or {class id: label}", required=True
+        "",
+        "a label per line, or JSON: a list, or {class id: label}; default: those in the file, where"
+        " it carries any",
+        metavar="FILE",
     )
     input_range: str = option(
-        None, "what the network takes pixels as", required=True, choices=_RANGES
+        None, "what the network takes pixels as", required=True, choices=tuple(RANGES)
     )
     mean: str = option(
         "",
@@ -38,7 +63,7 @@ class ExportOptions:
         metavar="R,G,B",
     )
     std: str = option("", "what is divided by behind --mean", metavar="R,G,B")
-    logits: bool = option(False, "the network ends without a softmax: add one")
+    logits: bool = option(False, "the network ends without a softmax or sigmoid, which is added")
     probabilities: bool = option(
         False, "its answers are probabilities, although its last layer is no softmax or sigmoid"
     )
@@ -48,7 +73,7 @@ class ExportOptions:
     )
     crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
     name: str = option("", "of the model; default: the file's name")
-    images: str = option(
+    images: str | None = option(
         None, "images of the model's kind: make an int8 twin, see `imagecensus quantize`",
         metavar="PLACE",
     )  # fmt: skip
@@ -57,152 +82,132 @@ class ExportOptions:
 def main(argv: list[str]) -> int:
     """Exports; returns the exit code."""
     options = parse_options(
-        ExportOptions, argv, "imagecensus export", "Make a model folder of a Keras classifier."
+        ExportOptions, argv, "imagecensus export", "Make a model folder of a network's file."
     )
-    labels = read_labels(options.labels)
-    if os.path.isdir(options.model):
-        raise UserError(
-            f"{options.model}: is a folder; expected a Keras file (.keras or .h5), as model.save"
-            " writes it"
-        )
-    if not os.path.isfile(options.model):
+    if not os.path.exists(options.model):
         raise UserError(f"{options.model}: no such file")
-    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
-
-    # isort: split
-    import numpy as np
-
-    from imagecensus.jobs.quantize import quantize_from
-    from imagecensus.model_export.default_model import make_golden_images
-    from imagecensus.model_export.export import check_target, export_classifier, normalize
-    from imagecensus.model_export.quantize import can_quantize, describe_int8
-    from imagecensus.model_export.verify import check_model
-
     if options.images and not can_quantize():
         raise UserError("--images: nncf is not installed; pip install imagecensus[quantize]")
     check_target(options.output)
-    model, color = _wrap(load_keras(options.model), options, len(labels))
-    outputs = model.output_shape[-1]
-    if outputs != len(labels):
-        raise UserError(
-            f"{options.labels}: {len(labels)} labels, but {options.model} has {outputs} outputs;"
-            " name each output once, in the network's order"
-        )
-    spec = _preprocess(model.input_shape[1:3], color, options)
-    images = make_golden_images(spec)
-    contract = export_classifier(
-        model,
-        spec,
-        labels,
-        options.output,
-        name=options.name or os.path.splitext(os.path.basename(options.model))[0],
-        golden_images=images,
-        training={"file": os.path.basename(options.model)},
-    )
-    sums = np.asarray(model(normalize(images, spec), training=False)).sum(1)
+    is_graph = is_graph_file(options.model)
+    if os.path.isdir(options.model) and not is_graph:
+        raise UserError(f"{options.model}: is a folder without saved_model.pb; expected {_KINDS}")
+    labels = _labels(options)
+    if is_graph:
+        contract, note = _export_graph(options, labels)
+    else:
+        contract, note = _export_keras(options, labels)
     findings = check_model(options.output)
     for finding in findings:
         print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
-    if np.abs(sums - 1).max() > 1e-3:
-        print(
-            "note: the scores of an image do not add up to 1: the network judges each class on"
-            " its own"
-        )
+    if note:
+        print(f"note: {note}")
     print(f"{options.output}: {contract.name}, {len(labels)} classes")
     if options.images:
         print(describe_int8(quantize_from(options.output, options.output, (options.images,))))
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def _check_ending(model, options: ExportOptions, labels: int, pixels) -> None:
-    """Raises UserError where the network's last layer contradicts the labels or the flags.
+def _labels(options: ExportOptions) -> list[str]:
+    if options.labels:
+        return read_labels(options.labels)
+    labels = read_graph_labels(options.model)
+    if not labels:
+        raise UserError(f"{options.model}: carries no labels; name a file of them with --labels")
+    return labels
 
-    `pixels` are normalised images.
+
+def _export_graph(options: ExportOptions, labels: list[str]) -> tuple[Contract, str]:
+    """Of a file that OpenVINO reads; needs no TensorFlow."""
+
+    def read() -> GraphFile:
+        return read_graph(options.model, len(labels), options.image_size)
+
+    network = read()
+    whole = options.input_range == "0..255" and not options.mean and not options.std
+    if network.element_type == "u8" and not whole:
+        raise UserError(
+            f"{options.model}: takes whole numbers from 0 to 255; say --input-range 0..255, without"
+            " --mean and --std"
+        )
+    spec, activation, note = _judge(network, options, labels)
+    contract = export_graph(
+        read,
+        spec,
+        labels,
+        options.output,
+        name=options.name or _name(options.model),
+        activation=activation,
+        golden_images=make_golden_images(spec),
+        top_k=EXPORTED_TOP_K,
+        training={"file": os.path.basename(options.model.rstrip("/"))},
+    )
+    return contract, note
+
+
+def _export_keras(options: ExportOptions, labels: list[str]) -> tuple[Contract, str]:
+    """Of a Keras file, which becomes a SavedModel."""
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
+
+    # isort: split
+    from imagecensus.model_export.export import export_classifier
+    from imagecensus.model_export.foreign.keras_file import read_keras
+
+    network = read_keras(options.model, options.image_size)
+    spec, activation, note = _judge(network, options, labels)
+    contract = export_classifier(
+        network.classifier(activation),
+        spec,
+        labels,
+        options.output,
+        name=options.name or _name(options.model),
+        golden_images=make_golden_images(spec),
+        training={"file": os.path.basename(options.model)},
+    )
+    return contract, note
+
+
+def _name(path: str) -> str:
+    return os.path.splitext(os.path.basename(path.rstrip("/")))[0]
+
+
+def _judge(
+    network: Network, options: ExportOptions, labels: list[str]
+) -> tuple[PreprocessSpec, str, str]:
+    """The preprocessing, the activation that the network lacks, and a note for its user.
+
+    Raises:
+      UserError: the network contradicts its labels or what its user says of it.
     """
-    import numpy as np
-
-    from imagecensus.model_export.foreign.network_checks import gives_probabilities
-
-    ending = last_activation(model)
-    if model.output_shape[-1] == 1 and labels == 1:
+    where = options.labels or options.model
+    if network.classes == 1 and len(labels) == 1:
         raise UserError(
-            f"{options.labels}: one label, so that every image would be that label; name both"
-            " classes, first the one for an output of 0"
+            f"{where}: one label, so that every image would be that label; name both classes, first"
+            " the one for an output of 0"
         )
-    if options.logits and ending in ("softmax", "sigmoid"):
+    outputs = max(network.classes, 2)
+    if outputs != len(labels):
         raise UserError(
-            f"--logits: {options.model} ends with a {ending} already; leave the flag out"
+            f"{where}: {len(labels)} labels, but {options.model} has {network.classes} outputs;"
+            " name each output once, in the network's order"
         )
-    answers = np.asarray(model(pixels, training=False))
-    inside = bool((answers >= 0).all() and (answers <= 1).all())
-    if options.probabilities and (options.logits or not inside):
-        raise UserError(
-            f"--probabilities: {options.model} gives answers from {answers.min():.3g} to"
-            f" {answers.max():.3g}; leave the flag out"
-            if not inside
-            else "--probabilities and --logits exclude each other"
-        )
-    if not options.logits and not options.probabilities and ending == "linear":
-        flag = "--probabilities" if gives_probabilities(answers) else "--logits"
-        raise UserError(
-            f"{options.model}: its last layer is no softmax or sigmoid, and its answers"
-            f" {'add up to 1' if flag == '--probabilities' else 'are no scores'}; add {flag}"
-        )
-
-
-def _check_network(model, options: ExportOptions, labels: int, size) -> None:
-    """Raises UserError where the network contradicts what its user says of it."""
-    from imagecensus.model_export.default_model import make_golden_images
-    from imagecensus.model_export.export import normalize
-    from imagecensus.model_export.foreign.network_checks import check_input_range
-
-    channels = model.input_shape[3]
-    spec = _preprocess(size, "rgb" if channels == 3 else "grey", options)
+    spec = _preprocess(network, options)
     images = make_golden_images(spec)
-    _check_ending(model, options, labels, normalize(images, spec)[..., :channels])
+    answers = network.infer(spec.normalize(images)[..., : network.channels])
+    activation, note = choose_activation(
+        options.model,
+        answers,
+        ending=network.ending,
+        logits=options.logits,
+        probabilities=options.probabilities,
+    )
     changed = bool(options.mean or options.std)
-    check_input_range(model, options.model, options.input_range, images, changed)
-
-
-def _wrap(model, options: ExportOptions, labels: int):
-    """The model on three channels, with its embedding named; and the colour it wants."""
-    import keras
-
-    from imagecensus.model_export.export import EMBEDDING_LAYER
-
-    shapes = model.input_shape, model.output_shape
-    if not all(isinstance(shape, tuple) for shape in shapes):
-        raise UserError(f"{options.model}: has several inputs or outputs; expected one of each")
-    if len(shapes[0]) != 4 or shapes[0][3] not in (1, 3) or len(shapes[1]) != 2:
-        raise UserError(
-            f"{options.model}: takes {shapes[0]} and answers {shapes[1]}; expected images"
-            " [N, height, width, 1 or 3] and scores [N, classes]"
-        )
-    size = [options.image_size or side for side in shapes[0][1:3]]
-    if None in size:
-        raise UserError(f"{options.model}: takes images of any size; choose with --image-size")
-    if any(fixed and fixed != side for fixed, side in zip(shapes[0][1:3], size, strict=True)):
-        raise UserError(
-            f"{options.model}: takes {shapes[0][2]}x{shapes[0][1]} images, --image-size is"
-            f" {options.image_size}; leave the flag out"
-        )
-    _check_network(model, options, labels, size)
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    embedding = (dense or model.layers)[-1].input
-    inner = keras.Model(model.inputs, [model.outputs[0], embedding])
-    images = keras.Input((*size, 3))
-    scores, features = inner(images if shapes[0][3] == 3 else images[..., :1])
-    if shapes[1][1] == 1 and labels == 2:
-        # One output, the second label's probability p: the scores are 1 - p and p.
-        if options.logits:
-            scores = keras.ops.sigmoid(scores)
-        scores = keras.ops.concatenate([1 - scores, scores], axis=1)
-    elif options.logits:
-        scores = keras.layers.Softmax()(scores)
-    named = keras.layers.Identity(name=EMBEDDING_LAYER)(features)
-    # The embedding is read off the model by name: it has to hang in its graph.
-    scores = keras.layers.Lambda(lambda both: both[0])([scores, named])
-    return keras.Model(images, scores), "rgb" if shapes[0][3] == 3 else "grey"
+    first = network.first_layers()
+    images = images[..., : network.channels]
+    check_input_range(first, options.model, options.input_range, images, changed)
+    if not activation and network.classes > 1 and np.abs(answers.sum(1) - 1).max() > 1e-3:
+        note = "the scores of an image do not add up to 1: the network judges each class on its own"
+    return spec, activation, note
 
 
 def _numbers(flag: str, text: str, default: float) -> list[float]:
@@ -221,23 +226,22 @@ def _numbers(flag: str, text: str, default: float) -> list[float]:
     return numbers * (3 // len(numbers))
 
 
-def _preprocess(size, color: str, options: ExportOptions):
-    """The spec for images of that height and width."""
-    from imagecensus.model_export.foreign.network_checks import RANGES
-    from imagecensus.model_export.preprocess import PreprocessSpec
-
+def _preprocess(network: Network, options: ExportOptions) -> PreprocessSpec:
+    scale: float | tuple[float, ...]
+    offset: float | tuple[float, ...]
     scale, offset = RANGES[options.input_range]
     if options.mean or options.std:
         means = _numbers("--mean", options.mean, 0.0)
         deviations = _numbers("--std", options.std, 1.0)
-        offset = tuple((offset - mean) / std for mean, std in zip(means, deviations, strict=True))
-        scale = tuple(scale / std for std in deviations)
-    height, width = size
+        scale, offset = (
+            tuple(scale / std for std in deviations),
+            tuple((offset - mean) / std for mean, std in zip(means, deviations, strict=True)),
+        )
     try:
         return PreprocessSpec(
-            height=height,
-            width=width,
-            color=color,
+            height=network.height,
+            width=network.width,
+            color="rgb" if network.channels == 3 else "grey",
             resize=options.resize,
             crop=options.crop,
             scale=scale,

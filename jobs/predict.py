@@ -24,7 +24,7 @@ from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.preprocess import configure_pillow, decode_image
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.archives.reading import Place
-from imagecensus.transforms.engines.registry import choose_engine, load_engine
+from imagecensus.transforms.engines.registry import choose_engine, load_engine, match_engine
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
 from imagecensus.transforms.read_images import MAX_BYTES, read_image
@@ -102,7 +102,8 @@ class Predictor:
                 " export it again with a larger top-k"
             )
         self._top_k, self._gps = top_k, gps
-        self._engine = load_engine(choose_engine(engine), model)
+        chosen = match_engine(choose_engine(engine), engine, model)
+        self._engine = load_engine(chosen, model)
         configure_pillow()
 
     def predict(

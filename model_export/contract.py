@@ -1,6 +1,7 @@
 """The contract of an exported model: what it takes, what it answers, and proof that it still does.
 
-A model folder is a TensorFlow SavedModel with these files in `assets.extra`:
+A model folder is a TensorFlow SavedModel, or a graph of OpenVINO (`openvino_model.xml` and `.bin`),
+with these files in `assets.extra`:
 
   contract.json   this contract
   labels.txt      one label per line, class id = line number from 0
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.preprocess import PreprocessSpec
 
@@ -31,6 +33,9 @@ CONTRACT_FILE = "contract.json"
 LABELS_FILE = "labels.txt"
 LABEL_MAP_FILE = "labels.json"
 GOLDEN_FILE = "golden.npz"
+SAVED_MODEL_FILE = "saved_model.pb"
+OPENVINO_FILE = "openvino_model.xml"
+EXPORTED_TOP_K = 10  # classes per answer of an exported model
 
 # What a model takes: [N, H, W, 3], preprocessed.
 Pixels = NDArray[np.uint8]
@@ -154,11 +159,12 @@ def add_metrics(directory: str, **metrics: Any) -> Contract:
     """Adds figures to the contract of an exported model; the digest does not cover them."""
     contract = read_contract(directory)
     contract = dataclasses.replace(contract, metrics={**contract.metrics, **metrics})
-    path = os.path.join(directory, EXTRA, CONTRACT_FILE)
-    with open(path + ".partial", "w", encoding="utf-8") as file:
+    with (
+        atomic_path(os.path.join(directory, EXTRA, CONTRACT_FILE)) as path,
+        open(path, "w", encoding="utf-8") as file,
+    ):
         json.dump(contract.to_json(), file, indent=1)
         file.write("\n")
-    os.replace(path + ".partial", path)
     return contract
 
 
@@ -187,8 +193,11 @@ def read_contract(directory: str, verify_digest: bool = True) -> Contract:
     path = os.path.join(directory, EXTRA, CONTRACT_FILE)
     if not os.path.isdir(directory):
         raise ModelError(f"{directory}: no such model folder")
-    if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
-        raise ModelError(f"{directory}: holds no saved_model.pb; is this a model folder?")
+    if not _holds_model(directory):
+        raise ModelError(
+            f"{directory}: holds neither {SAVED_MODEL_FILE} nor {OPENVINO_FILE}; is this a model"
+            " folder?"
+        )
     try:
         with open(path, encoding="utf-8") as file:
             fields = json.load(file)
@@ -225,11 +234,25 @@ def read_contract(directory: str, verify_digest: bool = True) -> Contract:
     return contract
 
 
+def has_saved_model(directory: str) -> bool:
+    """Whether TensorFlow can read a model folder; where it cannot, only OpenVINO can."""
+    return os.path.isfile(os.path.join(directory, SAVED_MODEL_FILE))
+
+
+def openvino_source(directory: str) -> str:
+    """What OpenVINO reads of a model folder: the folder, or its graph."""
+    return directory if has_saved_model(directory) else os.path.join(directory, OPENVINO_FILE)
+
+
+def _holds_model(directory: str) -> bool:
+    return has_saved_model(directory) or os.path.isfile(os.path.join(directory, OPENVINO_FILE))
+
+
 def check_target(directory: str) -> None:
     """Raises ModelError where an export would replace something that is no model."""
     if os.path.isdir(directory):
         occupied = os.listdir(directory)
-        if not occupied or os.path.isfile(os.path.join(directory, "saved_model.pb")):
+        if not occupied or _holds_model(directory):
             return
     elif not os.path.exists(directory):
         return

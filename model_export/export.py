@@ -14,18 +14,16 @@ top-k are in the graph. `serving_default` carries the embedding too, so that one
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from imagecensus.model_export.batch_norm import fold_batch_norms
+from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import (
+    EXPORTED_TOP_K,
     Contract,
     Golden,
     ModelError,
@@ -37,7 +35,6 @@ from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.trained_images import TrainedImages, write_trained_images
 
 EMBEDDING_LAYER = "embedding"
-EXPORTED_TOP_K = 10
 
 
 def normalize(pixels: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
@@ -86,10 +83,7 @@ def export_classifier(
     top_k = min(top_k, classes)
     root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)
 
-    directory = os.path.abspath(directory)
-    os.makedirs(os.path.dirname(directory), exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=".exporting-", dir=os.path.dirname(directory))
-    try:
+    with atomic_folder(directory) as partial:
         signatures = {
             "serving_default": root.serving_default,
             "serving_bytes": root.serving_bytes,
@@ -115,12 +109,6 @@ def export_classifier(
         if trained_images is not None:
             write_trained_images(partial, trained_images)
         write_contract(partial, contract, golden)
-        os.chmod(partial, 0o755)
-        if os.path.isdir(directory):
-            shutil.rmtree(directory)
-        os.rename(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return read_contract(directory)
 
 

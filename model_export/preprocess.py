@@ -29,6 +29,7 @@ import warnings
 
 import cykooz_resizer
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from imagecensus.model_export.decoding import (
@@ -141,6 +142,11 @@ class PreprocessSpec:
     def shape(self) -> tuple[int, int, int]:
         """`(height, width, 3)`."""
         return (self.height, self.width, 3)
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [..., 3] pixels as the float32 that the network takes, by NumPy."""
+        scaled = pixels.astype(np.float32) * np.asarray(self.scale, np.float32)
+        return scaled + np.asarray(self.offset, np.float32)
 
     def to_json(self) -> dict:
         fields = dataclasses.asdict(self)

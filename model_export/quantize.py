@@ -12,18 +12,19 @@ import io
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import (
     Contract,
     Infer,
     Pixels,
     check_target,
+    openvino_source,
     read_contract,
     read_golden,
     write_contract,
@@ -89,10 +90,7 @@ def quantize_model(
         )
     check_target(output)
     contract, golden = read_contract(directory), read_golden(directory)
-    output = os.path.abspath(output)
-    os.makedirs(os.path.dirname(output), exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=".quantizing-", dir=os.path.dirname(output))
-    try:
+    with atomic_folder(output) as partial:
         shutil.copytree(directory, partial, dirs_exist_ok=True)
         shutil.rmtree(os.path.join(partial, INT8_FOLDER), ignore_errors=True)
         os.makedirs(os.path.join(partial, INT8_FOLDER))
@@ -116,12 +114,6 @@ def quantize_model(
         }
         metrics = {**contract.metrics, INT8: figures}
         write_contract(partial, dataclasses.replace(contract, metrics=metrics), golden)
-        os.chmod(partial, 0o755)
-        if os.path.isdir(output):
-            shutil.rmtree(output)
-        os.rename(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return read_contract(output)
 
 
@@ -151,9 +143,12 @@ def _write_graph(directory: str, pixels: Pixels, path: str) -> None:
         import nncf
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
-        graph = ov.Core().read_model(directory)
-        graph.reshape([_BATCH, *pixels.shape[1:]])
-        batches = [pixels[at : at + _BATCH] for at in range(0, len(pixels) - 1, _BATCH)]
+        graph = ov.Core().read_model(openvino_source(directory))
+        rows = graph.input(0).partial_shape[0]
+        batch = rows.get_length() if rows.is_static else _BATCH
+        graph.reshape([batch, *pixels.shape[1:]])
+        whole = len(pixels) - len(pixels) % batch
+        batches = [pixels[at : at + batch] for at in range(0, whole, batch)]
         graph = nncf.quantize(
             graph,
             nncf.Dataset(batches),

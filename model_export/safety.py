@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from imagecensus.model_export.contract import ModelError
+from imagecensus.model_export.contract import SAVED_MODEL_FILE, ModelError, openvino_source
 from imagecensus.model_export.safe_operations import ALLOWED
 
 # A node may also call a function of the graph, all of which are looked at, by its name; one that is
@@ -29,10 +29,15 @@ _CHECKPOINT_FUNCTION = re.compile(r"__inference__traced_(save|restore)_\d+")
 def check_graph(directory: str) -> None:
     """Looks at every operation of the SavedModel in a folder.
 
+    A folder with an OpenVINO graph alone passes: OpenVINO has no operation that touches files, the
+    network or Python, and refuses what it does not know.
+
     Raises:
       ModelError: it has operations that are not known to only compute; or it is no SavedModel.
     """
-    path = os.path.join(directory, "saved_model.pb")
+    if os.path.isdir(directory) and openvino_source(directory) != directory:
+        return
+    path = os.path.join(directory, SAVED_MODEL_FILE)
     model = _saved_model()()
     try:
         with open(path, "rb") as file:

@@ -24,7 +24,14 @@ from imagecensus.model_export.common.child_process import (
     child_command,
     child_environment,
 )
-from imagecensus.model_export.contract import Golden, ModelError, Pixels, read_contract, read_golden
+from imagecensus.model_export.contract import (
+    Golden,
+    ModelError,
+    Pixels,
+    has_saved_model,
+    read_contract,
+    read_golden,
+)
 
 if TYPE_CHECKING:  # loading it takes seconds
     import tensorflow as tf
@@ -74,6 +81,8 @@ def check_model(directory: str) -> list[Finding]:
             f"{contract.preprocess.width}, digest {contract.digest[:12]}",
         )
     ]
+    if not has_saved_model(directory):
+        return [*findings, _graph_finding(directory, golden)]
     import tensorflow as tf
 
     try:
@@ -106,6 +115,19 @@ def check_model(directory: str) -> list[Finding]:
     fits = embedding.shape[1] == contract.embedding_size
     findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per image"))
     return findings
+
+
+def _graph_finding(directory: str, golden: Golden) -> Finding:
+    # Imported here: trainers' processes, which use TensorFlow, never load OpenVINO.
+    from imagecensus.model_export.export_graph import answer_of_graph
+
+    try:
+        class_ids, scores, _ = answer_of_graph(directory, golden.images)
+        golden.check(class_ids, scores, "golden images")
+    except Exception as error:  # OpenVINO's own, of many types
+        return Finding("golden images", False, f"{directory}: {error}")
+    difference = float(np.abs(scores - golden.scores).max(initial=0))
+    return Finding("golden images", True, f"largest difference {difference:.1e}")
 
 
 def _signature_problems(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -10,13 +12,134 @@ import tempfile
 import typing
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.foreign.network_checks import FirstLayers, check_size
 
 # Arguments that Keras 2 wrote and Keras 3 does not know, with the values that change nothing.
 _KERAS_2: dict[str, dict[str, tuple[typing.Any, ...]]] = {
     "DepthwiseConv2D": {"groups": (1,)},
     "BatchNormalization": {"fused": (None, True, False), "renorm": (False,)},
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KerasFile:
+    """A network as its file says it.
+
+    Attributes:
+      source: the file, for messages.
+      model: the Keras model, [N, height, width, channels] -> [N, classes].
+      height, width: of the images that it takes, in pixels.
+      channels: 1 or 3.
+      classes: how many scores.
+    """
+
+    source: str
+    model: typing.Any
+    height: int
+    width: int
+    channels: int
+    classes: int
+
+    @property
+    def ending(self) -> str:
+        """What the scores went through last, as "softmax"; "" if unknown."""
+        import keras
+
+        layer = self.model.layers[-1]
+        while isinstance(layer, keras.Model):
+            layer = layer.layers[-1]
+        if isinstance(layer, keras.layers.Softmax):
+            return "softmax"
+        return getattr(getattr(layer, "activation", None), "__name__", "")
+
+    def infer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores float32 [N, classes] of normalised pixels [N, H, W, channels]."""
+        return np.asarray(self.model(pixels, training=False), np.float32)
+
+    def first_layers(self) -> FirstLayers:
+        """What the network does with pixels first."""
+        import keras
+
+        scale, offset, names, normalises = np.ones(1), np.zeros(1), [], False
+        for layer in _own_preprocessing(self.model):
+            names.append(layer.name)
+            if isinstance(layer, keras.layers.Rescaling):
+                factor, shift = np.asarray(layer.scale), np.asarray(layer.offset)
+            elif layer.mean is None:
+                continue
+            else:
+                mean, variance = (np.asarray(x).reshape(-1) for x in (layer.mean, layer.variance))
+                factor = 1 / np.maximum(np.sqrt(variance), 1e-7)
+                shift, normalises = -mean * factor, True
+            scale, offset = scale * factor, offset * factor + shift
+        told: dict[str, typing.Any] = {"names": tuple(names), "normalises": normalises}
+        convolution, norm = _first_convolution(self.model)
+        if norm is not None:
+            channels = norm.moving_mean.shape[0]
+            told |= {
+                "answers": lambda x: np.asarray(convolution(x)).reshape(-1, channels),
+                "mean": np.asarray(norm.moving_mean),
+                "variance": np.asarray(norm.moving_variance),
+            }
+        return FirstLayers(scale=scale, offset=offset, **told)
+
+    def classifier(self, activation: str) -> typing.Any:
+        """The model for three channels, which answers with probabilities; its embedding named.
+
+        `activation`: "softmax" or "sigmoid", which the network lacks; "" for none.
+        """
+        import keras
+
+        from imagecensus.model_export.export import EMBEDDING_LAYER
+
+        dense = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dense)]
+        embedding = (dense or self.model.layers)[-1].input
+        inner = keras.Model(self.model.inputs, [self.model.outputs[0], embedding])
+        images = keras.Input((self.height, self.width, 3))
+        scores, features = inner(images[..., : self.channels])
+        if activation:
+            scores = keras.layers.Activation(activation)(scores)
+        if self.classes == 1:  # the second label's probability p: the scores are 1 - p and p
+            scores = keras.ops.concatenate([1 - scores, scores], axis=1)
+        named = keras.layers.Identity(name=EMBEDDING_LAYER)(features)
+        # The embedding is read off the model by name: it has to hang in its graph.
+        scores = keras.layers.Lambda(lambda both: both[0])([scores, named])
+        return keras.Model(images, scores)
+
+
+def read_keras(path: str, image_size: int = 0) -> KerasFile:
+    """Reads a .keras or .h5 file.
+
+    Args:
+      path: of the file.
+      image_size: pixels a side, where the network takes any.
+
+    Raises:
+      UserError: it cannot be loaded, or takes or answers something else than a classifier does.
+    """
+    model = load_keras(path)
+    shapes = model.input_shape, model.output_shape
+    if not all(isinstance(shape, tuple) for shape in shapes):
+        raise UserError(f"{path}: has several inputs or outputs; expected one of each")
+    taken, answered = shapes
+    if len(taken) != 4 or taken[3] not in (1, 3) or len(answered) != 2:
+        raise UserError(
+            f"{path}: takes {taken} and answers {answered}; expected images"
+            " [N, height, width, 1 or 3] and scores [N, classes]"
+        )
+    height, width = check_size(path, taken[1:3], image_size)
+    return KerasFile(
+        source=path,
+        model=model,
+        height=height,
+        width=width,
+        channels=taken[3],
+        classes=answered[1],
+    )
 
 
 def load_keras(path: str) -> typing.Any:
@@ -37,16 +160,39 @@ def load_keras(path: str) -> typing.Any:
         raise UserError(f"{path}: Keras cannot load it: {_cause(error)}") from None
 
 
-def last_activation(model: typing.Any) -> str:
-    """The name of what the model's answers went through last, as "softmax"; "" if unknown."""
+def _own_preprocessing(model: typing.Any) -> Iterator[typing.Any]:
+    """Rescaling and Normalization layers before the first layer that was trained."""
     import keras
 
-    layer = model.layers[-1]
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    return getattr(getattr(layer, "activation", None), "__name__", "")
+    for layer in _leaves(model):
+        if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
+            yield layer
+        elif layer.weights and not type(layer).__name__.startswith("Random"):
+            return  # but augmentation, which has weights for its seed
+
+
+def _leaves(model: typing.Any) -> Iterator[typing.Any]:
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _first_convolution(model: typing.Any) -> tuple[typing.Any, typing.Any]:
+    """The first convolution and the batch norm behind it, channels last; (None, None): none."""
+    import keras
+
+    layers = list(_leaves(model))
+    for layer, following in itertools.pairwise(layers):
+        if isinstance(layer, keras.layers.Conv2D):
+            known = isinstance(following, keras.layers.BatchNormalization)
+            if known and layer.data_format == "channels_last" and following.axis in (-1, 3):
+                return layer, following
+            break
+    return None, None
 
 
 def _cause(error: Exception) -> str:

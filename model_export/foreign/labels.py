@@ -38,22 +38,34 @@ def read_labels(path: str) -> list[str]:
     """
     try:
         with open(path, "rb") as file:
-            text = _decode(file.read())
-        if path.lower().endswith(".json") or text.lstrip()[:1] in ("{", "["):
-            labels = _of_json(json.loads(text))
-        else:
-            labels = _of_text(text)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
-    except KeyError as error:
-        raise UserError(f"{path}: no label for class id {error}") from None
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path}: labels cannot be read: {error.strerror}") from None
+    return parse_labels(path, content)
+
+
+def parse_labels(path: str, content: bytes) -> list[str]:
+    """The labels of a file's content. Raises UserError, as `read_labels`, naming `path`."""
+    try:
+        text = _decode(content)
+        if path.lower().endswith(".json") or text.lstrip()[:1] in ("{", "["):
+            return labels_of_tree(path, json.loads(text))
+        labels = _of_text(text)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{path}: labels cannot be read: {error}") from None
+    return _told_apart(path, labels)
+
+
+def labels_of_tree(path: str, tree: typing.Any) -> list[str]:
+    """The labels in what JSON says. Raises UserError, as `read_labels`, naming `path`."""
+    try:
+        return _told_apart(path, _of_json(tree))
+    except KeyError as error:
+        raise UserError(f"{path}: no label for class id {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: labels cannot be read: {error}") from None
-    if not labels:
-        raise UserError(f"{path}: holds no label")
-    return _told_apart(path, labels)
 
 
 def _decode(content: bytes) -> str:
@@ -88,7 +100,8 @@ def _of_json(tree: typing.Any) -> list[typing.Any]:
                 return _of_json(tree[holder])
         if tree and all(type(value) is int for value in tree.values()):
             tree = {str(class_id): label for label, class_id in tree.items()}
-        return [tree[str(class_id)] for class_id in range(len(tree))]
+        by_name = {str(class_id): label for class_id, label in tree.items()}
+        return [by_name[str(class_id)] for class_id in range(len(tree))]
     if tree and all(isinstance(entry, dict) for entry in tree):
         name = next((name for name in _NAMES if name in tree[0]), None)
         number = next((name for name in _IDS if name in tree[0]), None)
@@ -105,6 +118,8 @@ def _of_json(tree: typing.Any) -> list[typing.Any]:
 
 def _told_apart(path: str, labels: list[typing.Any]) -> list[str]:
     """Names, each once: what has a WordNet id beside it takes the id where names are equal."""
+    if not labels:
+        raise UserError(f"{path}: holds no label")
     pairs = []
     for label in labels:
         if isinstance(label, (list, tuple)):

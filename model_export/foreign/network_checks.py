@@ -7,10 +7,10 @@ made of it that answers nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,16 +23,57 @@ _WIDE = 100.0  # behind a normalisation: deviations between black and white
 _FAR, _NEAR = 30.0, 4.0  # times that batch norm's deviations may be off: surely wrong, maybe right
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstLayers:
+    """What a network does with pixels before anything else.
+
+    Attributes:
+      names: of the layers that scale them; () for none.
+      scale, offset: float64 [3] or [1], what those layers make of a pixel.
+      normalises: they divide by deviations that were seen in training.
+      answers: the first convolution, float32 [N, H, W, C] -> [M, channels]; None where it is not
+        known what its answers were in training.
+      mean, variance: float [channels] of those answers in training.
+    """
+
+    names: tuple[str, ...] = ()
+    scale: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.ones(1))
+    offset: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(1))
+    normalises: bool = False
+    answers: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    mean: NDArray[np.float32] | None = None
+    variance: NDArray[np.float32] | None = None
+
+
+class Network(Protocol):
+    """A classifier from elsewhere; `KerasFile` and `GraphFile` say what the attributes are."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def ending(self) -> str: ...
+    def infer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    def first_layers(self) -> FirstLayers: ...
+
+
 def check_input_range(
-    model: keras.Model, source: str, chosen: str, pixels: NDArray[np.uint8], channels: bool = False
+    first: FirstLayers, source: str, chosen: str, pixels: NDArray[np.uint8], channels: bool = False
 ) -> None:
     """Compares a network's own layers with the range that its user names.
 
     Args:
-      model: float32 [N, H, W, 1 or 3] -> anything.
+      first: what the network does first, with pixels [N, H, W, 1 or 3].
       source: its file, for the message.
       chosen: one of `RANGES`.
-      pixels: uint8 [N, H, W, 3] of images with some structure.
+      pixels: uint8 [N, H, W, 1 or 3] of images with some structure.
       channels: the range is changed further for each channel, by --mean and --std.
 
     Raises:
@@ -40,17 +81,17 @@ def check_input_range(
     """
     if channels:
         return
-    fitting = [name for name in RANGES if _fits_layers(model, name)]
-    if chosen not in fitting:
-        named = ", ".join(repr(layer.name) for layer in _own_preprocessing(model))
+    if first.names:
+        fitting = [name for name in RANGES if _fits_layers(first, name)]
+        if chosen in fitting:
+            return
+        named = ", ".join(repr(name) for name in first.names)
         remedy = f"; say --input-range {fitting[0]}" if len(fitting) == 1 else ""
         raise UserError(
             f"{source}: scales pixels itself (layer {named}), so that --input-range {chosen} would"
             f" scale them twice or not at all{remedy}"
         )
-    if any(True for _ in _own_preprocessing(model)):
-        return
-    off = {name: _off_batch_norm(model, name, pixels) for name in RANGES}
+    off = {name: _off_batch_norm(first, name, pixels) for name in RANGES}
     found = off[chosen]
     better = [name for name, value in off.items() if value is not None and value < _NEAR]
     if found is not None and found > _FAR and better:
@@ -60,62 +101,90 @@ def check_input_range(
         )
 
 
-def _own_preprocessing(model: keras.Model) -> Iterator[Any]:
-    """Rescaling and Normalization layers before the first layer that was trained."""
-    for layer in _leaves(model):
-        if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
-            yield layer
-        elif layer.weights and not type(layer).__name__.startswith("Random"):
-            return  # but augmentation, which has weights for its seed
-
-
-def _leaves(model: keras.Model) -> Iterator[Any]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
-
-
-def _fits_layers(model: keras.Model, name: str) -> bool:
+def _fits_layers(first: FirstLayers, name: str) -> bool:
     """Whether black and white stay apart, and not too far, behind the network's own layers."""
-    scale, offset = RANGES[name]
-    ends = np.array([[0.0] * 3, [255.0] * 3]) * scale + offset
-    layers = list(_own_preprocessing(model))
-    for layer in layers:
-        if isinstance(layer, keras.layers.Rescaling):
-            ends = ends * np.asarray(layer.scale) + np.asarray(layer.offset)
-        elif layer.mean is not None:
-            mean, variance = (np.asarray(x).reshape(-1) for x in (layer.mean, layer.variance))
-            ends = (ends - mean) / np.maximum(np.sqrt(variance), 1e-7)
-    width = float(np.median(np.abs(ends[1] - ends[0])))
-    normalised = any(isinstance(layer, keras.layers.Normalization) for layer in layers)
-    return not layers or (width > _FLAT and not (normalised and width > _WIDE))
+    width = float(np.median(np.abs(255 * RANGES[name][0] * first.scale)))
+    return width > _FLAT and not (first.normalises and width > _WIDE)
 
 
-def _off_batch_norm(model: keras.Model, name: str, pixels: NDArray[np.uint8]) -> float | None:
+def _off_batch_norm(first: FirstLayers, name: str, pixels: NDArray[np.uint8]) -> float | None:
     """How many times the first convolution's answers are off its batch norm's; None: no telling."""
-    layers = list(_leaves(model))
-    convolutions = [i for i, one in enumerate(layers) if isinstance(one, keras.layers.Conv2D)]
-    at = convolutions[0] if convolutions else len(layers)
-    if at + 1 >= len(layers) or not isinstance(layers[at + 1], keras.layers.BatchNormalization):
+    mean, variance = first.mean, first.variance
+    if first.answers is None or mean is None or variance is None:
         return None
-    convolution, norm = layers[at], layers[at + 1]
-    mean, variance = np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
     if not mean.any() and (variance == 1).all():
         return None  # never trained
     scale, offset = RANGES[name]
-    inputs = pixels[..., : convolution.kernel.shape[2]].astype(np.float32) * scale + offset
-    if convolution.data_format != "channels_last" or norm.axis not in (-1, 3):
-        return None
-    answers = np.asarray(convolution(inputs)).reshape(-1, len(mean))
+    answers = first.answers(pixels.astype(np.float32) * scale + offset)
     saw, sees = np.sqrt(np.maximum(variance, 1e-12)), np.maximum(answers.std(0), 1e-12)
     wide = np.median(np.abs(np.log(sees / saw)))
     aside = np.median(np.abs(answers.mean(0) - mean) / saw)
     return float(max(np.exp(wide), aside))
 
 
-def gives_probabilities(answers: NDArray[np.float32]) -> bool:
-    """Whether answers [N, C] of one network look like shares of 1."""
+def check_size(source: str, sides: Sequence[int | None], image_size: int) -> tuple[int, int]:
+    """Height and width of the images that a network takes.
+
+    Args:
+      sides: its own, None or 0 where it takes any.
+      image_size: what its user says; 0: nothing.
+
+    Raises:
+      UserError: neither says it, or they contradict each other.
+    """
+    height, width = (side or image_size for side in sides)
+    if not height or not width:
+        raise UserError(f"{source}: takes images of any size; choose with --image-size")
+    if image_size and (height, width) != (image_size, image_size):
+        raise UserError(
+            f"{source}: takes {width}x{height} images, --image-size is {image_size}; leave the flag"
+            " out"
+        )
+    return height, width
+
+
+def choose_activation(
+    source: str,
+    answers: NDArray[np.float32],
+    *,
+    ending: str,
+    logits: bool = False,
+    probabilities: bool = False,
+) -> tuple[str, str]:
+    """What has to come behind a network so that it answers with probabilities.
+
+    Args:
+      source: its file, for messages.
+      answers: float32 [N, classes], what it says of some images; of one class, that of the second
+        of two labels.
+      ending: what its answers went through last: "softmax", "sigmoid", "linear"; "" if unknown.
+      logits, probabilities: what its user says that the answers are.
+
+    Returns:
+      "softmax", "sigmoid" or "" for nothing; and a note for its user, or "".
+
+    Raises:
+      UserError: the network contradicts what its user says.
+    """
+    if logits and ending in ("softmax", "sigmoid"):
+        raise UserError(f"--logits: {source} ends with a {ending} already; leave the flag out")
+    if logits and probabilities:
+        raise UserError("--probabilities and --logits exclude each other")
     inside = bool((answers >= -1e-6).all() and (answers <= 1 + 1e-6).all())
-    return inside and bool(np.allclose(answers.sum(1), 1, atol=1e-3))
+    if probabilities and not inside:
+        raise UserError(
+            f"--probabilities: {source} gives answers from {answers.min():.3g} to"
+            f" {answers.max():.3g}; leave the flag out"
+        )
+    added = "softmax" if answers.shape[1] > 1 else "sigmoid"
+    if logits:
+        return added, ""
+    if probabilities or ending in ("softmax", "sigmoid"):
+        return "", ""
+    shares = answers.shape[1] > 1 and np.allclose(answers.sum(1), 1, atol=1e-3)
+    if inside and (shares or ending != "linear"):
+        return "", ""
+    return added, (
+        f"{source} ends without a softmax or sigmoid: a {added} was added, as --logits does; if its"
+        " answers are probabilities already, say --probabilities"
+    )

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.errors import UserError
 
 
@@ -299,13 +300,8 @@ class _Keeper(keras.callbacks.Callback):
             "best_score": self.best_score,
             "finished": self.finished,
         }
-        os.makedirs(os.path.dirname(self.state_file) or ".", exist_ok=True)
-        partial = f"{self.state_file}.partial"
-        with open(partial, "wb") as file:
+        with atomic_path(self.state_file) as partial, open(partial, "wb") as file:
             np.savez(file, facts=json.dumps(facts), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.state_file)
 
     def _read_state(self) -> None:
         with np.load(self.state_file, allow_pickle=False) as arrays:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tarfile
-import tempfile
 
 import keras
 import tensorflow as tf
 
+from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.common.fetch import fetch
@@ -177,12 +176,6 @@ def _unpacked(archive: str) -> str:
         digest = hashlib.sha256(file.read()).hexdigest()[:16]
     folder = os.path.join(os.environ["TFHUB_CACHE_DIR"], digest)
     if not os.path.isdir(folder):
-        os.makedirs(os.environ["TFHUB_CACHE_DIR"], exist_ok=True)
-        partial = tempfile.mkdtemp(dir=os.environ["TFHUB_CACHE_DIR"])
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(partial, filter="data")
-            os.rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with atomic_folder(folder) as partial, tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
     return folder

@@ -96,18 +96,26 @@ def test_one_output_is_two_classes(tmp_path, capsys, activation):
     assert np.allclose(by_class, np.stack([1 - p, p], 1), atol=1e-5)
 
 
+def test_a_softmax_that_is_missing_is_added_and_said(tmp_path, labels, capsys):
+    save(tmp_path / "net.keras", softmax=False)
+    words = [tmp_path / "net.keras", "--labels", labels, "--input-range", "0..1", "--output"]
+    code, out, error = run(capsys, *words, tmp_path / "m")
+    assert code == 0 and "without a softmax or sigmoid: a softmax was added" in out, error
+    assert run(capsys, *words, tmp_path / "n", "--logits")[0] == 0
+    scores = [read_golden(str(tmp_path / name)).scores for name in "mn"]
+    assert (scores[0] == scores[1]).all() and np.allclose(scores[0].sum(1), 1, atol=1e-5)
+
+
 def test_what_the_last_layer_contradicts_is_refused(tmp_path, labels, capsys):
     save(tmp_path / "softmax.keras")
-    save(tmp_path / "logits.keras", softmax=False)
     binary(tmp_path / "b.keras", "sigmoid")
     (tmp_path / "one.txt").write_text("dog\n")
     (tmp_path / "folder").mkdir()
     rest = ["--input-range", "0..1", "--output", tmp_path / "m"]
     for words, message in (
         ([tmp_path / "softmax.keras", "--labels", labels, "--logits"], "a softmax already"),
-        ([tmp_path / "logits.keras", "--labels", labels], "add --logits"),
         ([tmp_path / "b.keras", "--labels", tmp_path / "one.txt"], "name both classes"),
-        ([tmp_path / "folder", "--labels", labels], "is a folder"),
+        ([tmp_path / "folder", "--labels", labels], "is a folder without saved_model.pb"),
     ):
         code, _, error = run(capsys, *words, *rest)
         assert code == 2 and message in error, error
@@ -165,11 +173,9 @@ def test_probabilities_behind_another_layer(tmp_path, labels, capsys):
     keras.Model(inputs, keras.layers.Rescaling(1.0)(shares)).save(tmp_path / "net.keras")
     words = [tmp_path / "net.keras", "--labels", labels, "--output", tmp_path / "m"]
     words += ["--input-range", "0..1"]
-    code, _out, error = run(capsys, *words)
-    if code == 2:  # Keras says that the last layer is linear
-        assert "add up to 1; add --probabilities" in error
-        code, _out, error = run(capsys, *words, "--probabilities")
-    assert code == 0, error
+    for more in ([], ["--probabilities"]):
+        code, out, error = run(capsys, *words, *more)
+        assert code == 0 and "was added" not in out, error
     save(tmp_path / "logits.keras", softmax=False)
     words[0] = tmp_path / "logits.keras"
     code, _out, error = run(capsys, *words, "--probabilities")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import imagecensus.model_export.common.quiet_openvino  # noqa: F401  before OpenVINO
+
+# isort: split
 import os
-import sys
 import threading
 
 import numpy as np
+import openvino as ov
 
-# OpenVINO's Python package reports its use to its makers: it forks this multi-threaded process to
-# do so, which crashes gRPC in a worker, and nobody asked for it. Without this module it is silent.
-sys.modules.setdefault(
-    "openvino_telemetry",
-    None,  # type: ignore[arg-type]  # documented: importing that name then fails
-)
+from imagecensus.model_export.contract import Answers, ModelError, Pixels, openvino_source
+from imagecensus.model_export.precision import INT8, has_int8, int8_graph
 
-import openvino as ov  # noqa: E402
-
-from imagecensus.model_export.contract import Answers, ModelError, Pixels  # noqa: E402
-from imagecensus.model_export.precision import INT8, has_int8, int8_graph  # noqa: E402
-
-# Images per request. One compiled batch size for all: small enough to stay in a core's cache
-# (measured: `make bench`), and the reason that answers do not depend on the caller's batch.
+# Images per request, unless the graph fixes them. One compiled batch size for all: small enough to
+# stay in a core's cache (measured: `make bench`), and the reason that answers do not depend on the
+# caller's batch.
 REQUEST_IMAGES = 2
 
 
@@ -37,11 +32,14 @@ class OpenVinoEngine:
                     f"{model}: carries no int8 graph; make one with `imagecensus quantize`, or use"
                     " --precision=f32"
                 )
-            model, precision = int8_graph(model), "f32"  # of what the graph leaves in float
-        graph = core.read_model(model)
-        shape = graph.input(0).partial_shape
-        self._image_shape = tuple(dimension.get_length() for dimension in list(shape)[1:])
-        graph.reshape([REQUEST_IMAGES, *self._image_shape])
+            graph = core.read_model(int8_graph(model))
+            precision = "f32"  # of what the graph leaves in float
+        else:
+            graph = core.read_model(openvino_source(model))
+        batch, *image_shape = graph.input(0).partial_shape
+        self._image_shape = tuple(dimension.get_length() for dimension in image_shape)
+        self._rows = batch.get_length() if batch.is_static else REQUEST_IMAGES
+        graph.reshape([self._rows, *self._image_shape])
         compiled = core.compile_model(
             graph,
             "CPU",
@@ -75,12 +73,12 @@ class OpenVinoEngine:
 
     def _answer(self, pixels: Pixels, answers: Answers) -> None:
         count = len(pixels)
-        whole = count - count % REQUEST_IMAGES
-        for start in range(0, whole, REQUEST_IMAGES):
-            block = pixels[start : start + REQUEST_IMAGES]
+        whole = count - count % self._rows
+        for start in range(0, whole, self._rows):
+            block = pixels[start : start + self._rows]
             self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, start))
         if whole < count:
-            block = np.zeros((REQUEST_IMAGES, *self._image_shape), np.uint8)
+            block = np.zeros((self._rows, *self._image_shape), np.uint8)
             block[: count - whole] = pixels[whole:]
             self._queue.start_async({0: ov.Tensor(block, shared_memory=True)}, (answers, whole))
         self._queue.wait_all()
@@ -88,7 +86,7 @@ class OpenVinoEngine:
     def _store(self, request: ov.InferRequest, job: tuple[Answers, int]) -> None:
         answers, start = job
         for answer, output in zip(answers, self._outputs, strict=True):
-            rows = min(REQUEST_IMAGES, len(answer) - start)
+            rows = min(self._rows, len(answer) - start)
             answer[start : start + rows] = request.get_tensor(output).data[:rows]
 
 

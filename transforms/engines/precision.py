@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.contract import Contract, Infer, ModelError, Pixels
 from imagecensus.model_export.precision import (
@@ -124,10 +125,8 @@ def _speed_here(model: str, digest: str) -> tuple[float, str]:
 
 def _keep(path: str, found: dict[str, Any]) -> None:
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
+        with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
             json.dump(found, file)
-        os.replace(file.name, path)
     except OSError:
         return  # measured again next time
 

@@ -8,7 +8,7 @@ import importlib.util
 from typing import Protocol
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.contract import Answers, Pixels
+from imagecensus.model_export.contract import Answers, Pixels, has_saved_model
 
 # name: (module, the package it needs, precisions)
 ENGINES = {
@@ -73,6 +73,27 @@ def choose_engine(
             f"--precision={precision}: choose auto, or what {name} has: {', '.join(precisions)}"
         )
     return name
+
+
+def match_engine(engine: str, asked: str, model: str) -> str:
+    """The engine for a model folder: `engine`, unless the model is one that only OpenVINO reads.
+
+    Args:
+      engine: as `choose_engine` answered for `asked`.
+      asked: what the user said.
+      model: model folder.
+
+    Raises:
+      EngineError: another engine was asked for by name.
+    """
+    if engine == "openvino" or has_saved_model(model):
+        return engine
+    if asked != AUTO:
+        raise EngineError(
+            f"--engine={asked}: {model} is an OpenVINO graph, which {engine} cannot read; use"
+            " --engine=openvino"
+        )
+    return "openvino"
 
 
 # Engines that a thread is loading: (name, model, precision, threads) to a future of the engine.

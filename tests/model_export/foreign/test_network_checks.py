@@ -6,12 +6,19 @@ import pytest
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.default_model import make_golden_images
+from imagecensus.model_export.foreign.keras_file import KerasFile
 from imagecensus.model_export.foreign.network_checks import (
     RANGES,
     check_input_range,
-    gives_probabilities,
+    choose_activation,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
+
+
+def first_layers(model):
+    file = KerasFile(source="", model=model, height=24, width=24, channels=3, classes=2)
+    return file.first_layers()
+
 
 PIXELS = make_golden_images(PreprocessSpec(height=24, width=24))
 
@@ -31,7 +38,7 @@ def fitting(model):
     found = []
     for name in RANGES:
         try:
-            check_input_range(model, "net.keras", name, PIXELS)
+            check_input_range(first_layers(model), "net.keras", name, PIXELS)
             found.append(name)
         except UserError as error:
             assert "net.keras" in str(error) and name in str(error)
@@ -80,6 +87,16 @@ def test_a_trained_batch_norm_tells_the_range():
 
 
 def test_probabilities_add_up_to_one():
-    assert gives_probabilities(np.array([[0.2, 0.8], [1, 0]], np.float32))
-    assert not gives_probabilities(np.array([[0.2, 0.7]], np.float32))
-    assert not gives_probabilities(np.array([[1.2, -0.2]], np.float32))
+    def added(*rows, **more):
+        told = {"ending": "linear", **more}
+        return choose_activation("net", np.array(rows, np.float32), **told)[0]
+
+    assert added([0.2, 0.8], [1, 0]) == ""
+    assert added([0.2, 0.7], [1, 0]) == "softmax"
+    assert added([1.2, -0.2]) == "softmax"
+    assert added([0.2, 0.7], ending="sigmoid") == ""
+    assert added([0.2], ending="linear") == "sigmoid"
+    with pytest.raises(UserError, match="leave the flag out"):
+        added([0.2, 0.7], ending="sigmoid", logits=True)
+    with pytest.raises(UserError, match="from -0.2 to 1.2"):
+        added([1.2, -0.2], probabilities=True)
