@@ -22,6 +22,7 @@ class WebServer:
       files: bytes by path.
       headers: more headers by path.
       asked: paths in the order of requests; `most` connections were open at once.
+      sent: bytes of bodies without an end.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class WebServer:
         self.headers: dict[str, dict[str, str]] = {}
         self.asked: list[str] = []
         self.times: collections.Counter = collections.Counter()
-        self.open = self.most = 0
+        self.open = self.most = self.sent = 0
         self.delay = 0.0
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -107,6 +108,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(412, {}, b"")
         if headers.pop("drip", None):
             return self._drip(headers, data)
+        if headers.pop("silent", None):
+            time.sleep(2)
+            return self._reset()
+        if headers.pop("endless", None):
+            return self._endless(headers)
         if headers.pop("packed", None):
             data, headers["Content-Encoding"] = gzip.compress(data), "gzip"
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
@@ -138,6 +144,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(data[at : at + 1])
             except OSError:
                 return
+
+    def _endless(self, headers) -> None:
+        """A body without a length and without an end."""
+        self.send_response_only(200)
+        for name, value in (headers | {"Transfer-Encoding": "chunked"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+        for _ in range(10_000):
+            try:
+                self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+            except OSError:
+                return
+            self.server.web.sent += 1 << 16
 
     def _reset(self) -> None:
         self.wfile.flush()

@@ -9,7 +9,7 @@ from imagecensus.model_export.common.redact import redact, redact_address
 from imagecensus.transforms.inputs.files import File, reference_of
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web import policy
-from imagecensus.transforms.storage.web.iiif import sized
+from imagecensus.transforms.storage.web.iiif import sized, unsized
 
 _SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
 
@@ -45,10 +45,12 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
 
     Args:
       text, base: see `resolve`.
-      size, version: as the list tells of an object in a bucket: that version is read, unasked.
+      size, version: as the list tells of an object in a store, or of an address (its ETag): that
+        version is read, unasked.
     """
     uri = resolve(text, base)
-    if store.is_bucket(uri):
+    # A IIIF image of another size than the list names is of another version.
+    if store.is_bucket(uri) or (store.is_web(uri) and not unsized(uri)):
         return (uri, size, version)
     if store.is_address(uri) and not uri.startswith("file://"):
         return (uri, -1, "")

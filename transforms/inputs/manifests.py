@@ -227,12 +227,12 @@ def _entries(
             found.append(_Entry(name, status="read_error", message=f"{which} {error}"))
         elif not text or not text.strip():
             found.append(_Entry(name, status="not_found", message=f"{which} names no image"))
-        elif store.is_bucket(text) and versions[index]:
-            size = sizes[index] or ""
-            version = (versions[index] or "").strip('"')
-            found.append(_Entry(text, int(size) if size.isdecimal() else -1, version))
         else:
-            found.append(_Entry(text))
+            size, version = sizes[index] or "", versions[index] or ""
+            if not version.startswith("W/"):
+                version = version.strip('"')
+            known = int(size) if version and size.isdecimal() else -1
+            found.append(_Entry(text, known, version))
     return found
 
 

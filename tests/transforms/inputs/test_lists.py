@@ -19,7 +19,7 @@ from samples import make_photos
 
 from imagecensus.transforms.inputs.column_types import TypeProof, from_text, passed_names
 from imagecensus.transforms.inputs.files import InputError
-from imagecensus.transforms.inputs.locate import resolve
+from imagecensus.transforms.inputs.locate import locate, resolve
 from imagecensus.transforms.inputs.read_list import read_rows, scan
 from imagecensus.transforms.list_images import list_images, passthrough_columns
 
@@ -260,6 +260,10 @@ def test_inventories_pin_size_and_version_without_a_request(tmp_path):
     assert (first["etag_or_mtime"], second["uri"]) == ("987", "gs://photos/2.jpg")
     rows = listed(write(tmp_path / "s3.csv", 'Bucket,Key,Size,ETag\nb,k.jpg,5,"""abc"""\n'))
     assert [rows[0][name] for name in ("uri", "etag_or_mtime")] == ["s3://b/k.jpg", "abc"]
+    text = 'url,etag\nhttps://h.org/a.jpg,"""abc"""\nhttps://h.org/i/full/max/0/default.jpg,abc\n'
+    rows = listed(write(tmp_path / "web.csv", text + 'https://h.org/b.jpg,"W/""x"""\na.jpg,abc\n'))
+    assert [row["etag_or_mtime"] for row in rows] == ["abc", "", 'W/"x"', ""]
+    assert locate("a.jpg", "gs://b/lists", 5, "7") == ("gs://b/lists/a.jpg", 5, "7")
 
 
 def test_blanks_and_backslashes_are_believed_where_a_file_is(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import zipfile
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from samples import make_photos
 from web_server import WebServer
 
 from imagecensus.jobs.cli import main
+from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import protocol, store
 from imagecensus.transforms.storage.web import connections, manners, policy
@@ -196,6 +198,79 @@ def test_an_answer_that_drips_is_given_up(private, monkeypatch):
         read_image(f"{private.url}/00000.jpg")
 
 
+def test_an_answer_that_never_begins_is_given_up(private, monkeypatch):
+    private.headers["/00000.jpg"] = {"silent": "1"}
+    monkeypatch.setattr(protocol, "TIMEOUT", (10.0, 0.2))
+    monkeypatch.setattr(protocol, "RETRY_SECONDS", 1.0)
+    with pytest.raises(ImageError, match="nothing came for 0.2 s") as raised:
+        read_image(f"{private.url}/00000.jpg")
+    assert raised.value.status == "read_error"
+
+
+def test_bytes_beyond_the_limit_are_not_read(private):
+    """Of a body without a length, of one that tells its length, and of one that is packed."""
+    private.headers["/00000.jpg"] = {"endless": "1"}
+    private.files |= {"/big.jpg": bytes(5_000_000), "/bomb.jpg": bytes(50_000_000)}
+    private.headers["/bomb.jpg"] = {"packed": "1"}
+    for name in ("/00000.jpg", "/big.jpg", "/bomb.jpg"):
+        with pytest.raises(ImageError, match="limit 1,000,000") as raised:
+            read_image(f"{private.url}{name}", max_bytes=1_000_000)
+        assert raised.value.status == "too_large"
+    assert private.sent < 20_000_000, "what the network takes in on its own, and no more"
+    assert read_image(f"{private.url}/00001.jpg") == private.files["/00001.jpg"]
+
+
+def test_wrong_lengths_harm_no_other_image(tmp_path, web, tiny_model, expected, monkeypatch):
+    """Too long: asked for again. Too short: what comes is cut, and the rest is nobody's answer."""
+    monkeypatch.setattr(protocol, "RETRY_SECONDS", 1.0)
+    short, long, *others = _names(web)
+    size = len(web.files[short])
+    web.headers[short] = {"Content-Length": str(size - 300)}
+    web.headers[long] = {"Content-Length": str(size + 9000), "Connection": "close"}
+    flags = ("--allow-private-hosts", "--host-connections=1")
+    rows = _classify(tmp_path, tiny_model, [web.url + name for name in _names(web)], *flags)
+    found = {row["uri"].removeprefix(web.url): row for row in rows}
+    assert (found[short]["status"], found[long]["status"]) == ("truncated", "read_error")
+    for name in others:
+        assert (found[name]["label"], found[name]["score"]) == expected[name[1:]]
+
+
+def test_a_name_that_changes_its_address_is_looked_at_each_time(web, monkeypatch):
+    """DNS rebinding: public when it is judged, private when it is connected to."""
+    real, asked = socket.getaddrinfo, []
+    answers = [["127.0.0.1"], ["127.0.0.2"], ["127.0.0.1", "127.0.0.2"]]
+
+    def resolve(host, *rest, **named):
+        if host != "rebind.example":
+            return real(host, *rest, **named)
+        asked.append(host)
+        return [entry for ip in answers[len(asked) - 1] for entry in real(ip, *rest, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1")
+    WebPolicy(ignore_robots=True).apply()
+    address = web.url.replace("127.0.0.1", "rebind.example") + "/00001.jpg"
+    assert read_image(address) == read_image(address) == web.files["/00001.jpg"]
+    assert len(asked) == 1, "once for a connection, which is kept"
+    for _ in range(2):
+        connections._pools.cache_clear()
+        with pytest.raises(ImageError, match="127.0.0.2, an address of a private network"):
+            read_image(address)
+    assert len(asked) == 3
+
+
+def test_a_list_may_pin_the_version_of_an_address(tmp_path, web, tiny_model):
+    WebPolicy(allow_private_hosts=True).apply()
+    tags = [store.stat(web.url + name).version for name in _names(web)[:2]]
+    (tmp_path / "pinned.csv").write_text(
+        f"url,etag\n{web.url}/00000.jpg,{tags[0]}\n{web.url}/00001.jpg,{tags[0]}\n"
+    )
+    rows = _one(tmp_path, tiny_model, f"{tmp_path}/pinned.csv", "--max-failure-rate=1")
+    assert sorted((row["etag_or_mtime"], row["status"]) for row in rows) == [
+        (tags[0], "not_found"), (tags[0], "ok")
+    ]  # fmt: skip
+
+
 def test_a_host_gets_so_many_connections_at_most(tmp_path, web, tiny_model):
     web.delay = 0.02
     uris = [f"{web.url}{name}?{at}" for name in _names(web) for at in range(4)]
@@ -215,10 +290,10 @@ def test_an_archive_on_the_web_is_read_by_ranges(tmp_path, web, tiny_model, expe
     assert len(_one(tmp_path, tiny_model, f"{web.url}/all.zip?v=2")) == PHOTOS
 
 
-def _one(tmp_path, tiny_model, uri) -> list[dict]:
+def _one(tmp_path, tiny_model, uri, *flags) -> list[dict]:
     output = f"{tmp_path}/{abs(hash(uri))}"
     assert main(["classify", uri, f"--model={tiny_model}", f"--output={output}", "--no-report",
-                 "--allow-private-hosts"]) == 0  # fmt: skip
+                 "--allow-private-hosts", *flags]) == 0  # fmt: skip
     return pq.read_table(f"{output}/predictions").to_pylist()
 
 
