@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -20,6 +21,9 @@ from imagecensus.transforms.storage import store
 # So many units go into the job's graph themselves; of more, the files that list them.
 UNITS_IN_GRAPH = 2000
 FENCE_SECONDS = 60.0
+# An archive that can only be read front to back is read by one worker, up to so many units of it;
+# a longer one by at most so many workers, each of which reads it from its start.
+UNITS_TOGETHER, PIECES = 64, 4
 # A plan file's name, and which of its row groups are to be done, as bits.
 PendingUnits = tuple[str, bytes]
 
@@ -36,6 +40,18 @@ def _as_bits(numbers: list[int]) -> bytes:
     bits = np.zeros(max(numbers) + 1, bool)
     bits[numbers] = True
     return np.packbits(bits).tobytes()
+
+
+def together(units: Iterable[Unit]) -> Iterator[tuple[Unit, ...]]:
+    """The units as workers are to get them: those that follow one another in an archive at once.
+
+    Spread over the workers they would each read the archive from its start.
+    """
+    for place, group in itertools.groupby(units, work_plan.sequential_place):
+        found = list(group)
+        size = max(UNITS_TOGETHER, -(-len(found) // PIECES)) if place else 1
+        for start in range(0, len(found), size):
+            yield tuple(found[start : start + size])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,7 +74,7 @@ class GiveUnits(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Unit]:
         if len(self.units) < UNITS_IN_GRAPH:
-            units = begin | "Units" >> beam.Create(self.units, reshuffle=False)
+            units = begin | "Units" >> beam.Create(list(together(self.units)), reshuffle=False)
         else:
             files = pending_units(self.units)
             units = (  # `Create` would put them into the graph twice
@@ -68,20 +84,21 @@ class GiveUnits(beam.PTransform):
                 | "SpreadPlan" >> beam.Reshuffle()
                 | "ReadPlan" >> beam.ParDo(_ReadPlan(self.folder, self.carried))
             )
-        return units | "Spread" >> beam.Reshuffle()
+        apart = beam.FlatMap(lambda units: units).with_output_types(Unit)
+        return units | "Spread" >> beam.Reshuffle() | "Apart" >> apart
 
 
 class _ReadPlan(beam.DoFn):
     def __init__(self, folder: str, carried: bool):
         self._folder, self._carried = folder, carried
 
-    def process(self, pending: PendingUnits) -> Iterator[Unit]:
+    def process(self, pending: PendingUnits) -> Iterator[tuple[Unit, ...]]:
         name, bits = pending
         wanted = set(np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8))).tolist())
         file = work_plan.read_plan_file(store.join(self._folder, name))
-        for unit in file.units:
-            if unit.rows and unit.row_group in wanted:
-                yield work_plan.with_references(unit) if self._carried else unit
+        units = (unit for unit in file.units if unit.rows and unit.row_group in wanted)
+        for found in together(units):
+            yield tuple(map(work_plan.with_references, found)) if self._carried else found
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -72,7 +72,7 @@ def _check_flink_jar(jar: str | None) -> Iterator[Finding]:
         return
     if not os.path.isfile(jar):
         yield Finding("fail", "flink", f"{jar}: no such job server", "run make flink-env")
-    elif f"-{beam}" not in os.path.basename(jar):
+    elif f"-{beam}" not in os.path.basename(os.path.realpath(jar)):
         text = f"{os.path.basename(jar)} is not of Beam {beam}, which is installed here"
         yield Finding("warn", "flink", text, "use that version's where you can get it")
 

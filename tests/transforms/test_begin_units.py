@@ -8,7 +8,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 from imagecensus.transforms import begin_units
-from imagecensus.transforms.begin_units import BeginUnits, GiveUnits, pending_units
+from imagecensus.transforms.begin_units import BeginUnits, GiveUnits, pending_units, together
 from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.dataset.epoch import fence_of, raise_epoch
 from imagecensus.transforms.dataset.plan_units import plan_units
@@ -102,3 +102,56 @@ def test_workers_of_an_earlier_run_begin_nothing(planned, tmp_path):
     assert len(given(planned.units, tmp_path, parts=folder, fence=fence)) == 10
     raise_epoch(location, "run 2")
     assert given(planned.units, tmp_path, parts=folder, fence=fence) == []
+
+
+def packed(container: str, kind: str, images: int, *, groups: int = 1) -> list[dict]:
+    members = (
+        f'["{kind}", {i * groups // images}, {i}, "image"]'
+        if kind == "parquet"
+        else f'["{kind}", {i}, 1]'
+        for i in range(images)
+    )
+    return [
+        {"uri": f"{container}#{i:03d}", "size": 1, "etag_or_mtime": "1",
+         "container": container, "member": member}
+        for i, member in enumerate(members)
+    ]  # fmt: skip
+
+
+def planned_units(folder, refs: list[dict]) -> list[Unit]:
+    batch = pa.RecordBatch.from_pylist(refs, REF_SCHEMA)
+    folder.mkdir(exist_ok=True)
+    none = pa.schema([])
+    return plan_units([batch], str(folder), "f", passthrough=none, unit_rows=2).units
+
+
+def sizes(folder, refs: list[dict]) -> list[int]:
+    return [len(units) for units in together(planned_units(folder, refs))]
+
+
+def test_units_of_an_archive_that_is_read_front_to_back_stay_together(tmp_path):
+    assert sizes(tmp_path / "gz", packed("/a", "tar.gz", 8) + packed("/b", "tar.gz", 4)) == [4, 2]
+    # The unit that an archive begins in the middle of goes with the one before.
+    assert sizes(tmp_path / "cut", packed("/a", "tar.gz", 5) + packed("/b", "tar.gz", 5)) == [3, 2]
+    assert sizes(tmp_path / "rows", packed("/a", "parquet", 12, groups=2)) == [3, 3]
+
+
+def test_units_that_can_be_read_in_any_order_are_spread(tmp_path):
+    assert sizes(tmp_path / "tar", packed("/a", "tar", 8)) == [1] * 4
+    assert sizes(tmp_path / "zip", packed("/a", "zip", 4)) == [1] * 2
+    refs = [{"uri": f"/{i}", "size": 1, "etag_or_mtime": "1"} for i in range(4)]
+    assert sizes(tmp_path / "files", refs) == [1] * 2
+
+
+def test_a_long_archive_is_read_by_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(begin_units, "UNITS_TOGETHER", 3)
+    assert sizes(tmp_path / "a", packed("/a", "tar.gz", 14)) == [3, 3, 1]
+    assert sizes(tmp_path / "b", packed("/b", "tar.gz", 80)) == [10] * 4
+
+
+@pytest.mark.parametrize("limit", [1, 2000])
+def test_a_worker_gets_an_archive_in_its_order(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(begin_units, "UNITS_IN_GRAPH", limit)
+    units = planned_units(tmp_path, packed("/a", "tar.gz", 40))
+    got = given(units, tmp_path, parts=str(tmp_path / "parts"))
+    assert [unit.name for unit, _ in got] == [unit.name for unit in units]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.archives.reading import is_sequential
 from imagecensus.transforms.dataset import checksum
 from imagecensus.transforms.dataset.merging import PARTS, read_merge
 from imagecensus.transforms.records import PLAN_COLUMNS, REF_COLUMNS, TAKEN_COLUMN, Unit
@@ -156,6 +157,26 @@ def read_planned(unit: Unit) -> pa.RecordBatch:
     with _damage_reported(unit.plan):
         table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
         return table.to_batches()[0]
+
+
+def sequential_place(unit: Unit) -> tuple[str, ...] | None:
+    """The archive, or row group of one, that a unit begins in; None: it can be read in any order.
+
+    An archive that the unit goes over into does not count.
+    """
+    with _damage_reported(unit.plan):
+        parquet = _open_plan(unit.plan)
+        group = parquet.metadata.row_group(unit.row_group)
+        names = ["container", "member"]
+        found = group.column(parquet.schema_arrow.get_field_index("member")).statistics
+        if found is not None and found.null_count == group.num_rows:
+            return None  # files of their own
+        table = parquet.read_row_group(unit.row_group, columns=names)
+    for container, member in zip(*(table.column(name).to_pylist() for name in names), strict=True):
+        if member is not None and is_sequential(member):
+            kind, at, *_ = json.loads(member)
+            return (container, str(at)) if kind == "parquet" else (container,)
+    return None
 
 
 def read_taken(unit: Unit) -> tuple[pa.RecordBatch, list[str | None]]:
