@@ -399,6 +399,7 @@ def _list(
         batches = list_images(
             (text,), options.uri_column, options.image_column, options.max_members, columns,
             selection=selection, all_pages=options.pages == "all",
+            zip_encoding=options.zip_encoding,
         )  # fmt: skip
         for batch in batches:
             source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-KINDS = ("tar", "tar.gz", "zip", "tfrecord", "tfrecord.gz", "parquet", "hf.parquet")
-NAMED = ("tar", "tar.gz", "zip")  # kinds whose members have names
+KINDS = (
+    "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", "tfrecord", "tfrecord.gz", "parquet",
+    "hf.parquet",
+)  # fmt: skip
+NAMED = ("tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip")  # kinds whose members have names
+PACK = {
+    "bz2": lambda data: bz2.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE, preset=0),
+    "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    "gz": lambda data: gzip.compress(data, 1),
+    "zlib": lambda data: zlib.compress(data, 1),
+}
 
 
 def pack(kind: str, files: list[tuple[str, bytes]], path) -> str:
@@ -22,9 +36,12 @@ def pack(kind: str, files: list[tuple[str, bytes]], path) -> str:
     if kind == "tar":
         with tarfile.open(path, "w") as tar:
             add_to_tar(tar, files)
-    elif kind == "tar.gz":
-        with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+    elif kind.startswith("tar."):
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w") as tar:
             add_to_tar(tar, files)
+        with open(path, "wb") as file:
+            file.write(PACK[kind.partition(".")[2]](plain.getvalue()))
     elif kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
             for name, data in files:
@@ -32,7 +49,7 @@ def pack(kind: str, files: list[tuple[str, bytes]], path) -> str:
     elif kind.startswith("tfrecord"):
         content = b"".join(map(framed, examples(files)))
         with open(path, "wb") as file:
-            file.write(gzip.compress(content, 1) if kind.endswith(".gz") else content)
+            file.write(PACK[kind.partition(".")[2]](content) if "." in kind else content)
     else:
         bodies = [data for _, data in files]
         names = [name for name, _ in files]

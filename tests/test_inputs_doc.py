@@ -82,7 +82,7 @@ def test_the_lists_are_those_of_the_code():
         assert re.findall(r"`([^`]+)`", found)[: len(names)] == list(names)
 
     listed("`--uri-column`, else the first of", manifests.URI_COLUMNS)
-    listed("path>`: `--image-column`, else the first of", parquet_archive.IMAGE_COLUMNS)
+    listed("calls an image, else the first of", parquet_archive.IMAGE_COLUMNS)
     listed("feature is `--image-column`, else the first of", tfrecord_archive.IMAGE_FEATURES)
     for name in ignored_names.FILES | ignored_names.FOLDERS:
         assert f"`{name}`" in DOC.lower()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,7 @@ def list_images(
     *,
     selection: Selection | None = None,
     all_pages: bool = False,
+    zip_encoding: str = "",
 ) -> Iterator[pa.RecordBatch]:
     """Lists all inputs in turn.
 
@@ -65,6 +67,7 @@ def list_images(
       columns: from `passthrough_columns`; None: each list's columns have its own types.
       selection: of the files of folders, stores and archives; it counts what is left out.
       all_pages: files with several pages or frames are listed as so many images.
+      zip_encoding: of names in zips that do not say theirs; empty: UTF-8, else code page 437.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
@@ -72,7 +75,11 @@ def list_images(
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
     """
-    selection = selection or Selection()
+    how = _Archives(
+        image_column=image_column, max_members=max_members, zip_encoding=zip_encoding,
+        all_pages=all_pages,
+        selection=selection if selection is not None else Selection(),
+    )  # fmt: skip
     for text in inputs:
         kind = _manifest_kind(text, uri_column, image_column)
         if kind == IIIF:
@@ -82,7 +89,7 @@ def list_images(
                 text, uri_column, columns=columns, kind=kind, image_column=image_column
             )
         else:
-            yield from _list_with_archives(text, image_column, max_members, selection, all_pages)
+            yield from _list_with_archives(text, how)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -140,37 +147,48 @@ def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
     return guard_listing.is_table_of_images(*reference, image_column)
 
 
-def _list_with_archives(
-    text: str, image_column: str, max_members: int, selection: Selection, all_pages: bool
-) -> Iterator[pa.RecordBatch]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Archives:
+    """How files and archives are listed: see `list_images`."""
+
+    image_column: str
+    max_members: int
+    zip_encoding: str
+    all_pages: bool
+    selection: Selection
+
+
+def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members."""
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
-    columns = _table_columns(text, image_column)
+    columns = _table_columns(text, how.image_column)
     passed = {f.name: new for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        with_pages = all_pages and page_archive.may_have_pages(uri)
+        with_pages = how.all_pages and page_archive.may_have_pages(uri)
         archive = not uri.endswith(_IMAGES) and (is_archive_name(uri) or uri == named)
         if not (with_pages or archive):
             return None
-        kind = guard_listing.archive_kind(*reference, image_column)
-        if kind == PAGES and not all_pages:
+        kind = guard_listing.archive_kind(*reference, how.image_column)
+        if kind == PAGES and not how.all_pages:
             return None
+        if kind == "zip" and how.zip_encoding:
+            kind += f":{how.zip_encoding}"
         return kind and guard_listing.list_archive(
-            *reference, kind, image_column, columns, max_members
+            *reference, kind, how.image_column, columns, how.max_members
         )
 
     chunk: list[File] = []
-    for reference, members in _expand(text, members_of, selection, all_pages):
+    for reference, members in _expand(text, members_of, how.selection, how.all_pages):
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
             yield reference_batch(chunk)
             chunk = []
         for batch in members or ():
-            selection.left_out.update(listing.left_out_of(batch))
-            chosen = _chosen(batch, path_in_input(text, reference[0]), selection)
+            how.selection.left_out.update(listing.left_out_of(batch))
+            chosen = _chosen(batch, path_in_input(text, reference[0]), how.selection)
             if chosen.num_rows:
                 yield _renamed(chosen, passed)
     if chunk:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 
@@ -78,6 +79,10 @@ class ClassifyOptions:
     pages: str = option(
         "first", "of files with several pages or frames (TIFF, HEIC, DICOM, GIF, WebP, PNG, AVIF):"
         " the first, or all, each a row such as scan.tif#page=3", "run", choices=("first", "all"),
+    )  # fmt: skip
+    zip_encoding: str = option(
+        "", "of names in zips that do not say theirs, for example shift_jis or cp866", "dataset",
+        metavar="NAME",
     )  # fmt: skip
     exclude: tuple[str, ...] = option(
         None, "leave out files and folders of this name, or path below the input; can be repeated",
@@ -188,6 +193,8 @@ def validate(options: ClassifyOptions) -> None:
     if options.limit is not None and options.limit < 1:
         problems.append("--limit must be at least 1")
     problems += _wrong_for_a_rerun(options)
+    if options.zip_encoding and not _is_encoding(options.zip_encoding):
+        problems.append(f"--zip-encoding={options.zip_encoding}: no encoding that Python knows")
     if options.threads < 0:
         problems.append("--threads must be 0 or more")
     if not 0 <= options.max_failure_rate <= 1:
@@ -230,6 +237,13 @@ def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
     if options.verify not in ("changed", "all") and not _is_share(options.verify):
         problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
     return problems
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except LookupError:
+        return False
 
 
 def _is_share(text: str) -> bool:

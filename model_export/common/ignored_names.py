@@ -76,6 +76,7 @@ KINDS = {
     "hidden": ("hidden name", "hidden names"),
     "system": ("system file or folder", "system files or folders"),
     "own": ("folder of imagecensus", "folders of imagecensus"),
+    "links": ("link in an archive", "links in archives"),
     "special": ("pipe, socket or device", "pipes, sockets or devices"),
 }
 

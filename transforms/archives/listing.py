@@ -2,9 +2,10 @@
 
 What is an archive: a file whose name ends like one (`is_archive_name`) or that was itself named
 as an input, and whose content is a tar, a zip, TFRecords or Parquet with a column of images; tar
-and TFRecords also within gzip. Any other file is listed as a file.
+and TFRecords also packed (`packing`). An archive of another kind is one failed row, which names it.
+Any other file is listed as a file.
 
-What is listed of a tar or zip: what a folder's listing would list, and links, as failed rows.
+What is listed of a tar or zip: what a folder's listing would list, without links.
 Sidecars and videos right beside an image are left out (`ignored_names`); how many are is told in
 the metadata of a last batch without rows, see `left_out_of`. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
@@ -17,7 +18,6 @@ rows are named by their number from 0. A name is a label only: no path is ever m
 from __future__ import annotations
 
 import collections
-import gzip
 import hashlib
 import itertools
 import json
@@ -26,7 +26,7 @@ import tarfile
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -46,13 +46,19 @@ from imagecensus.transforms.archives.members import (
     Stream,
     failed,
     is_archive_name,
+    why_unread,
 )
+from imagecensus.transforms.archives.packing import open_packed, packing_of, split_kind
 from imagecensus.transforms.inputs.files import CHUNK
 from imagecensus.transforms.records import REF_FIELDS, REF_SCHEMA
 from imagecensus.transforms.storage import byte_ranges
 
 _TABLE_NAME = re.compile(r"\.(parquet|tfrecords?[^/]*)$", re.IGNORECASE)
 MAX_MEMBERS = 10_000_000
+_TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tlz|tzst)$", re.IGNORECASE)
+_UNREAD = "unread: "  # a kind; why and the remedy follow
+_LINKS = 1_000_000  # held, until it is known what lies in the archive
+_HOPS = 8  # from link to link
 _LEFT_OUT = b"imagecensus.left_out"
 _NO_COLUMNS = pa.schema([])
 
@@ -76,20 +82,33 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
     """Which kind of archive a file is, by its content; None: it is none, or cannot be read."""
     try:
         with byte_ranges.open_stream(location, size, etag) as file:
-            kind = _kind(file)
-            if kind == "gzip":
-                file.seek(0)
-                inner = _kind(gzip.GzipFile(fileobj=file))
-                kind = f"{inner}.gz" if inner in ("tar", "tfrecord") else None
-            elif kind is None and is_archive_name(location) and zipfile.is_zipfile(file):
-                kind = "zip"  # self-extracting: a program comes first
-            elif kind == "parquet" and not _may_hold_images(file, image_column):
-                kind = None
-            elif kind is None and page_archive.may_have_pages(location):
-                kind = PAGES if page_archive.count_pages(file) > 1 else None
-            return kind
+            head = file.read(tarfile.BLOCKSIZE)
+            named = is_archive_name(location)
+            kind, packing = _kind(head), packing_of(head)
+            if kind == "parquet":
+                return kind if _may_hold_images(file, image_column) else None
+            if kind == "zeros":
+                return "tar" if _TAR_NAME.search(location) else None
+            if kind is None and packing:
+                kind = _packed_kind(file, packing, location)
+            if kind is None and named and zipfile.is_zipfile(file):
+                return "zip"  # self-extracting: a program comes first
+            if kind is None and page_archive.may_have_pages(location):
+                return PAGES if page_archive.count_pages(file) > 1 else None
+            why = why_unread(head, location) if kind is None and named else ""
+            return _UNREAD + why if why else kind
     except (OSError, EOFError, zlib.error):
         return None
+
+
+def _packed_kind(file: BinaryIO, packing: str, location: str) -> str | None:
+    try:
+        inner = _kind(open_packed(file, packing).read(tarfile.BLOCKSIZE))
+    except (OSError, EOFError, zlib.error):
+        # Cut or damaged in its first block: its listing will say so.
+        inner = "tar" if _TAR_NAME.search(location) else None
+    inner = "tar" if inner == "zeros" else inner
+    return f"{inner}.{packing}" if inner in ("tar", "tfrecord") else None
 
 
 def _may_hold_images(file: Stream, image_column: str) -> bool:
@@ -100,20 +119,18 @@ def _may_hold_images(file: Stream, image_column: str) -> bool:
     return bool(image_column or parquet_archive.image_column(schema))
 
 
-def _kind(file: Stream) -> str | None:
-    head = file.read(tarfile.BLOCKSIZE)
+def _kind(head: bytes) -> str | None:
+    """What a file that starts with `head` is; "zeros" may be an empty tar."""
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
     if head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
     if tfrecord_archive.is_tfrecord(head):
         return "tfrecord"
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
-        return "tar"  # nothing but the end mark
+        return "zeros"
     except tarfile.HeaderError:
         return None
     return "tar"
@@ -127,10 +144,9 @@ def column_schema(location: str, size: int, etag: str, image_column: str = "") -
             if kind == "parquet":
                 parquet = parquet_archive.open_parquet(file)
                 return parquet_archive.column_schema(parquet.schema_arrow)
-            if kind in ("tfrecord", "tfrecord.gz"):
-                stream = gzip.GzipFile(fileobj=file) if kind.endswith(".gz") else file
-                return tfrecord_archive.column_schema(stream, image_column)
-    except (ArchiveBroken, OSError):
+            if kind and kind.startswith("tfrecord"):
+                return tfrecord_archive.column_schema(_stream(file, size, kind)[0], image_column)
+    except (ArchiveBroken, OSError, EOFError):
         pass  # its rows will say so
     return _NO_COLUMNS
 
@@ -148,7 +164,8 @@ def list_archive(
 
     Args:
       location, size, etag: of the archive, as listed.
-      kind: from `archive_kind`.
+      kind: from `archive_kind`; behind that of a zip, the encoding of its names may stand:
+        `zip:shift_jis`.
       image_column: the Parquet column or feature of the images; empty: the usual names.
       columns: from `column_schema`; they go along with the images.
       max_members: listed of it; then comes one failed row, for the archive itself.
@@ -159,6 +176,8 @@ def list_archive(
     """
     left_out: collections.Counter[str] = collections.Counter()
     try:
+        if kind.startswith(_UNREAD):
+            raise ArchiveBroken("unsupported_format", kind.removeprefix(_UNREAD))
         with byte_ranges.open_stream(location, size, etag) as file:
             if kind == PAGES:
                 chunks = _chunks(page_archive.list_pages(file))
@@ -199,26 +218,99 @@ def broken_archive(location: str, etag: str, error: ArchiveBroken | OSError) -> 
 
 def _stream(file: BinaryIO, size: int, kind: str) -> tuple[Stream, int | None]:
     """The stream that a tar or TFRecord kind is listed from, and its length where it is known."""
-    return (gzip.GzipFile(fileobj=file), None) if kind.endswith(".gz") else (file, size)
+    _, packing = split_kind(kind)
+    return (open_packed(file, packing), None) if packing else (file, size)
 
 
 def _list_files(
     file: BinaryIO, size: int, kind: str, left_out: collections.Counter[str]
 ) -> Iterator[Member]:
     """The members of a tar or zip that are listed, each under a name of its own."""
-    if kind == "zip":
-        members = zip_archive.list_members(file)
+    if kind.startswith("zip"):
+        members = zip_archive.list_members(file, kind.partition(":")[2])
     else:
         stream, length = _stream(file, size, kind)
         members = tar_archive.list_members(stream, length, kind)
     members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
-    members = _without_ignored(members, left_out)
-    used: set[int] = set()
-    for member in without_sidecars(members, lambda member: member.name, left_out):
+    names, links = _Names(), list[Member]()
+    for member in without_sidecars(
+        _files_in(members, links, left_out), lambda member: member.name, left_out
+    ):
         if is_archive_name(member.name) and member.where[0] != "failed":
             text = "an archive in an archive is not opened; unpack the outer one"
             member = failed(member.name, "unsupported_format", text, member.size)
-        yield member._replace(name=_unused(member.name, used))
+        yield member._replace(name=names.unused(member.name))
+    yield from _loose_links(links, names, left_out)
+
+
+def _files_in(
+    members: Iterator[Member], links: list[Member], left_out: collections.Counter[str]
+) -> Iterator[Member]:
+    """The members that are files and not ignored; links are gathered."""
+    for member in members:
+        parts = (part for part in member.name.split("/") if part not in (".", ".."))
+        kind = next(filter(None, map(ignored_kind, parts)), "")
+        if member.where[0] == "left out":
+            kind = kind or member.where[1]
+        if not kind and member.where[0] == "link" and len(links) >= _LINKS:
+            kind = "links"
+        if kind:
+            left_out[kind] += 1
+        elif member.where[0] == "link":
+            links.append(member)
+        else:
+            yield member
+
+
+def _loose_links(
+    links: list[Member], names: _Names, left_out: collections.Counter[str]
+) -> Iterator[Member]:
+    """Links that lead to nothing in the archive, as failed rows; the others are counted.
+
+    They come last, so that none takes the name of an image.
+    """
+    targets = {link.name: link.where[1] for link in links}
+    for link in links:
+        target = link.where[1]
+        for _ in range(_HOPS):
+            target = targets.get(target, target)
+        if names.has(target) or names.has(link.name):
+            left_out["links"] += 1
+        else:
+            text = f"a link to {link.where[2]!r}; links in archives are not followed"
+            yield failed(names.unused(link.name), "not_an_image", text)
+
+
+class _Names:
+    """The names of members and of their folders, as digests, which keep it small."""
+
+    def __init__(self) -> None:
+        self._used: set[bytes] = set()
+        self._folder = ""
+
+    def has(self, path: str) -> bool:
+        """Whether a member, or a folder with members in it, has this path."""
+        return path == "." or not self._used.isdisjoint((_digest(path), _digest(path + "/")))
+
+    def unused(self, name: str) -> str:
+        """The name, or name~2, name~3… for those that come again."""
+        folder = name.rpartition("/")[0]
+        if folder != self._folder:
+            self._folder = folder
+            while folder:
+                self._used.add(_digest(folder + "/"))
+                folder = folder.rpartition("/")[0]
+        for number in itertools.count(1):
+            candidate = name if number == 1 else f"{name}~{number}"
+            digest = _digest(candidate)
+            if digest not in self._used:
+                self._used.add(digest)
+                return candidate
+        raise AssertionError
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
 
 
 def _until_broken(members: Iterator[Member]) -> Iterator[Member]:
@@ -241,30 +333,6 @@ def _label(name: str) -> str:
     except UnicodeEncodeError:
         name = urllib.parse.quote(name.encode("utf-8", "surrogateescape"))
     return name.removeprefix("./")
-
-
-def _without_ignored(
-    members: Iterable[Member], left_out: collections.Counter[str]
-) -> Iterator[Member]:
-    for member in members:
-        parts = (part for part in member.name.split("/") if part not in (".", ".."))
-        kind = next(filter(None, map(ignored_kind, parts)), "")
-        if kind:
-            left_out[kind] += 1
-        else:
-            yield member
-
-
-def _unused(name: str, used: set[int]) -> str:
-    """The name, or name~2, name~3… for those that come again. Digests keep `used` small."""
-    for number in itertools.count(1):
-        candidate = name if number == 1 else f"{name}~{number}"
-        digest = hashlib.blake2b(candidate.encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "little")
-        if key not in used:
-            used.add(key)
-            return candidate
-    raise AssertionError
 
 
 def _chunks(members: Iterator[Member]) -> Iterator[tuple[list[Member], None]]:

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Any, NamedTuple, Protocol
 
-_LAST_WORD = frozenset(("tar", "tgz", "gz", "zip", "parquet", "tfrecord"))
-_ARCHIVE_NAME = re.compile(
-    r"\.(tar|tgz|tar\.gz|zip|parquet|tfrecords?(-\d+-of-\d+)?(\.gz)?)$", re.IGNORECASE
-)
 PAGES = "pages"  # the kind of files with several pages or frames
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
+# Packed archives that are read, and others that are named as what they are.
+_LAST_WORD = frozenset(
+    (
+        "tar", "tgz", "tbz", "tbz2", "txz", "tlz", "tzst", "gz", "bz2", "xz", "lzma", "zst", "lz4",
+        "zlib", "z", "lz", "lzo", "zip", "cbz", "parquet", "tfrecord", "7z", "rar", "cbr", "cb7",
+        "cab", "lzh", "lha", "arj", "ace", "sit", "sitx", "cpio", "iso", "dmg",
+    )
+)  # fmt: skip
+_ARCHIVE_NAME = re.compile(
+    r"\.(tar|tar\.(gz|bz2|xz|lzma|zst|lz4|zlib|z|lz|lzo)|tgz|tbz2?|txz|tlz|tzst|zip|cbz|parquet"
+    r"|tfrecords?(-\d+-of-\d+)?(\.(gz|zlib|bz2|xz|zst|lz4))?|7z|rar|cbr|cb7|cab|lzh|lha|arj|ace|sitx?"
+    r"|cpio|iso|dmg|[zr]\d\d|(zip|7z|rar|tar|tgz|tar\.\w+)\.\d{3})$",
+    re.IGNORECASE,
+)
+_PART_NAME = re.compile(r"(\.[zr]\d\d|\.\d{3}|\.part\d+\.rar)$", re.IGNORECASE)
+_UNREAD = {
+    b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR", b"MSCF": "cabinet (CAB)",
+    b"\x1f\x9d": "compress (.Z)", b"LZIP": "lzip", b"\x89LZO": "lzop", b"070701": "cpio",
+    b"070702": "cpio", b"070707": "cpio", b"\xc7\x71": "cpio", b"\x60\xea": "ARJ",
+    b"SIT!": "StuffIt", b"StuffIt": "StuffIt", b"PARE": "encrypted Parquet", b"xar!": "xar",
+    b"hsqs": "squashfs",
+}  # fmt: skip
+_UNREAD_AT = ((2, b"-lh", "LZH"), (7, b"**ACE**", "ACE"))
+SPLIT = (
+    "a part of a split archive; put the parts together (zip -s 0 FIRST.zip --out WHOLE.zip)"
+    " or unpack it"
+)
 
 
 def is_archive_name(name: str) -> bool:
     """Whether a file of this name is looked into. Cheap, as it is asked for every image."""
-    return name.rpartition(".")[2][:8].lower() in _LAST_WORD and bool(_ARCHIVE_NAME.search(name))
+    last = name.rpartition(".")[2][:8].lower()
+    return (last in _LAST_WORD or last[-2:].isdecimal()) and bool(_ARCHIVE_NAME.search(name))
+
+
+def why_unread(head: bytes, name: str) -> str:
+    """Why an archive of a known kind is not read, and the remedy; "": it is none.
+
+    Args:
+      head: its first bytes.
+      name: of the file: parts of a split archive need not begin like one.
+    """
+    if head.startswith(b"PK\x07\x08") or _PART_NAME.search(name):
+        return SPLIT
+    found = [kind for start, kind in _UNREAD.items() if head.startswith(start)]
+    found += [kind for at, mark, kind in _UNREAD_AT if head[at:].startswith(mark)]
+    if not found:
+        return ""
+    return f"a {found[0]} archive, which is not read here; unpack it, or pack it as tar or zip"
 
 
 class Stream(Protocol):
@@ -31,7 +72,9 @@ class Member(NamedTuple):
     """One image in an archive, as listed.
 
     `where` says how its bytes are found: the archive's kind, then what that kind needs; or
-    ("failed", status, message) for a member whose row is known before anything is read.
+    ("failed", status, message) for a member whose row is known before anything is read; or
+    ("left out", kind) for one that gets no row, of `ignored_names.KINDS`; or ("link", path,
+    target): the target as a path from the top of the archive, and as it is written.
     """
 
     name: str
@@ -49,6 +92,16 @@ class ArchiveBroken(Exception):
 
 def failed(name: str, status: str, message: str, size: int = -1) -> Member:
     return Member(name, size, ("failed", status, message))
+
+
+def link(name: str, target: str, *, from_top: bool = False) -> Member:
+    """A link; its target is relative to the folder that it lies in, or to the archive's top."""
+    folder = "" if from_top else name.rpartition("/")[0]
+    return Member(name, -1, ("link", posixpath.normpath(posixpath.join(folder, target)), target))
+
+
+def left_out(name: str, kind: str) -> Member:
+    return Member(name, -1, ("left out", kind))
 
 
 class BoundedReads:

@@ -1,16 +1,16 @@
 """The bytes of one member of a packed archive, by byte range where the kind allows it.
 
 Members of tar, zip and TFRecords are read by ranges, in any order and by any number of threads.
-Gzip and Parquet row groups can only be read front to back: `Place` remembers how far.
+Packed ones and Parquet row groups can only be read front to back: `Place` remembers how far.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import threading
 import zlib
+from typing import BinaryIO
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
@@ -20,15 +20,16 @@ from imagecensus.transforms.archives import (
     zip_archive,
 )
 from imagecensus.transforms.archives.members import PAGES, ArchiveBroken
+from imagecensus.transforms.archives.packing import open_packed, split_kind
 from imagecensus.transforms.storage import byte_ranges
 
-_SEQUENTIAL = ("tar.gz", "tfrecord.gz", "parquet")
 _BLOCK = 1 << 20
 
 
 def is_sequential(member: str) -> bool:
     """Whether a member is best read after those before it: its kind has no random access."""
-    return json.loads(member)[0] in _SEQUENTIAL
+    kind = json.loads(member)[0]
+    return kind == "parquet" or bool(split_kind(kind)[1])
 
 
 def read_member(
@@ -57,10 +58,11 @@ def read_member(
     if kind == PAGES:
         return page_archive.read_page(container, etag, where[0], max_bytes)
     if kind == "parquet":
-        group, row, column = where
-        return place.rows(container, etag, group, column, row).read(row, max_bytes)
-    if kind.endswith(".gz"):
-        read_at = place.stream(container, etag, where[0]).read_at
+        group, row, column, *at = where
+        return place.rows(container, etag, group, column, row).read(row, max_bytes, *at)
+    packing = split_kind(kind)[1]
+    if packing:
+        read_at = place.stream(container, etag, where[0], packing).read_at
     else:
 
         def read_at(offset, length):
@@ -113,9 +115,9 @@ class Place:
     def __init__(self) -> None:
         self._key = self._reader = self._file = None
 
-    def stream(self, container: str, etag: str, offset: int) -> GzipContent:
-        """The content of a gzip file, not yet past `offset`."""
-        return self._at((container, etag), offset, GzipContent)
+    def stream(self, container: str, etag: str, offset: int, packing: str) -> PackedContent:
+        """The content of a packed file, not yet past `offset`."""
+        return self._at((container, etag), offset, lambda file: PackedContent(file, packing))
 
     def rows(
         self, container: str, etag: str, group: int, column: str, row: int
@@ -146,23 +148,23 @@ class Place:
         self._key = self._reader = self._file = None
 
 
-class GzipContent:
-    """The content of a gzip file, read front to back."""
+class PackedContent:
+    """The content of a packed file, read front to back."""
 
-    def __init__(self, file):
-        self._gzip = gzip.GzipFile(fileobj=file)
+    def __init__(self, file: BinaryIO, packing: str) -> None:
+        self._content = open_packed(file, packing)
         self._broken: tuple[str, str] | None = None
 
     @property
     def at(self) -> int:
-        return self._gzip.tell()
+        return self._content.tell()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`, which is `at` or later. Raises ImageError."""
         if not self._broken:  # what lies behind a damage is not looked for again
             try:
-                self._gzip.seek(offset)
-                return self._gzip.read(length)
+                self._content.seek(offset)
+                return self._content.read(length)
             except EOFError as error:
                 self._broken = ("truncated", str(error))
             except (OSError, zlib.error) as error:

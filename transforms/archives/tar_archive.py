@@ -1,7 +1,7 @@
-"""Tar archives, plain or in gzip: where each member's bytes lie.
+"""Tar archives, plain or packed: where each member's bytes lie.
 
-Members that are no files of their own: folders, devices and pipes are not listed; links are,
-as rows that say so, because a link in an archive may point anywhere.
+Members that are no files of their own get no row: folders, labels of volumes, devices and pipes.
+Links may point anywhere, or to an image that has a row already: the listing decides.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from imagecensus.transforms.archives.members import (
     Member,
     Stream,
     failed,
+    left_out,
+    link,
 )
 
 BLOCK = tarfile.BLOCKSIZE
+_RECORD = tarfile.RECORDSIZE  # an empty archive has so many bytes
+_NO_FILES = (b"V", b"D")  # GNU tar's label of a volume, and list of what a folder held
 
 
 def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
-    """All members but folders, devices and pipes, in archive order; bodies are skipped.
+    """All members but folders, in archive order; bodies are skipped.
+
+    Archives that were joined (`cat a.tar b.tar`) are read to the end of the last one.
 
     Args:
       file: a seekable stream of the (decompressed) archive.
       size: its length in bytes, None where that is not known.
-      kind: "tar" or "tar.gz", first in `Member.where`; then offset and size.
+      kind: "tar", "tar.gz" and so on, first in `Member.where`; then offset and size.
 
     Raises:
       ArchiveBroken: after the members that could be found.
@@ -42,7 +48,11 @@ def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
         while True:
             info = tar.next()
             if info is None:
-                break
+                more = _after_end(file, tar.offset)
+                if not more:
+                    break
+                tar.offset = more
+                continue
             # tarfile keeps every header otherwise.
             tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
             if tar.offset <= before or info.size < 0:
@@ -51,7 +61,6 @@ def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
             member = _member(info, size, kind)
             if member:
                 yield member
-        _check_end(file, tar.offset)
     except (tarfile.ReadError, EOFError) as error:
         raise ArchiveBroken("truncated", f"the archive ends early: {error}") from None
     except (tarfile.TarError, OSError, zlib.error, ValueError, RecursionError) as error:
@@ -59,13 +68,17 @@ def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
 
 
 def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None:
-    if info.isdir() or info.isdev():
+    if info.isdir() or info.type in _NO_FILES:
         return None
+    if info.isdev():
+        return left_out(info.name, "special")
     if info.issym() or info.islnk():
-        text = f"a link to {info.linkname!r}; links in archives are not followed"
-        return failed(info.name, "not_an_image", text)
+        return link(info.name, info.linkname, from_top=info.islnk())
     if info.issparse():
         return failed(info.name, "unsupported_format", "a sparse member", info.size)
+    if info.type == b"M":
+        text = "the rest of a member that begins in another volume of the archive"
+        return failed(info.name, "unsupported_format", text, info.size)
     if not info.isreg():
         return failed(info.name, "not_an_image", f"a member of type {info.type!r}", info.size)
     if size is not None and info.offset_data + info.size > size:
@@ -74,8 +87,11 @@ def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None
     return Member(info.name, info.size, (kind, info.offset_data, info.size))
 
 
-def _check_end(file: Stream, offset: int) -> None:
-    """tarfile ends alike at the end mark, at a damaged header and at the end of the file."""
+def _after_end(file: Stream, offset: int) -> int:
+    """Where the next archive begins behind the end mark at `offset`; 0: there is none.
+
+    tarfile ends alike at the end mark, at a damaged header and at the end of the file.
+    """
     file.seek(offset)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
@@ -84,3 +100,16 @@ def _check_end(file: Stream, offset: int) -> None:
         raise ArchiveBroken(
             "read_error", f"the header at byte {offset:,} is damaged; what follows cannot be found"
         )
+    at = offset + BLOCK
+    while block := file.read(BLOCK):
+        if block.count(0) != len(block):
+            try:
+                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            except tarfile.HeaderError:
+                text = f"what follows the archive's end mark at byte {at:,} is no tar"
+                raise ArchiveBroken("read_error", text) from None
+            return at
+        at += len(block)
+    if offset == 0 and at > _RECORD:
+        raise ArchiveBroken("read_error", f"nothing but {at:,} zero bytes")
+    return 0

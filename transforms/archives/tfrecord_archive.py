@@ -54,7 +54,8 @@ def list_members(
     Args:
       file: a seekable stream of the (decompressed) file.
       size: its length, None where that is not known.
-      kind: "tfrecord" or "tfrecord.gz", first in `Member.where`; then offset, length, feature.
+      kind: "tfrecord", "tfrecord.gz" and so on, first in `Member.where`; then offset, length,
+        feature.
       image_feature: the feature of the images; empty: the first of `IMAGE_FEATURES` there is.
       columns: the features to pass through, from `column_schema`.
 

@@ -10,54 +10,156 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives.members import ArchiveBroken, BoundedReads, Member, failed
+from imagecensus.transforms.archives.members import (
+    SPLIT,
+    ArchiveBroken,
+    BoundedReads,
+    Member,
+    Stream,
+    failed,
+    left_out,
+    link,
+)
+from imagecensus.transforms.archives.packing import open_packed
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SLACK = 512  # the local header's extra field may be longer than the directory's
-_ENCRYPTED = 0x1
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_LONGEST_LINK = 4096
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+_UNICODE_PATH = 0x7075  # an extra field of Info-ZIP
+_FOLDER = 0x10  # an attribute of DOS
+_BACKSLASHED = (0, 10, 11, 14)  # systems whose paths have backslashes: FAT, NTFS, MVS, VFAT
+_END = struct.Struct("<4s2H")
+_ZSTD, _XZ = 93, 95
+_METHODS = (
+    zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, _ZSTD, _XZ,
+)  # fmt: skip
+_OTHER_METHODS = {
+    1: "shrunk", 6: "imploded", 9: "Deflate64, as Windows Explorer makes it of large files",
+    20: "Zstandard, an early draft", 94: "MP3", 96: "JPEG, by WinZip", 97: "WavPack", 98: "PPMd",
+    99: "encrypted with AES",
+}  # fmt: skip
 
 
-def list_members(file) -> Iterator[Member]:
+def list_members(file: Stream, encoding: str = "") -> Iterator[Member]:
     """All members but folders, in the order of the directory.
 
     `Member.where` is ("zip", header offset, length of name and extra field, compressed size,
     size, method, flags, crc).
 
+    Args:
+      file: the archive.
+      encoding: of names that do not say that they are UTF-8; empty: UTF-8 where all of them are,
+        else the standard's code page 437.
+
     Raises:
       ArchiveBroken: the directory cannot be read; a zip is found by it alone.
     """
+    _check_whole(file)
     try:
-        infos = zipfile.ZipFile(BoundedReads(file)).infolist()
+        infos = zipfile.ZipFile(BoundedReads(file)).infolist()  # type: ignore[arg-type]
     except (zipfile.BadZipFile, EOFError) as error:
         text = f"no readable central directory ({error}); cut short, or damaged"
         raise ArchiveBroken("truncated", text) from None
     except (OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
-    for info in infos:
-        if info.filename.endswith("/"):  # is_dir() stumbles over members without a name
-            continue
-        if stat.S_ISLNK(info.external_attr >> 16):
-            yield failed(
-                info.filename, "not_an_image", "a link; links in archives are not followed"
-            )
-        elif info.flag_bits & _ENCRYPTED:
-            yield failed(info.filename, "permission_denied", "the member is encrypted")
-        elif info.compress_type not in _METHODS:
-            text = f"compression method {info.compress_type} is not read here"
-            yield failed(info.filename, "unsupported_format", text)
-        else:
-            where = (
-                "zip",
-                info.header_offset,
-                len(info.orig_filename.encode()) + len(info.extra),
-                info.compress_size,
-                info.file_size,
-                info.compress_type,
-                info.flag_bits,
-                info.CRC,
-            )
-            yield Member(info.filename, info.file_size, where)
+    for info, name in zip(infos, _names(infos, encoding), strict=True):
+        if not name.endswith("/") and not (info.external_attr & _FOLDER and not info.file_size):
+            yield _link(file, info, name) if _is_link(info) else _member(info, name)
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)
+
+
+def _link(file: Stream, info: zipfile.ZipInfo, name: str) -> Member:
+    """A link, whose target is its content."""
+    member = _member(info, name)
+    if member.where[0] != "zip" or info.file_size > _LONGEST_LINK:
+        return left_out(name, "links")
+
+    def read_at(offset: int, length: int) -> bytes:
+        file.seek(offset)
+        return file.read(length)
+
+    try:
+        return link(name, read_member(read_at, member.where[1:]).decode("utf-8", "surrogateescape"))
+    except ImageError:
+        return left_out(name, "links")
+
+
+def _member(info: zipfile.ZipInfo, name: str) -> Member:
+    if info.flag_bits & _ENCRYPTED:
+        return failed(name, "permission_denied", "the member is encrypted", info.file_size)
+    if info.compress_type not in _METHODS:
+        what = _OTHER_METHODS.get(info.compress_type, "unknown")
+        text = f"compression method {info.compress_type} ({what}) is not read here; pack it again"
+        return failed(name, "unsupported_format", text, info.file_size)
+    where = (
+        "zip",
+        info.header_offset,
+        len(info.orig_filename.encode()) + len(info.extra),
+        info.compress_size,
+        info.file_size,
+        info.compress_type,
+        info.flag_bits,
+        info.CRC,
+    )
+    return Member(name, info.file_size, where)
+
+
+def _check_whole(file: Stream) -> None:
+    """Raises ArchiveBroken where the archive is the last part of a split one."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 22))
+    tail = file.read((1 << 16) + 22)
+    at = tail.rfind(b"PK\5\6")
+    if 0 <= at <= len(tail) - _END.size:
+        _, disk, first = _END.unpack_from(tail, at)
+        if disk != first or 0 < disk < 0xFFFF:
+            raise ArchiveBroken("unsupported_format", SPLIT)
+    file.seek(0)
+
+
+def _names(infos: list[zipfile.ZipInfo], encoding: str) -> list[str]:
+    """The names of members as people see them, with slashes."""
+    raw = [
+        None if info.flag_bits & _UTF8 else info.orig_filename.encode("cp437", "replace")
+        for info in infos
+    ]
+    encoding = encoding or ("utf-8" if all(map(_is_utf8, filter(None, raw))) else "cp437")
+    names = [
+        info.orig_filename
+        if name is None
+        else _unicode_path(info, name) or name.decode(encoding, "surrogateescape")
+        for info, name in zip(infos, raw, strict=True)
+    ]
+    names = [name.partition("\0")[0] for name in names]
+    slashes = any("/" in name for name in names)  # else backslashes are what parts their folders
+    return [
+        name.replace("\\", "/") if not slashes or info.create_system in _BACKSLASHED else name
+        for info, name in zip(infos, names, strict=True)
+    ]
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unicode_path(info: zipfile.ZipInfo, name: bytes) -> str:
+    """The name in UTF-8 that an extra field gives, where it is of this name; else ""."""
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        mine = field[:5] == b"\1" + zlib.crc32(name).to_bytes(4, "little")
+        if kind == _UNICODE_PATH and mine and _is_utf8(field[5:]):
+            return field[5:].decode()
+    return ""
 
 
 def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
@@ -82,6 +184,8 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
         data = read_at(offset, start + packed)
     if len(data) < start + packed:
         raise ImageError("truncated", "the archive ends before the member does")
+    if method in (_ZSTD, _XZ):
+        return _unpacked(data[start : start + packed], size, method, crc)
     info = zipfile.ZipInfo()
     info.compress_size, info.file_size, info.compress_type = packed, size, method
     info.flag_bits, info.CRC = flags, crc
@@ -96,3 +200,15 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
         raise ImageError("read_error", "the member's checksum is wrong") from None
     except (EOFError, zlib.error, OSError, ValueError) as error:
         raise ImageError("read_error", f"damaged: {type(error).__name__}: {error}") from None
+
+
+def _unpacked(data: bytes, size: int, method: int, crc: int) -> bytes:
+    try:
+        content = open_packed(io.BytesIO(data), "zst" if method == _ZSTD else "xz").read(size)
+    except (EOFError, OSError) as error:
+        raise ImageError("read_error", f"damaged: {error}") from None
+    if len(content) < size:
+        raise ImageError("truncated", f"{len(content):,} bytes of {size:,} declared")
+    if zlib.crc32(content) != crc:
+        raise ImageError("read_error", "the member's checksum is wrong")
+    return content

@@ -50,7 +50,7 @@ def list_files(text: str, selection: Selection | None = None) -> Iterator[File]:
     """The files of an input, one after the other. Raises InputError."""
     if store.is_web(text):
         return list_address(text)
-    selection = selection or Selection()
+    selection = selection if selection is not None else Selection()
     return list_bucket(text, selection) if store.is_bucket(text) else list_local(text, selection)
 
 

@@ -112,7 +112,7 @@ def test_an_archive_in_a_folder_or_glob_is_found_by_its_suffix(tmp_path, kind):
     [
         ("a.tar", True), ("a.TGZ", True), ("a.tar.gz", True), ("a.zip", True), ("a.gz", False),
         ("x.tfrecord", True), ("x.tfrecords", True), ("x.tfrecord-00000-of-00008", True),
-        ("x.tfrecord.gz", True), ("x.parquet", True), ("x.tar.bz2", False), ("tar", False),
+        ("x.tfrecord.gz", True), ("x.parquet", True), ("x.tar.bz2", True), ("tar", False),
         ("x.jpg", False), ("x.tar/y.jpg", False), ("x.tarjpg", False), ("", False),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_members_of_a_tar_that_are_no_files(tmp_path):
         "latin-%E9.jpg": b"e",
         "n" * 300 + ".jpg": b"long",
     }
-    assert "a link to '/etc/passwd'" in json.loads(rows[0]["member"])[2]
+    assert "a link to '/etc/passwd'" in json.loads(rows[-2]["member"])[2]
 
 
 def test_members_of_a_zip_that_cannot_be_read(tmp_path):
@@ -285,7 +285,7 @@ def test_a_truncated_archive_loses_nothing_silently(tmp_path, kind, data):
     Path(path).write_bytes(whole[:cut])
     found = contents(path, named=False)
     complete = {k: v for k, v in found.items() if k != path}
-    if kind in ("tar", "tar.gz") and path not in found:
+    if kind.startswith("tar") and path not in found:
         return  # only padding behind the end mark was cut
     at_boundary = kind == "tfrecord" and cut in _record_ends(whole)
     assert at_boundary or not found or path in found or "read_error" in found.values()

@@ -1,0 +1,285 @@
+"""Archives as other tools and systems make them: read, or named in a row as what they are."""
+
+import io
+import json
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from packing import PACK, add_to_tar, pack
+
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives.reading import Place
+from imagecensus.transforms.inputs.selection import Selection
+from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.read_images import read_image
+
+
+def contents(path, **options) -> dict:
+    """Name in the archive ("": itself) → bytes, or status and message."""
+    found, place = {}, Place()
+    for batch in list_images((str(path),), **options):
+        for row in batch.to_pylist():
+            fields = [row[name] for name in ("uri", "size", "etag_or_mtime")]
+            try:
+                got = read_image(*fields, 1 << 20, row["container"], row["member"], place)
+            except ImageError as error:
+                got = f"{error.status}: {error}"
+            found[row["uri"][len(str(path)) + 1 :]] = got
+    return found
+
+
+def tar_bytes(*files) -> bytes:
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        add_to_tar(tar, list(files))
+    return plain.getvalue()
+
+
+@pytest.mark.parametrize("name", ["x.tar.bz2", "x.tbz2", "x.txz", "x.tar.lzma", "x.tzst", "x.bin"])
+def test_packed_tars_under_all_their_names(tmp_path, name):
+    packing = {"x.tbz2": "bz2", "x.txz": "xz", "x.tzst": "zst", "x.bin": "xz"}.get(name, name[6:])
+    data = tar_bytes(("a.jpg", b"a" * 3000), ("b.jpg", b"b"))
+    half = len(data) // 2
+    joined = PACK[packing](data[:half]) + PACK[packing](data[half:])  # as pbzip2 and pixz write
+    for packed in (PACK[packing](data), joined if packing != "lzma" else PACK[packing](data)):
+        (tmp_path / name).write_bytes(packed)
+        assert contents(tmp_path / name) == {"a.jpg": b"a" * 3000, "b.jpg": b"b"}
+
+
+@pytest.mark.parametrize("packing", ["zlib", "gz", "zst"])
+def test_tfrecords_in_every_packing(tmp_path, packing):
+    path = pack(f"tfrecord.{packing}", [("n", b"a"), ("n", b"b")], tmp_path / "x.tfrecord")
+    assert contents(path) == {"0": b"a", "1": b"b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "a 7-Zip archive"),
+        ("a.rar", b"Rar!\x1a\x07\x01" + bytes(99), "a RAR archive"),
+        ("a.part2.rar", b"Rar!\x1a\x07\x01" + bytes(99), "a part of a split archive"),
+        ("a.z01", b"PK\x07\x08" + bytes(99), "a part of a split archive"),
+        ("a.z02", b"any bytes", "a part of a split archive"),
+        ("a.zip.002", b"any bytes", "a part of a split archive"),
+        ("a.7z.001", b"7z\xbc\xaf\x27\x1c", "a part of a split archive"),
+        ("a.r00", b"any bytes", "a part of a split archive"),
+        ("a.tar.Z", b"\x1f\x9d\x90" + bytes(99), "a compress (.Z) archive"),
+        ("a.tar.lz", b"LZIP\x01" + bytes(99), "a lzip archive"),
+        ("a.lzh", b"\x20\x00-lh5-" + bytes(99), "a LZH archive"),
+        ("a.cab", b"MSCF" + bytes(99), "a cabinet (CAB) archive"),
+    ],
+)
+def test_archives_that_are_not_read_are_named_in_a_row(tmp_path, name, data, what):
+    (tmp_path / name).write_bytes(data)
+    (text,) = contents(tmp_path / name).values()
+    assert text.startswith("unsupported_format: ") and what in text and "unpack it" in text
+    assert len(contents(tmp_path)) == 1
+
+
+def test_the_last_part_of_a_split_zip_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a.jpg", b"a")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    struct.pack_into("<H", data, data.rindex(b"PK\5\6") + 4, 2)
+    (tmp_path / "a.zip").write_bytes(data)
+    (text,) = contents(tmp_path / "a.zip").values()
+    assert "unsupported_format: a part of a split archive" in text
+
+
+def zip_of(path, *members, system=3, method=zipfile.ZIP_STORED) -> None:
+    """A zip whose names are the given bytes, and say nothing of their encoding."""
+    stand_ins = [bytes([ord("A") + i]) * len(name) for i, (name, _) in enumerate(members)]
+    with zipfile.ZipFile(path, "w", method) as packed:
+        for stand_in, (_, data) in zip(stand_ins, members, strict=True):
+            info = zipfile.ZipInfo(stand_in.decode())
+            info.create_system, info.compress_type = system, method
+            packed.writestr(info, data)
+    whole = path.read_bytes()
+    for stand_in, (name, _) in zip(stand_ins, members, strict=True):
+        whole = whole.replace(stand_in, name)
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("names", "system", "encoding", "shown"),
+    [
+        (["cats\\one.jpg", "cats\\.hidden.jpg", "cats\\sub\\"], 3, "", ["cats/one.jpg"]),
+        (["cats\\one.jpg", "x/two.jpg"], 0, "", ["cats/one.jpg", "x/two.jpg"]),
+        (["cats\\one.jpg", "x/two.jpg"], 3, "", ["cats\\one.jpg", "x/two.jpg"]),
+        (["dogs\\Thumbs.db", "dogs\\1.jpg"], 10, "", ["dogs/1.jpg"]),
+        (["猫/写真.jpg".encode()], 3, "", ["猫/写真.jpg"]),
+        (["猫/写真.jpg".encode("shift_jis")], 0, "shift_jis", ["猫/写真.jpg"]),
+        (["表/十.jpg".encode("shift_jis")], 0, "shift_jis", ["表/十.jpg"]),
+        (["кот.jpg".encode("cp866")], 0, "cp866", ["кот.jpg"]),
+        (["über.jpg".encode("cp437")], 0, "", ["über.jpg"]),
+    ],
+)
+def test_names_in_zips_of_other_systems(tmp_path, names, system, encoding, shown):
+    raw = [name if isinstance(name, bytes) else name.encode() for name in names]
+    zip_of(tmp_path / "a.zip", *((name, b"" if name.endswith(b"\\") else b"x") for name in raw),
+           system=system)  # fmt: skip
+    assert list(contents(tmp_path / "a.zip", zip_encoding=encoding)) == shown
+
+
+def test_a_zip_with_names_in_utf8_beside_those_of_dos(tmp_path):
+    name = "猫.jpg"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        info = zipfile.ZipInfo("_.jpg")
+        field = b"\1" + struct.pack("<I", zlib.crc32(b"_.jpg")) + name.encode()
+        info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+        packed.writestr(info, b"x")
+        stale = zipfile.ZipInfo("other.jpg")
+        stale.extra = info.extra  # of another name: it was renamed since
+        packed.writestr(stale, b"y")
+    assert contents(tmp_path / "a.zip") == {name: b"x", "other.jpg": b"y"}
+
+
+@pytest.mark.parametrize(("method", "packing"), [(93, "zst"), (95, "xz")])
+def test_zips_with_newer_methods(tmp_path, method, packing):
+    body = PACK[packing](b"image" * 500)
+    zip_of(tmp_path / "a.zip", (b"a.jpg", body))
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        struct.pack_into("<H", data, data.index(mark) + at, method)
+        crc = zlib.crc32(b"image" * 500)
+        struct.pack_into("<III", data, data.index(mark) + at + 6, crc, len(body), 2500)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert contents(tmp_path / "a.zip") == {"a.jpg": b"image" * 500}
+    struct.pack_into("<I", data, data.index(b"PK\1\2") + 16, 1)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert "checksum" in contents(tmp_path / "a.zip")["a.jpg"]
+
+
+@pytest.mark.parametrize(("method", "what"), [(9, "Deflate64"), (98, "PPMd"), (77, "unknown")])
+def test_methods_that_are_not_read_are_named(tmp_path, method, what):
+    zip_of(tmp_path / "a.zip", (b"a.jpg", b"x"), method=zipfile.ZIP_DEFLATED)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    struct.pack_into("<H", data, data.index(b"PK\1\2") + 10, method)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert what in contents(tmp_path / "a.zip")["a.jpg"]
+
+
+def test_joined_tars_are_read_to_the_end_and_other_bytes_behind_one_are_told(tmp_path):
+    path = tmp_path / "a.tar"
+    one, two = tar_bytes(("a.jpg", b"a")), tar_bytes(("b.jpg", b"b"))
+    path.write_bytes(one + two)
+    assert contents(path) == {"a.jpg": b"a", "b.jpg": b"b"}
+    path.write_bytes(one + b"junk" * 400)
+    found = contents(path)
+    assert found["a.jpg"] == b"a" and "behind" not in found
+    assert "what follows the archive's end mark" in found[""]
+    path.write_bytes(bytes(1 << 16))
+    assert "nothing but 65,536 zero bytes" in contents(path)[""]
+    (tmp_path / "zeros.zip").write_bytes(bytes(1 << 16))
+    assert len(contents(tmp_path / "zeros.zip")) == 1
+
+
+def test_links_make_no_second_row_and_rename_nothing(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind, target in (
+            ("b.jpg", tarfile.SYMTYPE, "nowhere.jpg"),
+            ("d/hard.jpg", tarfile.LNKTYPE, "d/a.jpg"),
+            ("d/soft.jpg", tarfile.SYMTYPE, "a.jpg"),
+            ("twice.jpg", tarfile.SYMTYPE, "d/soft.jpg"),
+            ("latest", tarfile.SYMTYPE, "./d"),
+            ("out.jpg", tarfile.SYMTYPE, "../../etc/passwd"),
+            ("volume", b"V", ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+        add_to_tar(tar, [("d/a.jpg", b"a"), ("b.jpg", b"b")])
+    selection = Selection()
+    found = contents(tmp_path / "a.tar", selection=selection)
+    assert list(found) == ["d/a.jpg", "b.jpg", "out.jpg"] and found["b.jpg"] == b"b"
+    assert found["out.jpg"].startswith("not_an_image: a link to '../../etc/passwd'")
+    assert selection.left_out["links"] == 5
+
+
+def test_links_in_zips(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name, target in (("soft.jpg", "d/a.jpg"), ("out.jpg", "/etc/passwd")):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o120777 << 16
+            packed.writestr(info, target)
+        packed.writestr("d/a.jpg", b"a")
+    found = contents(tmp_path / "a.zip")
+    assert list(found) == ["d/a.jpg", "out.jpg"] and "a link to '/etc/passwd'" in found["out.jpg"]
+
+
+TWO = [b"one", b"two"]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("plain", pa.array(TWO, pa.binary())),
+        ("large", pa.array(TWO, pa.large_binary())),
+        ("view", pa.array(TWO, pa.binary_view())),
+        ("fixed", pa.array(TWO, pa.binary(3))),
+        ("dictionary", pa.array(TWO).dictionary_encode()),
+        ("struct", pa.array([{"bytes": b, "path": None} for b in TWO], STRUCT)),
+        ("large struct", pa.array([{"bytes": b} for b in TWO],
+                                  pa.struct([("bytes", pa.large_binary())]))),
+        ("nested", pa.array([{"image": {"bytes": b}} for b in TWO])),
+        ("other field", pa.array([{"format": "JPEG", "content": b} for b in TWO])),
+        ("list", pa.array([[b] for b in TWO])),
+        ("list of structs", pa.array([[{"bytes": b, "path": "x"}] for b in TWO], pa.list_(STRUCT))),
+        ("large list", pa.array([[b] for b in TWO], pa.large_list(pa.large_binary()))),
+        ("struct of lists", pa.array([{"frames": [b]} for b in TWO])),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("column", ["image", "odd.name"])
+def test_images_in_columns_of_any_type(tmp_path, name, values, column):
+    table = pa.table({"n": [1, 2], column: values})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    assert contents(tmp_path / "a.parquet") == {"0": b"one", "1": b"two"}
+    assert contents(tmp_path / "a.parquet", image_column=column) == {"0": b"one", "1": b"two"}
+
+
+def test_several_images_in_a_row_are_a_row_each(tmp_path):
+    lists = pa.array([[b"a", b"b", b"c"], [], None, [b"d", None]])
+    pq.write_table(pa.table({"image": lists, "n": [1, 2, 3, 4]}), tmp_path / "a.parquet")
+    found = contents(tmp_path / "a.parquet")
+    assert {k: v for k, v in found.items() if isinstance(v, bytes)} == {
+        "0": b"a", "0.1": b"b", "0.2": b"c", "3": b"d",
+    }  # fmt: skip
+    assert [k for k, v in found.items() if "holds no bytes" in v.__repr__()] == ["1", "2", "3.1"]
+    rows = [r for b in list_images((str(tmp_path / "a.parquet"),)) for r in b.to_pylist()]
+    assert [row["n"] for row in rows] == [1, 1, 1, 2, 3, 4, 4]
+
+
+def test_a_field_is_named_with_dots(tmp_path):
+    values = pa.array([{"left": {"bytes": b"l"}, "right": {"bytes": b"r"}}])
+    pq.write_table(pa.table({"pair": values, "uri": ["x"]}), tmp_path / "a.parquet")
+    assert contents(tmp_path / "a.parquet", image_column="pair.right") == {"0": b"r"}
+    assert contents(tmp_path / "a.parquet", image_column="pair.left.bytes") == {"0": b"l"}
+
+
+@pytest.mark.parametrize(
+    "feature", [{"_type": "Image"}, [{"_type": "Image"}],
+                {"_type": "Sequence", "feature": {"_type": "Image"}}]
+)  # fmt: skip
+def test_what_hugging_face_says_is_an_image_is_one(tmp_path, feature):
+    features = {"image": {"_type": "Value", "dtype": "binary"}, "scan": feature,
+                "sound": {"_type": "Audio"}}  # fmt: skip
+    one = pa.array([{"bytes": b"scan", "path": None}], STRUCT)
+    scan = pa.array([[{"bytes": b"scan", "path": None}]], pa.list_(STRUCT))
+    table = pa.table(
+        {"image": [b"mask"], "sound": one, "scan": one if "Image" in str(feature)[:20] else scan}
+    )
+    said = json.dumps({"info": {"features": features}})
+    table = table.replace_schema_metadata({"huggingface": said})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert contents(tmp_path / "a.parquet") == {"0": b"scan"}
+    for broken in ("{", "[]", '{"info": 3}'):
+        pq.write_table(
+            table.replace_schema_metadata({"huggingface": broken}), tmp_path / "b.parquet"
+        )
+        assert contents(tmp_path / "b.parquet") == {"0": b"mask"}
