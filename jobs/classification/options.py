@@ -21,7 +21,7 @@ IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
 FLINK = "FlinkRunner"
 # Runners with flags that only their job server knows.
-OTHER_FLAGS = (FLINK, "PortableRunner", "PrismRunner", "SparkRunner")
+OTHER_FLAGS = (FLINK, "PortableRunner", "SparkRunner")
 _SLIP = 0.9  # a flag is that much like a known one: a slip
 
 EPILOG = """\

@@ -67,7 +67,7 @@ class Fleet:
     spread: float = 0.1
     replaced: float = 180.0
     noticed: float = 60.0
-    attempts: int = 10
+    attempts: int = 1000  # of docs/deploy/kubernetes/flink.yaml
     skipped: float = 0.05
     page: float = 0.1
     listers: int = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -114,6 +115,13 @@ def test_the_job_runs_the_command_of_the_page_against_that_cluster():
     assert f" {jar} " in launcher
 
 
+# Of this machine, of several machines, or repeated.
+NOT_IN_TEMPLATES = {
+    "weights", "trust_model", "shard", "relocate", "no_report", "dry_run", "calibrate_on_archive",
+    "runner", "debug", "exclude", "include",
+}  # fmt: skip
+
+
 def test_the_flex_template_asks_for_what_classify_takes():
     """Each parameter is an option of classify, and what classify must have must be given."""
     from imagecensus.jobs.classification.options import ClassifyOptions, validate
@@ -123,7 +131,15 @@ def test_the_flex_template_asks_for_what_classify_takes():
     spec = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
     assert spec["sdkInfo"]["language"] == "PYTHON"
     parameters = {p["name"]: p for p in spec["metadata"]["parameters"]}
+    offered = {field.name for field in dataclasses.fields(ClassifyOptions)}
+    assert offered - set(parameters) == NOT_IN_TEMPLATES, (
+        "a template can be given what classify can"
+    )
     examples = {"inputs": "gs://b/in,gs://b/list.csv", "model": "gs://b/m", "output": "gs://b/out"}
+    examples |= {"model_digest": "ab12", "accept_truncated": "0.98", "max_failure_rate": "0.1"}
+    examples |= {"engine": "openvino", "precision": "f32", "compression": "snappy"}
+    examples |= {"pages": "all", "verify": "all", "uri_column": "path", "image_column": "image"}
+    examples |= {"max_bytes": "2G", "decode_memory": "512M"}
     for name, parameter in parameters.items():
         assert {"label", "helpText", "regexes", "isOptional"} <= set(parameter)
         example = examples.setdefault(name, "3" if "[0-9]" in parameter["regexes"][0] else "true")
@@ -142,7 +158,7 @@ def test_the_flex_template_asks_for_what_classify_takes():
     assert options.inputs == ("gs://b/in", "gs://b/list.csv")
     assert options.runner == "DataflowRunner"
     for name in set(examples) - {"inputs"}:
-        assert str(getattr(options, name)).lower() == examples[name]
+        assert str(getattr(options, name)).lower() == examples[name].lower()
     parsed({name: examples[name] for name in needed})
     for name in needed:
         with pytest.raises((UserError, SystemExit)):
