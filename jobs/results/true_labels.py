@@ -133,20 +133,31 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
     ).fetchone()
     if twice:
         raise UserError(f"{path}: {twice[0]} is both {twice[1]!r} and {twice[2]!r}; keep one")
-    view = "CREATE OR REPLACE VIEW matched AS SELECT p.*, t.label AS truth FROM predictions p"
-    join = f"{view} LEFT JOIN"
-    connection.execute(f"{join} (SELECT DISTINCT uri, label FROM truth) t ON p.uri = t.uri")
+    # What no row is called exactly may be called so in another Unicode form, as on a Mac's disk.
+    connection.execute(
+        """
+        CREATE TABLE exact AS SELECT DISTINCT uri, label FROM truth;
+        CREATE TABLE in_form AS SELECT nfc_normalize(uri) AS form, any_value(label) AS label
+          FROM exact ANTI JOIN predictions USING (uri)
+          GROUP BY 1 HAVING count(DISTINCT label) = 1;
+        CREATE VIEW matched AS SELECT p.*, coalesce(e.label, f.label) AS truth FROM predictions p
+          LEFT JOIN exact e ON p.uri = e.uri LEFT JOIN in_form f ON nfc_normalize(p.uri) = f.form
+        """
+    )
     if _matches(table):
         return "uri"
     # Lists of labels often hold bare file names. They will do where no name occurs twice.
+    name = f"nfc_normalize({_component(-1)})"
     connection.execute(
         f"""
-        CREATE TABLE by_name AS SELECT split_part(uri, '/', -1) AS name, any_value(label) AS label
+        CREATE TABLE by_name AS
+          SELECT nfc_normalize(split_part(uri, '/', -1)) AS name, any_value(label) AS label
           FROM truth GROUP BY 1 HAVING count(DISTINCT label) = 1;
-        CREATE TABLE unique_name AS SELECT {_component(-1)} AS name
+        CREATE TABLE unique_name AS SELECT {name} AS name
           FROM predictions GROUP BY 1 HAVING count(*) = 1;
-        {join} (SELECT * FROM by_name SEMI JOIN unique_name USING (name)) t
-          ON {_component(-1)} = t.name
+        CREATE OR REPLACE VIEW matched AS SELECT p.*, t.label AS truth FROM predictions p
+          LEFT JOIN (SELECT * FROM by_name SEMI JOIN unique_name USING (name)) t
+          ON {name} = t.name
         """
     )
     if _matches(table):

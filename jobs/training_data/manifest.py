@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from imagecensus.model_export.common.names import fold
 from imagecensus.model_export.training.splits import SPLIT_NAMES, SPLITS, DataError, Split
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.read_list import URI_COLUMNS, ListOfRows, read_rows, scan
@@ -24,8 +25,10 @@ def read_manifest(
     path_column: str,
     split_column: str,
     locate: Locate,
-) -> tuple[list[str], dict[str, Split]]:
-    """Labels, and the splits that a list names.
+) -> tuple[list[str], dict[str, Split], list[str]]:
+    """Labels, the splits that a list names, and notes of labels that were joined.
+
+    Labels that differ in case, Unicode form or outer blanks only are one: the first of them.
 
     Args:
       location: a list of any kind that `classify` reads, here or in a store.
@@ -42,6 +45,14 @@ def read_manifest(
     named = {name.casefold(): name for name in rows.schema.names}
     wanted = [path_column, label_column, named.get(split_column.casefold(), "")]
     names, labels_of, splits, numbers = _columns(rows, wanted)
+    spellings: dict[str, str] = {}
+    said = set(labels_of)
+    labels_of = [spellings.setdefault(fold(label), label.strip()) for label in labels_of]
+    notes = [
+        f"{location}: label {label!r} is taken as {spellings[fold(label)]!r}"
+        for label in sorted(said)
+        if label.strip() != spellings[fold(label)]
+    ]
     labels = sorted(set(labels_of), key=_natural)
     class_ids = {label: class_id for class_id, label in enumerate(labels)}
     ids = np.asarray([class_ids[label] for label in labels_of], np.int32)
@@ -53,7 +64,7 @@ def read_manifest(
         chosen = once[splits[once] == name]
         if len(chosen) or name == "train":
             found[name] = _split([images[row] for row in chosen], ids[chosen])
-    return labels, found
+    return labels, found, notes
 
 
 def _columns(
@@ -83,11 +94,11 @@ def _columns(
             which = f"{rows.location}: {rows.unit} {number}"
             if error:
                 raise DataError(f"{which} {error}; remove it or mend it")
-            if not name or not label:
+            if not name or not label or not label.strip():
                 raise DataError(f"{which} has no path or no label; remove it or fill it")
-            if str(split).strip().lower() not in SPLIT_NAMES:
+            if fold(str(split)) not in SPLIT_NAMES:
                 raise DataError(f"{which}: split {split!r} is none of train, val, test")
-            splits.append(SPLIT_NAMES[str(split).strip().lower()])
+            splits.append(SPLIT_NAMES[fold(str(split))])
         names += columns[0]
         labels += columns[1]
         numbers += batch.numbers

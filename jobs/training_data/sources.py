@@ -61,7 +61,9 @@ def read_training_data(
         labels, found, notes = read_class_folders(source)
     elif kind_of(source):
         base = base_of(source)
-        labels, found = read_manifest(source, *columns, lambda names: locate_images(names, base))
+        labels, found, notes = read_manifest(
+            source, *columns, lambda names: locate_images(names, base)
+        )
     else:
         raise DataError(_refusal(source))
     splits = complete(found, fractions)

@@ -95,6 +95,18 @@ def test_relative_paths_start_at_the_file(tmp_path):
     assert found["evaluated"] == 2 and found["matched_by"] == "uri"
 
 
+def test_names_in_another_unicode_form_are_the_same(tmp_path):
+    composed, decomposed = "/p/caf\u00e9.jpg", "/p/cafe\u0301.jpg"
+    output = write_table(tmp_path / "out", [row(decomposed), row("/p/1.jpg"), row("/q/1.jpg")])
+    for names in ([composed, "/p/1.jpg"], ["/z/caf\u00e9.jpg"]):
+        truth = write_csv(tmp_path / "t.csv", [(name, "cat") for name in names])
+        found = evaluate(output, truth)
+        assert found["evaluated"] == len(names)
+    both = write_table(tmp_path / "both", [row(decomposed), row(composed)])
+    truth = write_csv(tmp_path / "t.csv", [(composed, "cat")])
+    assert evaluate(both, truth)["evaluated"] == 1
+
+
 def test_members_of_archives_and_encoded_names_have_parents(tmp_path):
     rows = [
         row("/a/x.tar#cat/1.jpg"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 
 from imagecensus.model_export.common.redact import redact, redact_address
 from imagecensus.transforms.inputs.files import File, reference_of
@@ -41,7 +42,8 @@ def resolve(text: str, base: str) -> str:
 def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     """The reference of what a text means. What is not there is listed: its row will say so.
 
-    Blanks around a name and backslashes in it are believed only where a file has that name.
+    Blanks around a name and backslashes in it are believed only where a file has that name; what no
+    file is called may be called so in another Unicode form, as on a Mac's disk.
 
     Args:
       text, base: see `resolve`.
@@ -57,7 +59,9 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     found = reference_of(store.path_of_uri(uri))
     if found is not None and found[1] >= 0:
         return found
-    for other in (text.strip(), text.replace("\\", "/"), text.strip().replace("\\", "/")):
+    plain = text.strip()
+    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
+    for other in (plain, text.replace("\\", "/"), plain.replace("\\", "/"), *forms):
         if other not in ("", text):
             elsewhere = reference_of(store.path_of_uri(resolve(other, base)))
             if elsewhere is not None and elsewhere[1] >= 0:

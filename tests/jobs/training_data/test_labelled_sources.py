@@ -4,6 +4,7 @@ import json
 
 import pytest
 from images import write_class_folders
+from PIL import Image
 
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
@@ -125,3 +126,18 @@ def test_lists_that_classify_takes_are_training_data(tmp_path, name, text):
     data = read_training_data(str(tmp_path / name), FRACTIONS)
     assert data.labels == ("disc", "square")
     assert all(read().startswith(b"\xff\xd8") for read in data.splits["train"].open())
+
+
+def test_names_of_lists_are_compared_as_people_see_them(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{decomposed}.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
+    lines = [f"{composed}.png,{composed},TRAIN", f"2.png,{decomposed.upper()} ,train"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
+    lines.append("3.png,tea,train")
+    (tmp_path / "list.csv").write_text("uri,label,Split\n" + "\n".join(lines) + "\n")
+    data = read_training_data(str(tmp_path / "list.csv"), SplitFractions(val=0, test=0))
+    assert data.labels == (composed, "tea")
+    assert f"is taken as {composed!r}" in data.notes[0]
+    split = data.splits["train"]
+    assert [bool(read()) for read in split.open()] == [True] * 3
