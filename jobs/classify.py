@@ -38,6 +38,7 @@ from imagecensus.jobs.classification.run_report import (
 )
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
+from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.redact import redact
@@ -417,16 +418,18 @@ def _source(text: str) -> str:
 def _reported(
     batches: Iterator[pa.RecordBatch], inputs: tuple[str, ...]
 ) -> Iterator[pa.RecordBatch]:
-    """The batches; a listing that gets stuck says so."""
+    """The batches; a listing that takes long, or gets stuck, says so."""
     from imagecensus.transforms.activity import doing
 
-    what = redact(", ".join(inputs))
-    while True:
-        with doing("listing", what):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
+    what, listed = redact(", ".join(inputs)), 0
+    with progress_bar("listing", None, lambda: listed):
+        while True:
+            with doing("listing", what):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            listed += batch.num_rows
+            yield batch
 
 
 def _write_page(options, output, report) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from imagecensus.transforms.archives import listing, page_archive
 from imagecensus.transforms.archives.members import PAGES, is_archive_name
 from imagecensus.transforms.decoders import guard_listing
-from imagecensus.transforms.inputs.column_types import as_type
+from imagecensus.transforms.inputs.column_types import as_type, together
 from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
@@ -115,8 +115,7 @@ def passthrough_columns(
     for text in inputs:
         for field in _columns_of(text, uri_column, image_column):
             known = fields.setdefault(field.name, field)
-            if known.type != field.type:
-                fields[field.name] = pa.field(field.name, pa.string())
+            fields[field.name] = together(known, field)
     return pa.schema(list(fields.values()))
 
 

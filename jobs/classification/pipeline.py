@@ -111,9 +111,13 @@ def run_pipeline(request: Request, run: Run) -> None:
     STOP.clear()
     counters.STAGES.reset()
     start = time.monotonic()
+    here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells
+    images = sum(unit.rows for unit in units)
     with (
         _graceful_interrupt(STOP),
-        progress_bar("classifying", sum(u.rows for u in units), lambda: counters.STAGES.images),
+        progress_bar("classifying", images, lambda: counters.STAGES.images)
+        if here
+        else contextlib.nullcontext(),
     ):
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
         build_pipeline(pipeline, units, _how(request, run))

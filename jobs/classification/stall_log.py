@@ -1,4 +1,4 @@
-"""What a launcher says while it waits for workers elsewhere and nothing gets finished."""
+"""What a launcher says while it waits for workers elsewhere: how far they are, or if at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from imagecensus.jobs.classification.options import IN_PROCESS
-from imagecensus.transforms.activity import LOGGER, STUCK_SECONDS
+from imagecensus.jobs.command.progress import LOG_SECONDS
+from imagecensus.jobs.command.progress import LOGGER as PROGRESS
+from imagecensus.transforms.activity import LOGGER
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.records import Unit
 
@@ -15,12 +17,12 @@ if TYPE_CHECKING:  # Beam is imported where it is used
 
 
 class Waiting:
-    """While the block lasts: tells once a minute what is awaited, unless units get finished.
+    """While the block lasts: tells each half minute how many units are finished, or if none is.
 
     A run in this process tells more by itself: `activity` knows what each thread is busy with.
     """
 
-    def __init__(self, runner: str, units: list[Unit], folder: str, period: float = STUCK_SECONDS):
+    def __init__(self, runner: str, units: list[Unit], folder: str, period: float = LOG_SECONDS):
         """Args:
         runner: its name; the one in this process needs no telling.
         units: what is to be done.
@@ -52,6 +54,10 @@ class Waiting:
             idle = idle + self._period if done == before else 0.0
             if idle:
                 self._tell(done, idle)
+            else:
+                fields = {"stage": "workers", "units_finished": done, "units": len(self._names)}
+                text = f"workers: {done:,} of {len(self._names):,} units are finished"
+                PROGRESS.info("%s", text, extra={"fields": fields})
 
     def _tell(self, done: int, idle: float) -> None:
         state = self._state()

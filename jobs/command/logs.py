@@ -9,11 +9,18 @@ import time
 
 from imagecensus.model_export.common.redact import redact
 
+PROGRESS = "imagecensus.progress"  # the logger of signs of life: people see them, too
+
+
+def is_json() -> bool:
+    """Whether the log is for machines."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
+
 
 def configure(debug: bool = False, as_json: bool = False) -> None:
     """Sends logs to standard error, free of secrets.
 
-    A person at a terminal gets warnings of this package and errors of others; `as_json` adds this
+    People get warnings and signs of life of this package and errors of others; `as_json` adds this
     package's notes (slow images, stages, totals) and the warnings of others; `debug` everything.
     """
     handler = logging.StreamHandler(sys.stderr)
@@ -22,12 +29,15 @@ def configure(debug: bool = False, as_json: bool = False) -> None:
     logging.basicConfig(level=level, handlers=[handler])
     own = logging.INFO if debug or as_json else logging.WARNING
     logging.getLogger("imagecensus").setLevel(own)
+    logging.getLogger(PROGRESS).setLevel(logging.INFO)
     if not debug:  # Beam logs the traceback of what the job tells as a sentence
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
 
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        if record.name == PROGRESS:
+            return redact(f"imagecensus: {record.getMessage()}")
         return redact(super().format(record))
 
 

@@ -609,3 +609,23 @@ def test_a_folder_that_cannot_be_listed_is_a_row_until_it_can(
     assert classify(archive, "--drop-gone", model=tiny_model, output=output) == 1
     assert totals_of(output)["gone"] == 0, "what could not be listed is not gone"
     assert totals_of(output)["rows"] == 16
+
+
+def test_a_column_that_becomes_text_is_text_in_the_whole_table(archive, tiny_model, tmp_path):
+    paths = sorted(str(path) for path in archive.rglob("*.jpg"))[:3]
+    output, where = tmp_path / "out", tmp_path / "list.csv"
+
+    def run(*rows) -> list[tuple]:
+        where.write_text("\n".join(["path,plot,seen", *rows]) + "\n")
+        assert classify(where, "--unit-images=1", model=tiny_model, output=output) == 0
+        table = duckdb.read_parquet(f"{output}/predictions/*.parquet").order("uri")
+        return table.project("plot, CAST(seen AS VARCHAR)").fetchall()
+
+    first = f"{paths[0]},1,2024-01-31 08:00:00"
+    assert run(first) == [(1, "2024-01-31 08:00:00")]
+    # An empty column says nothing of its type.
+    assert run(first, f"{paths[1]},,") == [(1, "2024-01-31 08:00:00"), (None, None)]
+    rows = run(first, f"{paths[1]},2,", f"{paths[2]},A2,unknown")
+    assert rows == [("1", "2024-01-31 08:00:00"), ("2", None), ("A2", "unknown")]
+    assert report_of(output)["rates"]["images"] == 1
+    assert run(f"{paths[0]},3,2024-01-31 08:00:00")[0] == ("3", "2024-01-31 08:00:00")

@@ -18,6 +18,7 @@ from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
 from imagecensus.transforms.dataset.merging import PARTS, STATE
 from imagecensus.transforms.decoders import inflight
+from imagecensus.transforms.inputs.column_types import is_guessed, together
 from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
 
@@ -200,20 +201,12 @@ def claim(
         record = {"fingerprint": fingerprint_of(wanted), "ingredients": wanted}
         if not dry_run:
             store.write(layout.dataset, json.dumps(record, indent=1).encode())
-        return record["fingerprint"], passthrough
+        return record["fingerprint"], _plain(passthrough)
     except (ValueError, KeyError, TypeError) as error:
         raise MixError(f"{layout.dataset}: damaged ({error}); choose another --output") from None
-    columns = present.get("columns") or {}
-    fields = {name: _type_of(text) for name, text in columns.items()}
-    fields |= {f.name: f.type for f in passthrough if fields.get(f.name) != pa.string()}
-    grown = columns | {name: str(kind) for name, kind in fields.items() if kind is not None}
+    grown, schema = _grown(present.get("columns") or {}, passthrough)
     wanted = wanted | {"columns": grown}
-    differing = [
-        key
-        for key in wanted
-        if present.get(key) != wanted[key]
-        and not (key == "columns" and columns.items() <= wanted[key].items())
-    ]
+    differing = [key for key in wanted if key != "columns" and present.get(key) != wanted[key]]
     if differing:
         what = "; ".join(
             f"{key}: {_short(present.get(key))} there, {_short(wanted[key])} now"
@@ -226,11 +219,35 @@ def claim(
     if present.get("columns") != wanted["columns"] and not dry_run:
         record["ingredients"] = wanted
         store.write(layout.dataset, json.dumps(record, indent=1).encode())
-    return fingerprint, pa.schema([(n, t) for n, t in fields.items() if t is not None])
+    return fingerprint, schema
+
+
+def _grown(columns: dict[str, str], passthrough: pa.Schema) -> tuple[dict[str, str], pa.Schema]:
+    """The columns of a dataset with those that lists bring, as texts of types and as a schema.
+
+    A column becomes text where a list disagrees with its type: `_revise` rewrites its parts.
+    """
+    fields = {name: pa.field(name, kind) for name in columns if (kind := _type_of(columns[name]))}
+    for field in passthrough:
+        there = columns.get(field.name, str(field.type))
+        if str(field.type) == there:
+            fields[field.name] = field
+        elif field.name in fields:
+            fields[field.name] = together(fields[field.name], field)
+        elif not is_guessed(field):
+            fields[field.name] = pa.field(field.name, pa.string())
+    texts = {name: str(field.type) for name, field in fields.items()}
+    return columns | texts, _plain(pa.schema(fields.values()))
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.remove_metadata() for field in schema])
 
 
 def _type_of(text: str) -> pa.DataType | None:
-    """The type that `str` made the text of; None for those with parameters."""
+    """The type that `str` made the text of; None for others with parameters."""
+    if text == "timestamp[us, tz=UTC]":
+        return pa.timestamp("us", "UTC")
     try:
         return pa.type_for_alias(text)
     except ValueError:

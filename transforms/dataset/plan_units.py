@@ -23,6 +23,7 @@ from imagecensus.transforms.dataset.work_plan import (
     read_planned,
     unit_name,
 )
+from imagecensus.transforms.inputs.column_types import as_text
 from imagecensus.transforms.records import (
     PLAN_COLUMNS,
     REF_FIELDS,
@@ -179,6 +180,8 @@ def _revise(
 ) -> dict[tuple[str, int], int]:
     """Writes a further revision of each unit of which a row changed, goes, or is retried.
 
+    And of those with a column that is text by now: a table has one type for each.
+
     Returns: (unit's name, revision) → how many of its images are classified again.
     """
     again: dict[tuple[str, int], int] = {}
@@ -188,9 +191,14 @@ def _revise(
             at = int(file.unit_at(np.array([row]))[0])
             start = int(file.ends[at]) - file.units[at].rows
             edits.setdefault(at, {})[row - start] = edit
+        retyped = any(
+            field.name in file.schema.names and file.schema.field(field.name).type != field.type
+            for field in comparison.schema
+        )
         for at, unit in enumerate(file.units):
             retried = unit.name in revising.retry and plan.current.get(unit.name) == unit
-            if at in edits or retried:
+            present = plan.current.get(unit.name) == unit and unit.rows
+            if at in edits or retried or (retyped and present):
                 failed = revising.failed(unit.name) if retried else set()
                 changes = edits.get(at, {})
                 batch = _revised_rows(unit, changes, failed, comparison.schema, revising)
@@ -211,6 +219,10 @@ def _revised_rows(
     """The rows in the plan of the next revision of a unit."""
     planned = read_planned(unit)
     base = revising.bases.get(unit.name, -1)
+    for index, field in enumerate(planned.schema):
+        if field.name in listed.names and listed.field(field.name).type != field.type:
+            text = as_text(planned.column(index)).cast(listed.field(field.name).type)
+            planned = planned.set_column(index, listed.field(field.name), text)
     fields = {field.name: field for field in (*listed, *planned.schema)}
     fields |= {name: pa.field(name, pa.string()) for name in PLAN_COLUMNS}
     uris = planned.column("uri")
@@ -258,7 +270,9 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             arrays.append(pa.nulls(batch.num_rows, field.type))
             continue
         try:
-            values = batch.column(index).cast(field.type)
+            values = batch.column(index)
+            text = field.type == pa.string() and field not in REF_FIELDS
+            values = as_text(values) if text else values.cast(field.type)
             arrays.append(values if field in REF_FIELDS else redact_column(values))
         except pa.ArrowException as error:
             raise PlanError(f"column {field.name!r} does not fit {field.type}: {error}") from None

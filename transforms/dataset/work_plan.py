@@ -46,6 +46,7 @@ class PlanFile:
 
     location: str
     units: tuple[Unit, ...]
+    schema: pa.Schema = dataclasses.field(default_factory=lambda: pa.schema([]), compare=False)
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
@@ -115,8 +116,10 @@ def _only(file: PlanFile, names: set[str]) -> PlanFile:
 def read_plan_file(location: str) -> PlanFile:
     """The units of one plan file, from its footer. Raises PlanError."""
     with _damage_reported(location):
-        entries = json.loads(_open_plan(location).schema_arrow.metadata[_UNITS_KEY])
-    return PlanFile(location=location, units=tuple(_units(location, entries)))
+        schema = _open_plan(location).schema_arrow
+        entries = json.loads(schema.metadata[_UNITS_KEY])
+    units = tuple(_units(location, entries))
+    return PlanFile(location=location, units=units, schema=schema.remove_metadata())
 
 
 def _units(location: str, entries: list[list]) -> Iterator[Unit]:
@@ -237,15 +240,16 @@ class PlanWriter:
         """Writes what waits. Raises StorageError."""
         if not self._waiting:
             return
-        units = [unit for unit, _ in self._waiting]
-        entries = [_entry(unit) for unit in units]
+        entries = [_entry(unit) for unit, _ in self._waiting]
+        schema = self._waiting[0][1].schema
         digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
         name = f"{self._prefix}{self._count:05d}-{digest}.parquet"
         location = store.join(self._folder, name)
         self._count += 1
         if not self._dry_run:
             store.write(location, _as_parquet(entries, [rows for _, rows in self._waiting]))
-        self.files.append(PlanFile(location=location, units=tuple(_units(location, entries))))
+        units = tuple(_units(location, entries))
+        self.files.append(PlanFile(location=location, units=units, schema=schema))
         self._waiting = []
 
 

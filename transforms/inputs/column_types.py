@@ -22,6 +22,7 @@ _TIMESTAMP = re.compile(
 _UNITS = {0: "s", 3: "ms", 6: "us"}
 # Names that BigQuery keeps for itself.
 _RESERVED = ("_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier")
+_GUESSED = {b"imagecensus.guessed": b"1"}
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -41,6 +42,10 @@ class TypeProof:
         for name, trial in list(self._candidates.items()):
             if not _prints_back(values, trial):
                 del self._candidates[name]
+
+    def field(self, name: str) -> pa.Field:
+        """The field of this column; of one without any value, it says that the type is a guess."""
+        return pa.field(name, self.type, metadata=None if self._seen else _GUESSED)
 
     @property
     def type(self) -> pa.DataType:
@@ -158,6 +163,26 @@ def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
         return values.cast(kind, safe=False)
     except pa.ArrowException:
         return pa.array([_written(value) for value in values.to_pylist()], pa.string())
+
+
+def as_text(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Values as the text that a list would have of them: no fraction of a second that is zero."""
+    texts = values.cast(pa.string())
+    if pa.types.is_timestamp(values.type):
+        texts = pc.replace_substring_regex(texts, r"\.000000(Z?)$", r"\1")
+    return texts
+
+
+def together(first: pa.Field, other: pa.Field) -> pa.Field:
+    """The field of a column to which two lists give these: text where they disagree."""
+    if first.type == other.type or is_guessed(other):
+        return first
+    return other if is_guessed(first) else pa.field(first.name, pa.string())
+
+
+def is_guessed(field: pa.Field) -> bool:
+    """Whether no value tells the type of a list's column."""
+    return _GUESSED.items() <= (field.metadata or {}).items()
 
 
 def _written(value: object) -> str | None:

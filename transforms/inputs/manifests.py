@@ -174,8 +174,8 @@ def _passed(
     names = passed_names(rows.schema.names[i] for i in kept)
     plan = []
     for index, name in zip(kept, names, strict=True):
-        wanted = columns.field(name).type if columns and name in columns.names else None
-        plan.append((index, pa.field(name, wanted or rows.schema.types[index])))
+        known = columns.field(name) if columns and name in columns.names else None
+        plan.append((index, known or rows.schema.field(index).with_name(name)))
     return plan
 
 

@@ -415,7 +415,7 @@ def _prove(rows: ListOfRows, records: Iterable[Record]) -> pa.Schema:
         for proof, column in zip(proofs, batch.values.columns, strict=True):
             proof.add(column)
     return pa.schema(
-        [(name, proof.type) for name, proof in zip(rows.schema.names, proofs, strict=True)]
+        [proof.field(name) for name, proof in zip(rows.schema.names, proofs, strict=True)]
     )
 
 
