@@ -30,6 +30,7 @@ from imagecensus.jobs.classification.runners import is_remote
 from imagecensus.jobs.classify import _model_folder
 from imagecensus.jobs.command.options import argument, parse_known_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
@@ -117,7 +118,7 @@ def check_machine(options: ClassifyOptions) -> Iterator[Finding]:
         need = (700 << 20) + threads * (200 << 20)
         level = "ok" if free >= need else "warn"
         remedy = "" if level == "ok" else "use fewer --threads, or a smaller --max-pixels"
-        text = f"{free / 2**30:.1f} GiB free, about {need / 2**30:.1f} needed"
+        text = f"{format_size(free)} free, about {format_size(need)} needed"
         yield Finding(level, "memory", f"{text} with {threads} threads", remedy)
 
 
@@ -218,7 +219,7 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
         free = shutil.disk_usage(there).free
         level = "ok" if free >= MIN_FREE_DISK else "warn"
         remedy = "" if level == "ok" else "free some space: a million rows take about 0.2 GB"
-        yield Finding(level, "disk", f"{free / 2**30:.1f} GiB free", remedy)
+        yield Finding(level, "disk", f"{format_size(free)} free", remedy)
 
 
 def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import format_duration, format_size
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, S3
 
@@ -225,14 +226,14 @@ def forecast(
     once = (per_million["compute"] + per_million["requests"]) * m.images / 1e6
     shares = ", ".join(f"{name} {share:.0%}" for name, share in m.cpu_shares.items())
     lines = [
-        f"images     {m.images:,}, {m.bytes_per_image * m.images / 2**30:,.1f} GiB to read",
+        f"images     {m.images:,}, {format_size(m.bytes_per_image * m.images)} to read",
         (
             f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
             f" (± {m.relative_error:.0%}); CPU: {shares}"
         ),
         (
-            f"time       {_duration(m.seconds)} on this machine, between {_duration(low)} and"
-            f" {_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
+            f"time       {format_duration(m.seconds)} on this machine, between"
+            f" {format_duration(low)} and {format_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
             f" {m.listing_seconds:.1f} s to list"
         ),
     ]
@@ -251,7 +252,7 @@ def forecast(
     lists = m.images // _LISTED_PER_REQUEST + 1
     lines += [
         f"requests   {reads:,} reads, {lists:,} lists, {writes:,} writes, if it is in a bucket",
-        f"output     about {m.images * _ROW_BYTES / 2**20:,.1f} MiB",
+        f"output     about {format_size(m.images * _ROW_BYTES)}",
         "cost       per million images: "
         + ", ".join(f"{name} ${value:,.2f}" for name, value in per_million.items()),
         f"           for these, compute and requests: ${once:,.2f} (± {m.relative_error:.0%})",
@@ -277,14 +278,6 @@ def cost_per_million(
     )
     stored = 1e6 * bytes_per_image / 2**30 * prices["gib_month_stored"]
     return {"compute": compute, "requests": requests, "a month of the images' storage": stored}
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from imagecensus.jobs.results.thumbnails import (
     make_thumbnails,
 )
 from imagecensus.jobs.results.training_overlap import describe_overlap
+from imagecensus.model_export.common.quantities import format_duration, format_size
 from imagecensus.model_export.common.version import __version__
 
 REPORT_FILE = "report.html"
@@ -182,11 +183,11 @@ def render(facts: dict[str, Any]) -> str:
     environment.filters |= {
         "number": lambda value: "–" if value is None else f"{value:,.0f}",
         "share": lambda part, whole: f"{part / whole:.1%}" if whole else "–",
-        "size": format_bytes,
+        "size": lambda count: "–" if count is None else format_size(count),
         "clip": clip,
         "pieces": pieces,
         "basename": lambda uri: uri.rstrip("/").rsplit("/", 1)[-1] or uri,
-        "duration": format_seconds,
+        "duration": format_duration,
     }
     environment.globals["meaning"] = STATUS_MEANING
     return environment.get_template("report.html.j2").render(facts)
@@ -203,24 +204,6 @@ def clip(text: object, length: int = 160) -> str:
 def pieces(text: str) -> list[str]:
     """A name in pieces between which a line may break: browsers break `red_wine` anywhere."""
     return re.findall(r"[^_/.-]*[_/.-]+|[^_/.-]+", text)
-
-
-def format_bytes(count: float | None) -> str:
-    if count is None:
-        return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-def format_seconds(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, _ = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def _data_uri(image: bytes, kind: str) -> str:

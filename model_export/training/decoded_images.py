@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import xxhash
 
+from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.preprocess import (
     ImageError,
     PreprocessSpec,
@@ -56,11 +57,14 @@ class ArrayCache:
             self.used_memory += size
             return np.zeros(shape, dtype)
         if not self.fits(shape, dtype):
+            memory, disk, used_memory, used_disk = map(
+                format_size,
+                (self.memory_bytes, self.disk_bytes, self.used_memory, self.used_disk),
+            )
             raise DataError(
-                f"{name}: {size / 2**30:.1f} GiB fit neither --cache-memory"
-                f" ({self.memory_bytes / 2**30:.1f} GiB, {self.used_memory / 2**30:.1f} used) nor"
-                f" --cache-disk ({self.disk_bytes / 2**30:.1f} GiB, {self.used_disk / 2**30:.1f}"
-                " used); raise one of them or lower --image-size"
+                f"{name}: {format_size(size)} fit neither --cache-memory ({memory}, {used_memory}"
+                f" used) nor --cache-disk ({disk}, {used_disk} used); raise one of them or lower"
+                " --image-size"
             )
         self.used_disk += size
         os.makedirs(self.directory, exist_ok=True)

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import Contract, add_metrics
 from imagecensus.model_export.default_model import make_golden_images
@@ -248,9 +249,9 @@ def say_streamed(images: dict[str, Images], seconds: float, say: Callable[[str],
     total = sum(len(split) for split in images.values())
     for name, split in images.items():
         if isinstance(split, StreamedImages):
-            size = len(split) * np.prod(split.spec.shape) / 2**30
+            size = format_size(len(split) * int(np.prod(split.spec.shape)))
             say(
-                f"{name}: {size:.1f} GiB of pixels fit neither --cache-memory nor --cache-disk: the"
+                f"{name}: {size} of pixels fit neither --cache-memory nor --cache-disk: the"
                 f" {len(split):,} images are read and decoded again in each pass, about"
                 f" {total / max(seconds, 1e-9):,.0f} images/s here"
             )

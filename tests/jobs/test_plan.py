@@ -26,7 +26,7 @@ def test_time_is_fixed_part_and_rate(monkeypatch):
     monkeypatch.setattr(plan.os, "cpu_count", lambda: 2)
     text = plan.forecast(MEASURED, vcpus=2, deadline=1.0, prices=plan.PRICES)
     assert "100.0 images/s" in text
-    assert "2.8 h" in text  # 10,110 s
+    assert "2 h 48 min" in text  # 10,110 s
     # 1e6 images x 0.02 core-seconds x 1.1 on 2 cores each within 3,490 s
     assert "4 of 2 vCPUs" in text
 

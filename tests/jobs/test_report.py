@@ -159,7 +159,7 @@ def test_failures_are_drawn_as_far_as_they_go_and_never_in_this_process(tmp_path
     figures = failure_figures(page)
     drawn = {re.findall(r"<bdi>(.*?)</bdi>", text)[-1]: "<img" in text for text in figures}
     assert drawn == {name: drawable for name, (_, _, drawable) in files.items()}
-    assert "<span>TEST</span><span>1 kB</span>" in page  # of those that are not drawn
+    assert "<span>TEST</span><span>1000 Bytes</span>" in page  # of those that are not drawn
     assert not in_this_process
 
 

@@ -1,0 +1,18 @@
+"""Sizes and durations for people, in one form everywhere."""
+
+from __future__ import annotations
+
+import humanize
+
+
+def format_size(count: float) -> str:
+    """A number of bytes, as "1.5 GiB"."""
+    return humanize.naturalsize(count, binary=True)
+
+
+def format_duration(seconds: float) -> str:
+    """A number of seconds, as "12.3 s", "4 min" or "2 h 05 min"."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
