@@ -32,6 +32,7 @@ def check_decode(data: bytes, folder: pathlib.Path) -> None:
     """An image: pixels, or an ImageError with a status of the closed set."""
     import numpy as np
 
+    from imagecensus.model_export.decoding import pages
     from imagecensus.model_export.preprocess import (
         ImageError,
         PreprocessSpec,
@@ -43,6 +44,7 @@ def check_decode(data: bytes, folder: pathlib.Path) -> None:
     configure_pillow()
     spec = PreprocessSpec(height=16, width=24)
     out = np.empty(spec.shape, np.uint8)
+    pages.count(data)
     try:
         info = decode_image(data, spec, out, MAX_PIXELS)
         assert info.width * info.height <= MAX_PIXELS
@@ -258,7 +260,35 @@ def _images_of_the_extra() -> list[bytes]:
         imagecodecs.rgbe_encode(rgb.astype(np.float32) / 255),
         b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" + bytes(16),
         b"PF\n2 2\n-1.0\n" + bytes(48),
+        imagecodecs.jpegls_encode(rgb),
+        *(path.read_bytes() for path in (ROOT / "tests" / "data" / "heic").glob("*.heic")),
+        *_dicoms(),
+        *_pages(tiffs[-1]),
     ]
+
+
+def _dicoms() -> list[bytes]:
+    import pydicom
+
+    folder = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
+    names = ("MR_small.dcm", "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_gdcm.dcm",
+             "SC_rgb_small_odd_jpeg.dcm", "rtdose_rle.dcm", "SC_rgb_rle_2frame.dcm")  # fmt: skip
+    return [(folder / name).read_bytes() for name in names]
+
+
+def _pages(stack: bytes) -> list[bytes]:
+    """Chosen pages of a TIFF, a GIF, a WebP and an animated PNG."""
+    from PIL import Image
+
+    from imagecensus.model_export.decoding import pages
+
+    files = [stack]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        file = io.BytesIO()
+        frames = [Image.new("RGB", (9, 7), (shade, 9, 99)) for shade in (0, 99, 222)]
+        frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+        files.append(file.getvalue())
+    return [pages.select(file, number) for file in files for number in (1, 3)]
 
 
 def _exif(orientation: int):
@@ -404,7 +434,7 @@ def main() -> int:
         for number, seed in enumerate(seeds_of(options.target)):
             (corpus / f"seed{number}").write_bytes(seed)
             check(seed, place)  # imports what it needs, which counts against nobody's time
-        arguments = [str(corpus), f"-max_total_time={options.seconds}", "-timeout=20"]
+        arguments = [str(corpus), f"-max_total_time={options.seconds}", "-timeout=60"]
         arguments += ["-rss_limit_mb=4096", "-max_len=20000", "-print_final_stats=1"]
         arguments += ["-len_control=0"]  # seeds are whole files: none starts from nothing
         arguments += [f"-artifact_prefix={ROOT}/fuzz-{options.target}-"]

@@ -9,6 +9,7 @@ and answers each image alike whatever the batch it comes in.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from imagecensus.model_export.contract import check_digest, read_contract
 from imagecensus.model_export.precision import check_golden, read_golden_of
 from imagecensus.transforms import counters, fault_injection
 from imagecensus.transforms.activity import doing
+from imagecensus.transforms.copies import KnownAnswers
 from imagecensus.transforms.engines.registry import AUTO, choose_engine, load_engine
 from imagecensus.transforms.records import (
     FACT_TYPES,
@@ -82,11 +84,18 @@ def infer_bisecting(engine, pixels: np.ndarray):
 
 
 def classify_batch(
-    batch: ImageBatch, engine, labels: pa.Array, how: Classification, embedding_size: int
+    batch: ImageBatch,
+    engine,
+    labels: pa.Array,
+    how: Classification,
+    embedding_size: int,
+    *,
+    known: KnownAnswers | None = None,
 ) -> PredictionBatch:
     """One decoded batch as finished rows of `prediction_schema`.
 
-    `labels` string [classes]. Every reference of the batch becomes exactly one row.
+    `labels` string [classes]. Every reference of the batch becomes exactly one row. `known`: the
+    answers that copies of images before have.
     """
     rows = len(batch)
     status, error = list(batch.status), list(batch.error)
@@ -96,7 +105,15 @@ def classify_batch(
         fault_injection.reached("infer")
         what = f"{len(good)} images of unit {batch.unit.name}"
         with doing("inference", what), counters.STAGES.measure_process("infer"):
-            class_ids, scores, embeddings, errors = infer_bisecting(engine, batch.pixels)
+            hashes = batch.facts.get("xxh128") or [None] * rows
+            answers, copies = (known or KnownAnswers()).infer(
+                functools.partial(infer_bisecting, engine),
+                batch.pixels,
+                [hashes[row] for row in good],
+            )
+            class_ids, scores, embeddings, errors = answers
+            if copies:
+                counters.IMAGES_COPIED.inc(copies)
         for row, message in zip(good, errors, strict=True):
             if message is not None:
                 status[row], error[row] = Status.INFERENCE_ERROR.value, message
@@ -166,6 +183,7 @@ class LoadedClassifier:
     name: str  # of the engine
     labels: pa.Array
     embedding_size: int
+    known: KnownAnswers = dataclasses.field(default_factory=KnownAnswers)
 
 
 class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifier]):
@@ -197,7 +215,9 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
     def run_inference(
         self, batch: ImageBatch, model: LoadedClassifier, inference_args=None
     ) -> Sequence[PredictionBatch]:
-        rows = classify_batch(batch, model.engine, model.labels, self._how, model.embedding_size)
+        rows = classify_batch(
+            batch, model.engine, model.labels, self._how, model.embedding_size, known=model.known
+        )
         rows.engine = model.name
         if self._how.engine == AUTO:
             counters.IMAGES_BY_ENGINE[model.name].inc(len(batch.pixels))

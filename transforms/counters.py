@@ -24,6 +24,7 @@ BATCHES_SPLIT = Metrics.counter(NAMESPACE, "batches_split")
 IMAGES_BY_ENGINE = {name: Metrics.counter(NAMESPACE, f"images_in_{name}") for name in ENGINES}
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")
 UNITS_FENCED = Metrics.counter(NAMESPACE, "units_fenced")  # a later run has begun: not done
+IMAGES_COPIED = Metrics.counter(NAMESPACE, "images_copied")  # answered as a copy before
 IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read or to decode
 # What was done to images, or not, that a person may want to know of: see docs/formats.md.
 NOTED = {

@@ -26,6 +26,7 @@ _SHOWN_GONE = 1000  # of the images that are gone, in the report
 _NOTED = {
     "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen"
     " (--pages all sees all)",
+    "images_copied": "{:,} are exact copies of others and were inferred once",
     "images_depth_scaled": "{:,} of more than 8 bits were scaled by their own range",
     "images_colour_converted": "{:,} were converted from their colour profile",
 }

@@ -10,6 +10,7 @@ from imagecensus.model_export.decoding.errors import ImageError, unsupported
 from imagecensus.model_export.decoding.opened import Opened
 from imagecensus.model_export.decoding.readers import (
     dicom,
+    gif,
     hdr,
     heif,
     jpeg,
@@ -59,7 +60,10 @@ FORMATS = {
         Format(
             name="PNG", open=png.open_png, open_page=_frame_opener("PNG"), libraries="Pillow",
         ),
-        _plain("GIF", "the first frame", frames=True),
+        Format(
+            name="GIF", open=functools.partial(pillow_reader.open_plain, name="GIF"),
+            open_page=gif.open_gif_frame, libraries="Pillow", note="the first frame",
+        ),
         _plain("WEBP", "the first frame", frames=True),
         Format(
             name="TIFF", open=tiff.open_tiff, open_page=tiff.open_tiff,

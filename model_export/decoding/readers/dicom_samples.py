@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
 
 from imagecensus.model_export.decoding.depth import Pixels
-from imagecensus.model_export.decoding.errors import unsupported
+from imagecensus.model_export.decoding.errors import ImageError, unsupported
+from imagecensus.model_export.decoding.readers import jpeg, jpeg_xl
 
 _SYNTAX = "1.2.840.10008.1.2.4."
 _JPEG = frozenset(f"{_SYNTAX}{number}" for number in (50, 51, 57, 70))
@@ -39,6 +41,8 @@ def _decompressed(file: Any, syntax: str, index: int) -> Pixels:
     frames = int(file.get("NumberOfFrames", 1) or 1)
     frame = get_frame(file.PixelData, index, number_of_frames=frames)
     kind = str(file.PhotometricInterpretation)
+    if _size_of(frame, syntax) not in (None, (int(file.Columns), int(file.Rows))):
+        raise ImageError("decode_error", "a frame is not of the size that the file says", "DICOM")
     if syntax in _JPEG:
         # Files of DICOM say of which colours they are; a JPEG alone leaves it to be guessed.
         stored = "RGB" if kind == "RGB" else "YCBCR"
@@ -54,6 +58,20 @@ def _decompressed(file: Any, syntax: str, index: int) -> Pixels:
     if syntax in _JPEG_XL:
         return np.asarray(imagecodecs.jpegxl_decode(frame))
     raise unsupported("DICOM", f"DICOM of transfer syntax {syntax} is not read here")
+
+
+def _size_of(frame: bytes, syntax: str) -> tuple[int, int] | None:
+    """Width and height of a packed frame; None where its header is damaged, as its decoder says."""
+    if syntax in _JPEG | _JPEG_LS:
+        header = jpeg.read_frame(frame)
+        return (header.width, header.height) if header else None
+    if syntax in _JPEG_XL:
+        return jpeg_xl.read_header(frame)[:2]
+    at = frame.find(b"\xff\x4f\xff\x51")
+    if at < 0:
+        return None
+    width, height, left, top = struct.unpack_from(">4I", frame, at + 8)
+    return width - left, height - top
 
 
 def _to_rgb(samples: Pixels, kind: str) -> Pixels:
