@@ -346,6 +346,7 @@ def run_work(job: Job, work: Work) -> None:
     from imagecensus.transforms.dataset import parts
 
     run, layout = job.run, job.layout
+    process.release_memory()  # of planning
     for unit in work.settled:
         parts.settle(layout.parts, unit, provenance(job.options, run), job.options.compression)
     if work.todo:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -56,6 +58,16 @@ def forgo_pandas() -> None:
 def cpu_at_start() -> float:
     """CPU seconds of this process that are not this job's."""
     return 0.0 if own_process else time.process_time()
+
+
+def release_memory() -> None:
+    """Gives back what was freed, before something else that is large begins."""
+    import pyarrow
+
+    gc.collect()
+    pyarrow.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError, OSError):  # of glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def leave(code: int) -> NoReturn:

@@ -25,6 +25,7 @@ from imagecensus.transforms.storage import store
 
 _NAMES_KEY = b"imagecensus.names"
 _FILES = 8  # more are written as one
+_BATCH = 1024  # parts that are counted at a time
 _SCHEMA = pa.schema(
     [
         pa.field("unit", pa.string()),
@@ -68,8 +69,11 @@ class Ledger:
         return int(self.table.num_rows)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Ledger:
-        """Some of the rows."""
-        at = pa.array(np.asarray(rows, np.int64))
+        """Some of the rows. All of them are not copied: they may be large."""
+        wanted = np.asarray(rows, np.int64)
+        if np.array_equal(wanted, np.arange(len(self))):
+            return self
+        at = pa.array(wanted)
         return Ledger(table=self.table.take(at).combine_chunks(), names=self.names)
 
     def find(self, asked: Iterable[tuple[Unit, PartFile]]) -> list[int]:
@@ -88,10 +92,10 @@ class Ledger:
 
     def totals(self) -> tuple[int, int, collections.Counter[str], collections.Counter[str]]:
         """Rows, those that are no images, statuses and labels, of all parts together."""
-        names, counts = (
-            self.table.column(name).combine_chunks().flatten() for name in ("names", "counts")
-        )
-        sums = np.bincount(names.to_numpy(), counts.to_numpy(), len(self.names)).astype(int)
+        sums = np.zeros(len(self.names), np.int64)
+        for batch in self.table.select(["names", "counts"]).to_batches(_BATCH):
+            names, counts = (batch.column(at).flatten().to_numpy() for at in (0, 1))
+            np.add.at(sums, names, counts)
         found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in "sln"}
         for name, count in zip(self.names, sums.tolist(), strict=True):
             if count:
@@ -122,16 +126,22 @@ def ledger_of(found: Iterable[Found]) -> Ledger:
 
 def together(ledgers: Sequence[Ledger]) -> Ledger:
     """Several ledgers as one."""
+    ledgers = [ledger for ledger in ledgers if len(ledger)]
+    if len(ledgers) == 1:
+        return ledgers[0]
     numbers: dict[str, int] = {}
     tables = []
     for ledger in ledgers:
         renumbered = [numbers.setdefault(name, len(numbers)) for name in ledger.names]
+        if renumbered == list(range(len(renumbered))):  # as the first one always
+            tables.append(ledger.table)
+            continue
         names = ledger.table.column("names").combine_chunks()
         values = np.asarray(renumbered, np.int32)[names.flatten().to_numpy()]
         lists = pa.ListArray.from_arrays(_offsets(names), pa.array(values, pa.int32()))
         at = _SCHEMA.get_field_index("names")
         tables.append(ledger.table.set_column(at, _SCHEMA.field(at), lists))
-    table = pa.concat_tables([_SCHEMA.empty_table(), *tables]).combine_chunks()
+    table = pa.concat_tables([_SCHEMA.empty_table(), *tables])
     return Ledger(table=table, names=tuple(numbers))
 
 
@@ -147,10 +157,16 @@ def read_ledger(folder: str) -> Ledger:
     for name in _files(folder):
         with contextlib.suppress(Exception):  # Arrow raises a dozen types for damaged files
             data = checksum.check(store.read(store.join(folder, name)))
-            table = pq.ParquetFile(io.BytesIO(data)).read(use_threads=False)
-            names = tuple(json.loads(table.schema.metadata[_NAMES_KEY]))
-            found.append(Ledger(table=table.select(_SCHEMA.names).cast(_SCHEMA), names=names))
-    return together(found)
+            file = pq.ParquetFile(io.BytesIO(data))
+            names = tuple(json.loads(file.schema_arrow.metadata[_NAMES_KEY]))
+            # Some at a time: the reader takes several times what it gives.
+            batches = file.iter_batches(_BATCH, columns=_SCHEMA.names, use_threads=False)
+            table = pa.Table.from_batches(
+                [pa.RecordBatch.from_arrays(batch.columns, schema=_SCHEMA) for batch in batches],
+                _SCHEMA,
+            )
+            found.append(Ledger(table=table, names=names))
+    return together(sorted(found, key=len, reverse=True))  # the largest is not copied then
 
 
 def to_trust(ledger: Ledger, verify: str) -> Ledger:

@@ -33,7 +33,7 @@ UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
 UNITS_PER_FILE = 512
 WHOLE = (0, 1)  # the shard that is everything
 _UNITS_KEY = b"imagecensus.units"
-_READERS = 8
+_READERS = 4
 
 
 class PlanError(UserError):
@@ -116,7 +116,8 @@ def _only(file: PlanFile, names: set[str]) -> PlanFile:
 def read_plan_file(location: str) -> PlanFile:
     """The units of one plan file, from its footer. Raises PlanError."""
     with _damage_reported(location):
-        schema = _open_plan(location).schema_arrow
+        # Not by `_open_plan`, which keeps what it has opened: there may be thousands of files.
+        schema = pq.ParquetFile(io.BytesIO(checksum.check(store.read(location)))).schema_arrow
         entries = json.loads(schema.metadata[_UNITS_KEY])
     units = tuple(_units(location, entries))
     return PlanFile(location=location, units=units, schema=schema.remove_metadata())
