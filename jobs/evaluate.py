@@ -24,7 +24,7 @@ MISTAKES_SHOWN = 12
 CONFUSIONS_SHOWN = 15
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `imagecensus evaluate`."""
 

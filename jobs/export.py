@@ -42,7 +42,7 @@ _KINDS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Options of an export."""
 

@@ -19,13 +19,20 @@ import dataclasses
 import logging
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 from imagecensus.jobs.command.options import argument, option, parse_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.training.recipes import describe_recipes, recipe_flags
 
+if TYPE_CHECKING:
+    from imagecensus.model_export.preprocess import PreprocessSpec
+    from imagecensus.model_export.training.features import TrainingSpec
+    from imagecensus.model_export.training.labelled_data import LabelledData
+    from imagecensus.model_export.training.run import Trained
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options of a training; each is documented once, here."""
 
@@ -149,21 +156,25 @@ def main(argv: list[str]) -> int:
 
     data = read_training_data(
         options.data,
-        SplitFractions(options.val_fraction, options.test_fraction, options.seed),
+        SplitFractions(val=options.val_fraction, test=options.test_fraction, seed=options.seed),
         options.label_column,
         options.path_column,
         options.split_column,
     )
     spec = training_spec(options, len(data.labels))
     work = os.path.normpath(options.output) + ".training"
-    cache = ArrayCache(os.path.join(work, "cache"), options.cache_memory, options.cache_disk)
+    cache = ArrayCache(
+        directory=os.path.join(work, "cache"),
+        memory_bytes=options.cache_memory,
+        disk_bytes=options.cache_disk,
+    )
     trained = train(
         data,
         spec,
         options.output,
-        work,
-        cache,
-        options.fresh,
+        work=work,
+        cache=cache,
+        fresh=options.fresh,
         say=(lambda line: None) if options.quiet else print,
         progress=not options.quiet,
         replicas=options.replicas,
@@ -174,7 +185,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def training_spec(options: TrainOptions, classes: int):
+def training_spec(options: TrainOptions, classes: int) -> TrainingSpec:
     """The trainer's own terms for the options.
 
     Raises:
@@ -183,51 +194,57 @@ def training_spec(options: TrainOptions, classes: int):
     from imagecensus.model_export.training.augment import Augmentation
     from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
     from imagecensus.model_export.training.classifier import ClassifierSpec
+    from imagecensus.model_export.training.features import TrainingSpec
     from imagecensus.model_export.training.fit import FitSpec
-    from imagecensus.model_export.training.run import TrainingSpec
 
-    backbone = BackboneSpec(options.backbone, options.alpha, options.weights, options.trust_model)
+    backbone = BackboneSpec(
+        name=options.backbone,
+        alpha=options.alpha,
+        weights=options.weights,
+        trust=options.trust_model,
+    )
+    preprocess = default_preprocess(backbone, options.image_size, options.color)
     augmentation = Augmentation.parse(options.augment)
     head = FitSpec(
-        options.epochs,
-        options.batch_size,
-        options.learning_rate,
-        options.schedule,
-        options.label_smoothing,
-        options.patience,
-        options.seed,
-        options.average_weights,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        label_smoothing=options.label_smoothing,
+        patience=options.patience,
+        seed=options.seed,
+        average=options.average_weights,
     )
     return TrainingSpec(
-        ClassifierSpec(
-            backbone,
-            _preprocess(default_preprocess(backbone, options.image_size, options.color), options),
-            classes,
-            _hidden(options.hidden),
-            options.dropout,
+        classifier=ClassifierSpec(
+            backbone=backbone,
+            preprocess=_preprocess(preprocess, options),
+            classes=classes,
+            hidden=_hidden(options.hidden),
+            dropout=options.dropout,
         ),
-        head,
-        options.fine_tune,
-        dataclasses.replace(
+        head=head,
+        fine_tune_blocks=options.fine_tune,
+        fine_tune=dataclasses.replace(
             head, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate
         ),
-        augmentation,
-        options.feature_passes or (4 if augmentation else 1),
-        options.balance_classes,
-        _precision(options.mixed_precision),
-        options.max_broken_rate,
-        options.name or os.path.basename(os.path.normpath(options.output)),
+        augmentation=augmentation,
+        feature_passes=options.feature_passes or (4 if augmentation else 1),
+        balance_classes=options.balance_classes,
+        precision=_precision(options.mixed_precision),
+        max_broken_rate=options.max_broken_rate,
+        name=options.name or os.path.basename(os.path.normpath(options.output)),
     )
 
 
-def _preprocess(spec, options: TrainOptions):
+def _preprocess(spec: PreprocessSpec, options: TrainOptions) -> PreprocessSpec:
     """The backbone's own, with the crop that was asked for."""
     if options.crop == "none":
         return spec
     return dataclasses.replace(spec, crop="center", crop_fraction=0.875)
 
 
-def _add_int8(options: TrainOptions, data, work: str) -> None:
+def _add_int8(options: TrainOptions, data: LabelledData, work: str) -> None:
     import shutil
 
     from imagecensus.jobs.training_data.int8_twin import add_int8_twin
@@ -235,13 +252,15 @@ def _add_int8(options: TrainOptions, data, work: str) -> None:
     from imagecensus.model_export.training.decoded_images import ArrayCache
 
     folder = os.path.join(work, "cache")
-    cache = ArrayCache(folder, options.cache_memory, options.cache_disk)
+    cache = ArrayCache(
+        directory=folder, memory_bytes=options.cache_memory, disk_bytes=options.cache_disk
+    )
     contract, lack = add_int8_twin(options.output, data, cache)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"no int8 twin: {lack}" if lack else describe_int8(contract))
 
 
-def parse_words(argv) -> TrainOptions:
+def parse_words(argv: list[str]) -> TrainOptions:
     return parse_options(
         TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
     )
@@ -278,7 +297,7 @@ def _precision(choice: str) -> str:
     return {"off": "float32"}.get(choice, f"mixed_{choice}")
 
 
-def _print_summary(trained, output: str, work: str) -> None:
+def _print_summary(trained: Trained, output: str, work: str) -> None:
     for split, figures in trained.metrics.items():
         if figures.get("examples"):
             print(

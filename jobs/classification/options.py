@@ -33,7 +33,7 @@ exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-r
 """
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyOptions:
     """What a person may choose about a run."""
 

@@ -44,7 +44,9 @@ def add_int8_twin(directory: str, data: LabelledData, cache: ArrayCache) -> tupl
         split = data.splits[name]
         rows = np.random.default_rng(0).permutation(len(split))[:most]
         chosen = subset(split, sorted(rows.tolist()))
-        return decode_images(chosen, contract.preprocess, cache, f"int8-{name}", 1.0)
+        return decode_images(
+            chosen, contract.preprocess, cache, f"int8-{name}", max_broken_rate=1.0
+        )
 
     calibration, judged = decode("train", CALIBRATION_IMAGES), decode(held_out, MEASURED_IMAGES)
     if min(len(calibration), len(judged)) < MIN_IMAGES:

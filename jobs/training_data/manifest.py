@@ -127,7 +127,8 @@ def _without_repeats(
 
 def _split(images: Sequence[Image], ids: NDArray[np.int32]) -> Split:
     reads = [read for _, read in images]
-    return Split(tuple(name for name, _ in images), ids, lambda: iter(reads))
+    names = tuple(name for name, _ in images)
+    return Split(names=names, labels=ids, open=lambda: iter(reads))
 
 
 def _natural(text: str) -> tuple[int, int, str]:

@@ -68,7 +68,7 @@ def read_training_data(
         raise DataError(_refusal(source))
     splits = complete(found, fractions)
     check(source, labels, splits)
-    return LabelledData(source, tuple(labels), splits, tuple(notes))
+    return LabelledData(source=source, labels=tuple(labels), splits=splits, notes=tuple(notes))
 
 
 def _refusal(source: str) -> str:

@@ -75,4 +75,4 @@ def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, la
     def readers() -> Iterator[Callable[[], bytes]]:
         return (functools.partial(bytes, example[image]) for example in examples())
 
-    return Split(names, ids, readers, any_order=False)
+    return Split(names=names, labels=ids, open=readers, any_order=False)

@@ -7,11 +7,13 @@ images, whatever the number of threads.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from imagecensus.model_export.common.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """How far each change may go; zero leaves it out.
 
@@ -41,7 +43,8 @@ class Augmentation:
         Raises:
           UserError: an unknown word, or a size out of range.
         """
-        values, problems = {}, []
+        values: dict[str, Any] = {}
+        problems = []
         limits = {"rotation": 180, "zoom": 0.9, "shift": 0.9, "brightness": 1, "contrast": 1}
         for word in filter(None, (word.strip() for word in text.split(","))):
             name, _, value = word.partition("=")
@@ -62,7 +65,7 @@ class Augmentation:
         return cls(**values)
 
 
-def augment(pixels, augmentation: Augmentation, seed):
+def augment(pixels: Any, augmentation: Augmentation, seed: Any) -> Any:
     """Changes each image of a batch in its own way.
 
     Args:
@@ -77,7 +80,7 @@ def augment(pixels, augmentation: Augmentation, seed):
 
     count = tf.shape(pixels)[0]
 
-    def uniform(salt: int, low: float, high: float, shape=()):
+    def uniform(salt: int, low: float, high: float, shape: tuple[int, ...] = ()) -> Any:
         key = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), salt)
         return tf.random.stateless_uniform([count, *shape], key, low, high)
 
@@ -102,7 +105,7 @@ def augment(pixels, augmentation: Augmentation, seed):
     return tf.ensure_shape(images, pixels.shape)
 
 
-def _transforms(augmentation: Augmentation, uniform, images):
+def _transforms(augmentation: Augmentation, uniform: Callable[..., Any], images: Any) -> Any:
     """float32 [N, 8]: output to input coordinates, about the centre."""
     import tensorflow as tf
 

@@ -14,6 +14,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -40,7 +41,7 @@ MOBILENET_V2_PARAMETERS = {
 SHORT_TRAINING_MOMENTUM = 0.9
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Backbone:
     """A trunk and what a trainer must know of it.
 
@@ -58,7 +59,7 @@ class Backbone:
     can_train: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
     """Which backbone: enough to build the same one again."""
 
@@ -70,9 +71,10 @@ class BackboneSpec:
     @property
     def kind(self) -> str:
         kind = self.name.split(":")[0]
-        if kind in _BUILDERS or not find_application(kind):
+        application = find_application(kind)
+        if kind in _BUILDERS or not application:
             return kind
-        return "mobilenet_v2" if find_application(kind).name == "MobileNetV2" else "application"
+        return "mobilenet_v2" if application.name == "MobileNetV2" else "application"
 
     @property
     def config(self) -> str:
@@ -90,6 +92,8 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
       BackboneError: no such backbone, or a hub module of another size.
     """
     _check_name(backbone)
+    scale: float | tuple[float, ...]
+    offset: float | tuple[float, ...]
     if backbone.kind == "hub":
         from imagecensus.model_export.training.hub import expected_size
 
@@ -101,7 +105,7 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
             )
         size, scale, offset = own or size or 224, 1 / 255, 0.0
     elif backbone.kind == "application":
-        application = find_application(backbone.name)
+        application = _application_of(backbone)
         size, scale, offset = size or application.size, application.scale, application.offset
     elif backbone.kind == "cnn":
         size, scale, offset = size or 64, 1 / 255, 0.0
@@ -113,7 +117,9 @@ def default_preprocess(backbone: BackboneSpec, size: int, color: str = "rgb") ->
         raise BackboneError(f"--image-size {size}: {error}") from None
 
 
-def build_backbone(backbone: BackboneSpec, spec: PreprocessSpec, load_weights=True) -> Backbone:
+def build_backbone(
+    backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool = True
+) -> Backbone:
     """Builds a trunk in the current strategy's scope.
 
     Args:
@@ -154,10 +160,12 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
     network = keras.applications.MobileNetV2(
         input_shape=spec.shape, alpha=backbone.alpha, include_top=False, weights=None
     )
-    _load(network, backbone, load_weights, find_application("mobilenet_v2"))
+    _load(network, backbone, load_weights, _application_of(backbone))
     if backbone.weights == "none":
         _settle_soon(network)
-    stem, blocks, end = [], {}, []
+    stem: list[keras.layers.Layer] = []
+    blocks: dict[int, list[keras.layers.Layer]] = {}
+    end: list[keras.layers.Layer] = []
     for layer in network.layers:
         match = re.match(r"block_(\d+)_|(expanded_conv)_", layer.name)
         if match:
@@ -167,24 +175,30 @@ def _mobilenet_v2(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bo
     groups = [stem, *(blocks[key] for key in sorted(blocks)), end]
     features = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     return Backbone(
-        keras.Model(network.input, features, name="trunk"),
-        tuple(map(tuple, groups)),
-        backbone.weights != "none",
+        trunk=keras.Model(network.input, features, name="trunk"),
+        blocks=tuple(map(tuple, groups)),
+        pretrained=backbone.weights != "none",
     )
 
 
 def _application(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Backbone:
-    application = find_application(backbone.name)
+    application = _application_of(backbone)
     inputs, network = build_application(application, spec.shape, backbone.alpha)
     _load(network, backbone, load_weights, application)
     if backbone.weights == "none":
         _settle_soon(network)
     features = keras.layers.GlobalAveragePooling2D(name="pool")(network.output)
     return Backbone(
-        keras.Model(inputs, features, name="trunk"),
-        tuple(map(tuple, blocks_of(network))),
-        backbone.weights != "none",
+        trunk=keras.Model(inputs, features, name="trunk"),
+        blocks=tuple(map(tuple, blocks_of(network))),
+        pretrained=backbone.weights != "none",
     )
+
+
+def _application_of(backbone: BackboneSpec) -> Application:
+    application = find_application(backbone.name.split(":")[0])
+    assert application  # its kind says so
+    return application
 
 
 def _settle_soon(network: keras.Model) -> None:
@@ -207,11 +221,11 @@ def _cnn(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Ba
     if len(x.shape) == 4:
         x = keras.layers.Flatten()(x)
     trunk = keras.Model(inputs, x, name="trunk")
-    return Backbone(trunk, (tuple(trunk.layers),), pretrained=False)
+    return Backbone(trunk=trunk, blocks=(tuple(trunk.layers),), pretrained=False)
 
 
 def _cnn_layer(word: str, backbone: BackboneSpec) -> keras.layers.Layer:
-    makers: list[tuple[str, Callable]] = [
+    makers: list[tuple[str, Callable[..., keras.layers.Layer]]] = [
         (r"(\d+)", lambda n: keras.layers.Conv2D(int(n), 3, padding="same", activation="relu")),
         (r"pool", lambda: keras.layers.MaxPooling2D()),
         (r"bn", lambda: keras.layers.BatchNormalization(momentum=SHORT_TRAINING_MOMENTUM)),
@@ -232,7 +246,7 @@ def _hub(backbone: BackboneSpec, spec: PreprocessSpec, load_weights: bool) -> Ba
     from imagecensus.model_export.training.hub import build_hub_trunk
 
     trunk = build_hub_trunk(backbone.config, spec, backbone.trust)
-    return Backbone(trunk, (), True, can_train=False)
+    return Backbone(trunk=trunk, blocks=(), pretrained=True, can_train=False)
 
 
 _BUILDERS = {"mobilenet_v2": _mobilenet_v2, "application": _application, "cnn": _cnn, "hub": _hub}
@@ -288,19 +302,20 @@ def _load_imagenet(network: keras.Model, backbone: BackboneSpec, application: Ap
     network.set_weights(source.get_weights())
 
 
-def _weights_problem(path: str, network: keras.Model, backbone: BackboneSpec, error) -> str:
+def _weights_problem(
+    path: str, network: keras.Model, backbone: BackboneSpec, error: Exception
+) -> str:
     import h5py
 
-    sizes = []
+    sizes: list[int] = []
+
+    def add_size(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and "optimizer" not in name:
+            sizes.append(item.size)
+
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(
-                lambda name, item: (
-                    sizes.append(item.size)
-                    if isinstance(item, h5py.Dataset) and "optimizer" not in name
-                    else None
-                )
-            )
+            file.visititems(add_size)
     except OSError as unreadable:
         return f"--weights {path}: not a readable Keras weights file (.h5): {unreadable}"
     held, wanted = sum(sizes), network.count_params()

@@ -6,17 +6,17 @@ import dataclasses
 
 import keras
 
+from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.export import EMBEDDING_LAYER
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training.backbones import (
     Backbone,
-    BackboneError,
     BackboneSpec,
     build_backbone,
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierSpec:
     """Enough to build the same classifier again, weights aside."""
 
@@ -27,7 +27,7 @@ class ClassifierSpec:
     dropout: float = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
     """Three views of the same layers.
 
@@ -42,7 +42,7 @@ class Classifier:
     backbone: Backbone
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """A classifier cut in two, sharing its layers.
 
@@ -75,7 +75,7 @@ def split_for_fine_tuning(classifier: Classifier, blocks: int) -> FineTuning:
     tail = keras.Model(cut, trunk.output, name="tail")
     entry = keras.Input(cut.shape[1:])
     upper = keras.Model(entry, classifier.head(tail(entry)), name="upper")
-    return FineTuning(lower, tail, upper)
+    return FineTuning(lower=lower, tail=tail, upper=upper)
 
 
 def check_fine_tuning(backbone: Backbone, blocks: int) -> None:
@@ -121,4 +121,4 @@ def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classif
     images = keras.Input(spec.preprocess.shape, name="images")
     embedding = keras.layers.Identity(name=EMBEDDING_LAYER)(backbone.trunk(images))
     model = keras.Model(images, head(embedding), name="classifier")
-    return Classifier(model, head, backbone)
+    return Classifier(model=model, head=head, backbone=backbone)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import xxhash
 
 from imagecensus.model_export.common.quantities import format_size
+from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import (
-    ImageError,
     PreprocessSpec,
     configure_pillow,
     decode_image,
@@ -30,7 +32,7 @@ from imagecensus.model_export.training.splits import DataError, Split
 HASHES = np.dtype([("content", "<u8"), ("size", "<i8"), ("pixels", "<u8")])
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class ArrayCache:
     """Allocates the large arrays of a training within two stated bounds."""
 
@@ -40,13 +42,13 @@ class ArrayCache:
     used_memory: int = 0
     used_disk: int = 0
 
-    def fits(self, shape: tuple[int, ...], dtype) -> bool:
+    def fits(self, shape: tuple[int, ...], dtype: type[np.generic]) -> bool:
         """Whether `allocate` has room for such an array."""
         size = _size(shape, dtype)
         in_memory = self.used_memory + size <= self.memory_bytes
         return in_memory or self.used_disk + size <= self.disk_bytes
 
-    def allocate(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+    def allocate(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
         """A zeroed array in memory, or a memory-mapped file where memory's bound is reached.
 
         Raises:
@@ -72,11 +74,11 @@ class ArrayCache:
         return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _size(shape: tuple[int, ...], dtype) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+def _size(shape: tuple[int, ...], dtype: type[np.generic]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Broken:
     """An image that was left out: `status` as in the batch job's rows."""
 
@@ -85,7 +87,7 @@ class Broken:
     message: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
     """The readable images of one split.
 
@@ -110,23 +112,23 @@ class Images:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """uint8 [len(indices), H, W, 3]."""
-        return self.pixels[self.rows[indices]]
+        return cast(np.ndarray, self.pixels[self.rows[indices]])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamedImages(Images):
     """Images that are read and decoded again each time they are taken; `pixels` is empty.
 
     Attributes:
       reads: one for each row.
       spec: to which pixels.
-      pool: that reads and decodes.
+      threads: that read and decode.
       failures: what could be read once and no more, as messages.
     """
 
-    reads: tuple[Callable[[], bytes], ...] = ()
-    spec: PreprocessSpec = PreprocessSpec()
-    pool: concurrent.futures.ThreadPoolExecutor | None = None
+    reads: tuple[Callable[[], bytes], ...]
+    spec: PreprocessSpec
+    threads: concurrent.futures.ThreadPoolExecutor
     failures: list[str] = dataclasses.field(default_factory=list)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -138,7 +140,7 @@ class StreamedImages(Images):
 
         rows = self.rows[indices].tolist()
         try:
-            list(self.pool.map(decode, range(len(rows)), rows))
+            list(self.threads.map(decode, range(len(rows)), rows))
         except (ImageError, OSError) as error:
             self.failures.append(f"an image changed while it was trained on: {error}")
             raise DataError(self.failures[-1]) from None
@@ -150,9 +152,10 @@ def decode_images(
     spec: PreprocessSpec,
     cache: ArrayCache,
     name: str,
+    *,
     max_broken_rate: float = 0.05,
     threads: int | None = None,
-    progress=None,
+    progress: Callable[[int], object] = lambda count: None,
     salt: bytes = b"",
 ) -> Images:
     """Decodes a split with the batch job's own `decode_image`.
@@ -177,32 +180,24 @@ def decode_images(
     pixels = cache.allocate(f"pixels-{name}", shape, np.uint8) if kept else None
     hashes = np.zeros(len(split), HASHES)
 
-    def decode(row: int, read) -> Broken | None:
+    def broken_image(row: int, status: str, message: str) -> Broken:
+        return Broken(name=split.names[row], status=status, message=message)
+
+    def decode(row: int, read: Callable[[], bytes]) -> Broken | None:
         try:
             content = read()
             drawn = np.empty(spec.shape, np.uint8) if pixels is None else pixels[row]
             decode_image(content, spec, drawn)
         except ImageError as error:
-            return Broken(split.names[row], error.status, str(error))
+            return broken_image(row, error.status, str(error))
         except OSError as error:
-            return Broken(split.names[row], "read_error", error.strerror or str(error))
+            return broken_image(row, "read_error", error.strerror or str(error))
         known = salted(hash_content(content), salt)
         hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(drawn.data))
         return None
 
     threads = threads or os.cpu_count() or 1
-    outcomes: list[Broken | None] = []
-    waiting = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for row, read in enumerate(split.open()):
-            waiting.append(pool.submit(decode, row, read))
-            # A short window: a source that hands out bytes is not read far ahead.
-            if len(waiting) > 4 * threads:
-                outcomes.append(waiting.popleft().result())
-                progress and progress(1)
-        for future in waiting:
-            outcomes.append(future.result())
-            progress and progress(1)
+    outcomes = list(_decode_in_order(decode, split, threads, progress))
     broken = tuple(outcome for outcome in outcomes if outcome)
     if len(broken) > max_broken_rate * len(split):
         examples = "; ".join(f"{b.name}: {b.status} ({b.message})" for b in broken[:3])
@@ -211,10 +206,39 @@ def decode_images(
             f" --max-broken-rate {max_broken_rate:g}: {examples}"
         )
     good = np.asarray([row for row, outcome in enumerate(outcomes) if outcome is None], np.int64)
-    names = tuple(split.names[row] for row in good)
-    columns = (good, split.labels[good], names, broken, hashes[good])
+    columns: dict[str, Any] = {
+        "rows": good,
+        "labels": split.labels[good],
+        "names": tuple(split.names[row] for row in good),
+        "broken": broken,
+        "hashes": hashes[good],
+    }
     if pixels is not None:
-        return Images(pixels, *columns)
-    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    nothing = np.zeros((0, *spec.shape), np.uint8)
-    return StreamedImages(nothing, *columns, tuple(split.open()), spec, pool)
+        return Images(pixels=pixels, **columns)
+    return StreamedImages(
+        pixels=np.zeros((0, *spec.shape), np.uint8),
+        reads=tuple(split.open()),
+        spec=spec,
+        threads=concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode"),
+        **columns,
+    )
+
+
+def _decode_in_order(
+    decode: Callable[[int, Callable[[], bytes]], Broken | None],
+    split: Split,
+    threads: int,
+    progress: Callable[[int], object],
+) -> Iterator[Broken | None]:
+    """What `decode` returns for each image, in the split's order."""
+    waiting: collections.deque[concurrent.futures.Future[Broken | None]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for row, read in enumerate(split.open()):
+            waiting.append(pool.submit(decode, row, read))
+            # A short window: a source that hands out bytes is not read far ahead.
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+                progress(1)
+        for future in waiting:
+            yield future.result()
+            progress(1)

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSpec:
     """How one network is fitted."""
 
@@ -40,7 +41,7 @@ class FitSpec:
     average: float = 0.0  # momentum of the weights' running average, which is kept; 0: none
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a network is fitted on: images, or features computed before.
 
@@ -54,8 +55,8 @@ class Inputs:
 
     take: Callable[[np.ndarray], np.ndarray]
     labels: np.ndarray
-    prepare: Callable
-    dtype: np.dtype
+    prepare: Callable[[Any, Any], Any]
+    dtype: type[np.generic]
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -101,12 +102,13 @@ def fit(
     train: Inputs,
     val: Inputs,
     spec: FitSpec,
+    *,
     strategy: tf.distribute.Strategy,
     state_file: str,
     weights: np.ndarray | None = None,
     log_dir: str | None = None,
     verbose: bool = True,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Fits a model in place and leaves it with the weights of its best epoch.
 
     Args:
@@ -146,7 +148,13 @@ def fit(
         if log_dir:
             callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
         model.fit(
-            _stream(train, classes, weights, batch, spec, keeper.next_epoch),
+            _stream(
+                train,
+                batch=batch,
+                spec=spec,
+                weights=np.ones(classes, np.float32) if weights is None else weights,
+                first_epoch=keeper.next_epoch,
+            ),
             epochs=spec.epochs,
             initial_epoch=keeper.next_epoch,
             steps_per_epoch=steps,
@@ -158,7 +166,7 @@ def fit(
     return keeper.history
 
 
-def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = None):
+def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = None) -> np.ndarray:
     """The model's answers in order, over all replicas.
 
     Args:
@@ -173,7 +181,7 @@ def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = N
     if not len(inputs):
         return np.zeros((0, *model.output_shape[1:]), np.float32)
 
-    def load(step, indices):
+    def load(step: Any, indices: Any) -> Any:
         items = tf.numpy_function(inputs.take, [indices], inputs.dtype)
         key = None if seed is None else tf.stack([tf.constant(seed, tf.int64), step])
         return inputs.prepare(tf.ensure_shape(items, [batch, *inputs.shape]), key)
@@ -193,26 +201,28 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(chosen, 1e-7, 1)).mean()) if len(labels) else float("nan")
 
 
-def _stream(train: Inputs, classes, weights, batch: int, spec: FitSpec, first_epoch: int):
+def _stream(
+    train: Inputs, *, batch: int, spec: FitSpec, weights: np.ndarray, first_epoch: int
+) -> tf.data.Dataset:
     """The epochs from the first one asked for, as one endless dataset of full batches."""
     count, steps = len(train), len(train) // batch
     labels = tf.constant(train.labels)
-    class_weight = tf.constant(np.ones(classes, np.float32) if weights is None else weights)
+    class_weight = tf.constant(weights)
 
-    def shuffled(epoch):
+    def shuffled(epoch: Any) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
             tf.range(count, dtype=tf.int64), seed=tf.stack([tf.cast(spec.seed, tf.int64), epoch])
         )
         return tf.data.Dataset.from_tensor_slices(order[: steps * batch])
 
-    def load(step, indices):
+    def load(step: Any, indices: Any) -> tuple[Any, Any, Any]:
         items = tf.numpy_function(train.take, [indices], train.dtype)
         items = tf.ensure_shape(items, [batch, *train.shape])
         seed = tf.stack([tf.cast(spec.seed, tf.int64), step])
         label = tf.gather(labels, indices)
         return (
             train.prepare(items, seed),
-            tf.one_hot(label, classes),
+            tf.one_hot(label, len(weights)),
             tf.gather(class_weight, label),
         )
 
@@ -222,7 +232,7 @@ def _stream(train: Inputs, classes, weights, batch: int, spec: FitSpec, first_ep
     return _unsharded(dataset.map(load, tf.data.AUTOTUNE, deterministic=True).prefetch(2))
 
 
-def _unsharded(dataset):
+def _unsharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
@@ -231,11 +241,13 @@ def _unsharded(dataset):
 class _Keeper(keras.callbacks.Callback):
     """Validates, keeps the best epoch, stops early, and writes the state after each epoch."""
 
-    def __init__(self, network, val: Inputs, spec: FitSpec, state_file: str, batch: int):
+    def __init__(
+        self, network: keras.Model, val: Inputs, spec: FitSpec, state_file: str, batch: int
+    ) -> None:
         super().__init__()
         self.network, self.val, self.spec, self.batch = network, val, spec, batch
         self.state_file = state_file
-        self.history: list[dict] = []
+        self.history: list[dict[str, Any]] = []
         self.best_epoch, self.best_score = -1, float("inf")
         self.best_weights = network.get_weights()
         self.finished = False
@@ -246,7 +258,7 @@ class _Keeper(keras.callbacks.Callback):
     def next_epoch(self) -> int:
         return len(self.history)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.started = time.perf_counter()
         # Dropout's state is set from the epoch, so that a resumed run drops the same units.
         generators = {
@@ -258,7 +270,8 @@ class _Keeper(keras.callbacks.Callback):
             seed = np.random.default_rng([self.spec.seed, epoch, index])
             generator.state.assign(seed.integers(2**31, size=2).astype("uint32"))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs is not None  # Keras passes them
         entry = {"epoch": epoch, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         score = entry["loss"]
         now = self.network.get_weights()
@@ -288,11 +301,13 @@ class _Keeper(keras.callbacks.Callback):
     def restore_best(self) -> None:
         self.network.set_weights(self.best_weights)
 
-    def _variables(self) -> list:
+    def _variables(self) -> list[Any]:
         return [*self.network.weights, *self.network.optimizer.variables]
 
     def _write_state(self) -> None:
-        arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(self._variables())}
+        arrays: dict[str, Any] = {
+            f"now_{i}": np.asarray(v) for i, v in enumerate(self._variables())
+        }
         arrays |= {f"best_{i}": value for i, value in enumerate(self.best_weights)}
         facts = {
             "history": self.history,
@@ -314,6 +329,6 @@ class _Keeper(keras.callbacks.Callback):
         self.finished = facts["finished"]
 
 
-def _seed_generators(layer):
+def _seed_generators(layer: keras.layers.Layer) -> list[Any]:
     found = getattr(layer, "seed_generator", None)
     return [found] if found is not None else []

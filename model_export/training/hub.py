@@ -11,6 +11,8 @@ import hashlib
 import os
 import re
 import tarfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -72,13 +74,13 @@ def build_hub_trunk(handle: str, spec: PreprocessSpec, trust: bool = False) -> k
 class _HubLayer(keras.layers.Layer):
     """A loaded module as a layer without Keras variables."""
 
-    def __init__(self, module, handle: str, **kwargs):
+    def __init__(self, module: Any, handle: str, **kwargs: Any) -> None:
         super().__init__(trainable=False, dtype="float32", **kwargs)
         # In a tuple, so that Keras' attribute tracking leaves the foreign object alone.
         self._held = (module, _caller(module))
         self._handle = handle
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         features = self._held[1](images)
         if isinstance(features, dict):
             features = features.get("default", next(iter(features.values())))
@@ -86,7 +88,7 @@ class _HubLayer(keras.layers.Layer):
             features = tf.reduce_mean(features, [1, 2])
         return features
 
-    def compute_output_spec(self, images):
+    def compute_output_spec(self, images: Any) -> keras.KerasTensor:
         batch = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
         shape = tf.function(self.call).get_concrete_function(batch).output_shapes
         if shape.rank != 2 or shape[1] is None:
@@ -96,11 +98,11 @@ class _HubLayer(keras.layers.Layer):
         return keras.KerasTensor((None, int(shape[1])), "float32")
 
 
-def _caller(module):
+def _caller(module: Any) -> Callable[[Any], Any]:
     """The module as a function of a batch of images."""
     if callable(module):
 
-        def call(images):
+        def call(images: Any) -> Any:
             try:
                 return module(images, training=False)
             except TypeError:  # it knows no training mode
@@ -112,14 +114,14 @@ def _caller(module):
     return lambda images: signature(**{name: images})
 
 
-def _signature(module):
+def _signature(module: Any) -> Any:
     for name in ("default", "image_feature_vector", "serving_default"):
         if name in module.signatures:
             return module.signatures[name]
     return None
 
 
-def _input_shape(module, handle: str) -> tuple:
+def _input_shape(module: Any, handle: str) -> tuple[int | None, ...]:
     """(N, H, W, 3), None where any number will do."""
     if callable(module):
         functions = module.__call__.concrete_functions
@@ -136,7 +138,7 @@ def _input_shape(module, handle: str) -> tuple:
     return tuple(shapes[0])
 
 
-def _load(handle: str, trust: bool):
+def _load(handle: str, trust: bool) -> Any:
     os.environ.setdefault("TFHUB_CACHE_DIR", cache_folder("hub"))
     import tensorflow_hub as hub
 
@@ -161,7 +163,7 @@ def _folder(handle: str) -> str:
     if os.path.isfile(handle):
         return _unpacked(handle)
     if not handle.startswith(("https://", "http://")):
-        return hub.resolve(handle)
+        return str(hub.resolve(handle))
     # Not by the hub's own loader: it has no time limit, and starts over after each break.
     url, _, pin = handle.partition("#sha256=")
     name = hashlib.sha256(handle.encode()).hexdigest()[:16] + ".tar.gz"

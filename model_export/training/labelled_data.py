@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from imagecensus.model_export.training.splits import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledData:
     """The splits of one data set; `labels[i]` is the name of class id i.
 
@@ -38,7 +38,7 @@ class LabelledData:
         return f"{len(self.labels)} classes; {counts}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitFractions:
     """Shares of the images cut for splits that the source does not have."""
 
@@ -46,7 +46,7 @@ class SplitFractions:
     test: float = 0.15
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):
             raise DataError(
                 f"--val-fraction {self.val} and --test-fraction {self.test}: each must be within"
@@ -54,16 +54,17 @@ class SplitFractions:
             )
 
 
-def subset(split: Split, rows: Sequence[int]) -> Split:
+def subset(split: Split, rows: Sequence[int] | np.ndarray) -> Split:
     """The given rows of a split, in their original order."""
     keep = sorted(int(row) for row in rows)
     wanted = set(keep)
 
-    def reopen():
+    def reopen() -> Iterator[Callable[[], bytes]]:
         return (read for row, read in enumerate(split.open()) if row in wanted)
 
     names = tuple(split.names[row] for row in keep)
-    return Split(names, split.labels[keep], reopen, split.any_order)
+    labels = split.labels[keep]
+    return Split(names=names, labels=labels, open=reopen, any_order=split.any_order)
 
 
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -86,9 +87,9 @@ def split_of_files(paths: Sequence[str], labels: Sequence[int]) -> Split:
     """A split whose images are local files."""
     paths = tuple(paths)
     return Split(
-        paths,
-        np.asarray(labels, np.int32),
-        lambda: (functools.partial(read_file, path) for path in paths),
+        names=paths,
+        labels=np.asarray(labels, np.int32),
+        open=lambda: (functools.partial(read_file, path) for path in paths),
     )
 
 

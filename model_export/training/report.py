@@ -6,11 +6,14 @@ import base64
 import io
 import json
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from imagecensus.model_export.contract import Contract
 from imagecensus.model_export.training import evaluation
-from imagecensus.model_export.training.decoded_images import Images
+from imagecensus.model_export.training.decoded_images import Broken, Images
 from imagecensus.model_export.training.metrics import CALIBRATION_BINS
 
 MISTAKES = 24
@@ -22,12 +25,13 @@ _BLUE, _RED, _GREY = "#3f74b5", "#b3402e", "#9aa5b1"
 
 def write_training_report(
     folder: str,
-    contract,
-    history: list[dict],
+    *,
+    contract: Contract,
+    history: list[dict[str, Any]],
     split_name: str,
     images: Images,
     probabilities: np.ndarray,
-    broken,
+    broken: Sequence[Broken],
     seconds: dict[str, float],
 ) -> str:
     """Writes `report.html` and `plots/*.png`.
@@ -92,7 +96,9 @@ def write_training_report(
     return path
 
 
-def worst_mistakes(labels, images: Images, probabilities: np.ndarray, limit=MISTAKES):
+def worst_mistakes(
+    labels: Sequence[str], images: Images, probabilities: np.ndarray, limit: int = MISTAKES
+) -> list[dict[str, Any]]:
     """The wrong answers that the model was surest of, surest first.
 
     Returns:
@@ -127,7 +133,7 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -141,13 +147,13 @@ def _figure(width: float, height: float, columns: int = 1, rows: int = 1):
     return figure, axes
 
 
-def _png(figure) -> bytes:
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
-def _curves(history: list[dict]) -> bytes:
+def _curves(history: list[dict[str, Any]]) -> bytes:
     figure, axes = _figure(10, 3.6, 2)
     epochs = np.arange(1, len(history) + 1)
     starts = [i for i in range(1, len(history)) if history[i]["phase"] != history[i - 1]["phase"]]
@@ -173,7 +179,7 @@ def _curves(history: list[dict]) -> bytes:
     return _png(figure)
 
 
-def _confusion(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
+def _confusion(labels: Sequence[str], probabilities: np.ndarray, true: np.ndarray) -> bytes:
     matrix = evaluation.confusion(probabilities, true)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     count = len(labels)
@@ -192,7 +198,7 @@ def _confusion(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
     return _png(figure)
 
 
-def _per_class(labels, probabilities: np.ndarray, true: np.ndarray) -> bytes:
+def _per_class(labels: Sequence[str], probabilities: np.ndarray, true: np.ndarray) -> bytes:
     figures = evaluation.per_class(probabilities, true)
     order = np.argsort(-figures["f1"], kind="stable")[-_NAMED_CLASSES:]
     figure, axis = _figure(8, 1.2 + 0.34 * len(order))
@@ -220,7 +226,7 @@ def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
     return _png(figure)
 
 
-def _mistakes(mistakes: list[dict], images: Images) -> bytes:
+def _mistakes(mistakes: list[dict[str, Any]], images: Images) -> bytes:
     rows = max(1, -(-len(mistakes) // _MISTAKES_A_ROW))
     figure, axes = _figure(1.6 * _MISTAKES_A_ROW, 2.1 * rows, _MISTAKES_A_ROW, rows)
     for axis in np.ravel(axes):

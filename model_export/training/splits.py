@@ -23,7 +23,7 @@ class DataError(UserError):
     """The training data cannot be used. The message names the folder, file or class."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
     """Images of one split, not yet read.
 

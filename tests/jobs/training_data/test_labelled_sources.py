@@ -30,7 +30,9 @@ def test_class_folders_are_cut_by_the_seed_and_nothing_is_lost(tmp_path):
     names = names_of(data)
     assert len(names["train"] | names["val"] | names["test"]) == 30
     assert names == names_of(read_training_data(str(tmp_path), FRACTIONS))
-    assert names != names_of(read_training_data(str(tmp_path), SplitFractions(0.2, 0.2, 4)))
+    assert names != names_of(
+        read_training_data(str(tmp_path), SplitFractions(val=0.2, test=0.2, seed=4))
+    )
     for split in data.splits.values():
         assert [data.labels[i] in name for i, name in zip(split.labels, split.names, strict=True)]
         assert len(list(split.open())) == len(split)

@@ -54,7 +54,9 @@ def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatc
     assert sizes == {"train": 32, "val": 8, "test": 12}
     spec = PreprocessSpec(height=24, width=24)
     for name, split in data.splits.items():
-        cache = ArrayCache(os.path.join(tmp_path, "cache"), 2**20, 0)
+        cache = ArrayCache(
+            directory=os.path.join(tmp_path, "cache"), memory_bytes=2**20, disk_bytes=0
+        )
         images = decode_images(split, spec, cache, name)
         assert not images.broken and len(set(images.names)) == len(split)
         for pixels, label in zip(images.take(np.arange(len(split))), split.labels, strict=True):

@@ -19,7 +19,7 @@ from imagecensus.model_export.training.classifier import (
 
 
 def build(name, size=32, **kwargs):
-    backbone = BackboneSpec(name, **kwargs)
+    backbone = BackboneSpec(name=name, **kwargs)
     return build_backbone(backbone, default_preprocess(backbone, size))
 
 
@@ -87,8 +87,13 @@ def test_a_file_with_its_head_gives_the_same_trunk():
     "name, most", [("mobilenet_v2", 18), ("vgg16", 4), ("mobilenet_v3_small", 6), ("resnet50", 17)]
 )
 def test_fine_tuning_cuts_the_network_without_changing_it(name, most):
-    backbone = BackboneSpec(name, 0.35 if name == "mobilenet_v2" else 1.0, "none")
-    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 3, (4,), 0)
+    backbone = BackboneSpec(
+        name=name, alpha=0.35 if name == "mobilenet_v2" else 1.0, weights="none"
+    )
+    preprocess = default_preprocess(backbone, 32)
+    spec = ClassifierSpec(
+        backbone=backbone, preprocess=preprocess, classes=3, hidden=(4,), dropout=0
+    )
     classifier = build_classifier(spec)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype("float32")
     expected = classifier.model(images, training=False)

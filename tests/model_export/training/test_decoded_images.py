@@ -1,5 +1,7 @@
 """Images that fit no cache are read again; what changed since is refused by name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from images import write_class_folders
@@ -11,7 +13,7 @@ from imagecensus.model_export.training.decoded_images import (
     decode_images,
 )
 from imagecensus.model_export.training.labelled_data import split_of_files
-from imagecensus.model_export.training.splits import DataError, Split
+from imagecensus.model_export.training.splits import DataError
 
 SPEC = PreprocessSpec(height=16, width=16)
 
@@ -25,7 +27,13 @@ def split(tmp_path):
 
 
 def decode(split, tmp_path, room):
-    return decode_images(split, SPEC, ArrayCache(str(tmp_path / "c"), room, 0), "train", 0.5)
+    return decode_images(
+        split,
+        SPEC,
+        ArrayCache(directory=str(tmp_path / "c"), memory_bytes=room, disk_bytes=0),
+        "train",
+        max_broken_rate=0.5,
+    )
 
 
 def test_streamed_images_are_the_same(split, tmp_path):
@@ -47,6 +55,6 @@ def test_an_image_that_went_since_is_refused(split, tmp_path):
 
 
 def test_what_is_only_read_in_order_needs_room(split, tmp_path):
-    in_order = Split(split.names, split.labels, split.open, any_order=False)
+    in_order = dataclasses.replace(split, any_order=False)
     with pytest.raises(DataError, match="fit neither --cache-memory"):
         decode(in_order, tmp_path, 100)

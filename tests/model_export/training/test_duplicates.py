@@ -31,7 +31,7 @@ def decode(tmp_path, **splits):
             paths.append(str(folder / f"{label}-{index}.{suffix}"))
             image.save(paths[-1])
         labels = [LABELS.index(file[3]) for file in files]
-        cache = ArrayCache(str(tmp_path / "cache"), 2**20, 2**20)
+        cache = ArrayCache(directory=str(tmp_path / "cache"), memory_bytes=2**20, disk_bytes=2**20)
         split = split_of_files(paths, labels)
         decoded[name] = decode_images(split, PreprocessSpec(height=16, width=16), cache, name)
     return decoded

@@ -96,7 +96,7 @@ def test_folder_and_archive_are_the_same_module(module_folder, archive, monkeypa
     images = np.random.default_rng(0).uniform(0, 1, (2, SIZE, SIZE, 3)).astype("float32")
     answers = []
     for handle in (module_folder, archive):
-        backbone = BackboneSpec(f"hub:{handle}")
+        backbone = BackboneSpec(name=f"hub:{handle}")
         trunk = build_backbone(backbone, default_preprocess(backbone, 0)).trunk
         answers.append(trunk.predict(images, verbose=0))
     assert np.array_equal(*answers) and answers[0].max() < 50
@@ -113,15 +113,15 @@ def test_a_module_that_reads_files_needs_trust(monkeypatch, tmp_path):
     folder = str(tmp_path / "module")
     tf.saved_model.save(Reads(SIZE), folder)
     with pytest.raises(ModelError, match="ReadFile"):
-        default_preprocess(BackboneSpec(f"hub:{folder}"), 0)
-    assert default_preprocess(BackboneSpec(f"hub:{folder}", trust=True), 0).height == SIZE
+        default_preprocess(BackboneSpec(name=f"hub:{folder}"), 0)
+    assert default_preprocess(BackboneSpec(name=f"hub:{folder}", trust=True), 0).height == SIZE
 
 
 def test_what_does_not_fit_is_refused_before_training(module_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "tfhub"))
     with pytest.raises(BackboneError, match="takes 32x32 images, --image-size is 64"):
-        default_preprocess(BackboneSpec(f"hub:{module_folder}"), 64)
+        default_preprocess(BackboneSpec(name=f"hub:{module_folder}"), 64)
     with pytest.raises(BackboneError, match="cannot be loaded"):
-        default_preprocess(BackboneSpec(f"hub:{tmp_path}/absent"), 0)
+        default_preprocess(BackboneSpec(name=f"hub:{tmp_path}/absent"), 0)
     with pytest.raises(BackboneError, match="cannot be loaded"):
-        default_preprocess(BackboneSpec("hub:http://127.0.0.1:9/module"), 0)
+        default_preprocess(BackboneSpec(name="hub:http://127.0.0.1:9/module"), 0)

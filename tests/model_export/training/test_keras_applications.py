@@ -52,7 +52,7 @@ def test_weights_of_a_file_give_what_keras_gives(name, tmp_path):
     network = found.make(input_shape=(32, 32, 3), include_top=False, weights=None, pooling="avg")
     path = str(tmp_path / "own.weights.h5")
     keras.Model(network.input, network.layers[-2].output).save_weights(path)
-    backbone = BackboneSpec(name, weights=path)
+    backbone = BackboneSpec(name=name, weights=path)
     spec = default_preprocess(backbone, 32)
     trunk = build_backbone(backbone, spec).trunk
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ def test_a_file_with_its_head_holds_the_trunk(tmp_path):
     )
     path = str(tmp_path / "whole.weights.h5")
     whole.save_weights(path)
-    backbone = BackboneSpec("mobilenet_v3_small", alpha=0.75, weights=path)
+    backbone = BackboneSpec(name="mobilenet_v3_small", alpha=0.75, weights=path)
     trunk = build_backbone(backbone, default_preprocess(backbone, 64)).trunk
     images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
     pools = [one for one in whole.layers if isinstance(one, keras.layers.GlobalAveragePooling2D)]
@@ -77,9 +77,9 @@ def test_a_file_with_its_head_holds_the_trunk(tmp_path):
 
 
 def test_what_cannot_be_built_is_refused():
-    backbone = BackboneSpec("inception_v3", weights="none")
+    backbone = BackboneSpec(name="inception_v3", weights="none")
     with pytest.raises(BackboneError, match="InceptionV3: cannot be built"):
         build_backbone(backbone, default_preprocess(backbone, 32))
-    backbone = BackboneSpec("resnet50", weights=__file__)
+    backbone = BackboneSpec(name="resnet50", weights=__file__)
     with pytest.raises(BackboneError, match="not a readable Keras weights file"):
         build_backbone(backbone, default_preprocess(backbone, 32))

@@ -39,8 +39,8 @@ def test_broken_images_are_left_out_up_to_a_limit(tmp_path):
     spec = PreprocessSpec(height=16, width=16)
 
     def decode(limit):
-        cache = ArrayCache(str(tmp_path / "cache"), 2**20, 2**20)
-        return decode_images(split, spec, cache, "train", limit)
+        cache = ArrayCache(directory=str(tmp_path / "cache"), memory_bytes=2**20, disk_bytes=2**20)
+        return decode_images(split, spec, cache, "train", max_broken_rate=limit)
 
     images = decode(0.5)
     assert [b.status for b in images.broken] == ["not_an_image", "read_error"]
@@ -52,7 +52,7 @@ def test_broken_images_are_left_out_up_to_a_limit(tmp_path):
 
 
 def test_arrays_go_to_disk_past_one_bound_and_are_refused_past_both(tmp_path):
-    cache = ArrayCache(str(tmp_path), memory_bytes=100, disk_bytes=1000)
+    cache = ArrayCache(directory=str(tmp_path), memory_bytes=100, disk_bytes=1000)
     assert not isinstance(cache.allocate("a", (90,), np.uint8), np.memmap)
     held = cache.allocate("b", (900,), np.uint8)
     held[:] = 7

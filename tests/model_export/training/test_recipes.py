@@ -11,8 +11,8 @@ from imagecensus.jobs.train import parse_words, training_spec
 from imagecensus.model_export.training import recipes
 from imagecensus.model_export.training.classifier import build_classifier
 from imagecensus.model_export.training.decoded_images import ArrayCache, Images
+from imagecensus.model_export.training.features import TrainingRun, fit_all
 from imagecensus.model_export.training.fit import make_strategy
-from imagecensus.model_export.training.run import fit_all
 from tests.model_export.training.test_hub import FeatureVector
 
 CLASSES = {"flowers": 102, "imagenette": 10, "imagenette-vgg16": 10, "wildlife": 20, "mnist": 10,
@@ -58,19 +58,21 @@ def test_it_is_built_and_takes_a_step(name, hub_module, tmp_path):
     shape = spec.classifier.preprocess.shape
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, *shape)).astype(np.uint8)
     labels = np.arange(IMAGES, dtype=np.int32) % 2
-    split = Images(pixels, np.arange(IMAGES), labels, tuple("abcdef"))
-    nothing = Images(pixels, np.arange(0), labels[:0], ())
+    split = Images(pixels=pixels, rows=np.arange(IMAGES), labels=labels, names=tuple("abcdef"))
+    nothing = Images(pixels=pixels, rows=np.arange(0), labels=labels[:0], names=())
     before = [np.asarray(v) for v in classifier.head.trainable_weights]
-    cache = ArrayCache(str(tmp_path), 2**28, 0)
+    cache = ArrayCache(directory=str(tmp_path), memory_bytes=2**28, disk_bytes=0)
     history = fit_all(
         classifier,
         {"train": split, "val": nothing},
-        spec,
-        strategy,
-        str(tmp_path),
-        cache,
-        say=lambda line: None,
-        progress=False,
+        TrainingRun(
+            spec=spec,
+            strategy=strategy,
+            work=str(tmp_path),
+            cache=cache,
+            say=lambda line: None,
+            progress=False,
+        ),
     )
     assert {entry["phase"] for entry in history} >= {"head" if spec.frozen_trunk else "network"}
     assert all(np.isfinite(entry["loss"]) for entry in history)

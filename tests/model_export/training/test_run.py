@@ -15,15 +15,16 @@ from imagecensus.model_export.training.classifier import (
     split_for_fine_tuning,
 )
 from imagecensus.model_export.training.decoded_images import ArrayCache, Images
-from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
-from imagecensus.model_export.training.run import (
+from imagecensus.model_export.training.features import (
+    TrainingRun,
     TrainingSpec,
     compute_features,
     feature_inputs,
     features_of_activations,
 )
+from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
 
-NARROW = BackboneSpec("mobilenet_v2", 0.35, "none")
+NARROW = BackboneSpec(alpha=0.35, weights="none")
 
 
 @pytest.fixture
@@ -31,13 +32,22 @@ def images():
     kinds = ("disc", "stripes")
     pixels = np.stack([np.asarray(draw(kinds[i % 2], i, 32)) for i in range(8)])
     labels = np.arange(8, dtype=np.int32) % 2
-    return Images(pixels, np.arange(8), labels, tuple(map(str, range(8))))
+    names = tuple(map(str, range(8)))
+    return Images(pixels=pixels, rows=np.arange(8), labels=labels, names=names)
 
 
 @pytest.fixture
 def spec():
-    classifier = ClassifierSpec(NARROW, default_preprocess(NARROW, 32), 2)
-    return TrainingSpec(classifier, FitSpec(seed=3), augmentation=Augmentation.parse("flip"))
+    classifier = ClassifierSpec(
+        backbone=NARROW, preprocess=default_preprocess(NARROW, 32), classes=2
+    )
+    return TrainingSpec(
+        classifier=classifier, head=FitSpec(seed=3), augmentation=Augmentation.parse("flip")
+    )
+
+
+def training_run(spec, cache):
+    return TrainingRun(spec=spec, strategy=make_strategy(1), work=cache.directory, cache=cache)
 
 
 def pooled(spec):
@@ -47,9 +57,10 @@ def pooled(spec):
 
 
 def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, tmp_path):
-    cache = ArrayCache(str(tmp_path), 2**24, 0)
+    cache = ArrayCache(directory=str(tmp_path), memory_bytes=2**24, disk_bytes=0)
+    run = training_run(spec, cache)
     model = pooled(spec)
-    inputs = compute_features(model, images, spec, 3, "train", cache)
+    inputs = compute_features(model, images, run, "train", 3)
     seen = inputs.take(np.arange(24)).reshape(3, 8, 32, 32, 3)
     clean = images.pixels / np.float32(127.5) - 1
     flipped = clean[:, :, ::-1]
@@ -61,7 +72,7 @@ def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, t
     assert not np.array_equal(seen[1], seen[2])
     assert inputs.labels.tolist() == images.labels.tolist() * 3
     # One pass is what validation gets: never augmented.
-    once = compute_features(model, images, spec, 1, "val", cache)
+    once = compute_features(model, images, run, "val")
     assert np.allclose(once.take(np.arange(8)), clean, atol=1e-6)
     # What is cached is counted: 4 x 8 images of 32 x 32 x 3 floats.
     assert cache.used_memory == 4 * 8 * 32 * 32 * 3 * 4
@@ -74,17 +85,18 @@ def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(images, sp
         tuning = split_for_fine_tuning(classifier, 2)
     before = {v.path: np.asarray(v) for v in classifier.model.weights}
     answers = classifier.model.predict(images.pixels / np.float32(127.5) - 1, verbose=0)
-    cache = ArrayCache(str(tmp_path), 2**24, 0)
-    inputs = compute_features(tuning.lower, images, spec, 1, "activations", cache)
+    cache = ArrayCache(directory=str(tmp_path), memory_bytes=2**24, disk_bytes=0)
+    run = training_run(spec, cache)
+    inputs = compute_features(tuning.lower, images, run, "activations")
     cut = tuning.upper.predict(inputs.take(np.arange(8)), verbose=0)
     assert np.allclose(cut, answers, atol=1e-5)  # the cached way is the whole network's way
     features = features_of_activations(tuning.tail, inputs, "features", cache)
-    whole = compute_features(classifier.backbone.trunk, images, spec, 1, "whole", cache)
+    whole = compute_features(classifier.backbone.trunk, images, run, "whole")
     assert np.allclose(features.take(np.arange(8)), whole.take(np.arange(8)), atol=1e-5)
     nothing = feature_inputs(np.zeros((0, *inputs.shape), np.float32), np.zeros(0, np.int32))
     fit_spec = FitSpec(epochs=2, batch_size=4, learning_rate=1e-2, patience=0)
     state = str(tmp_path / "state.npz")
-    fit(tuning.upper, inputs, nothing, fit_spec, strategy, state, verbose=False)
+    fit(tuning.upper, inputs, nothing, fit_spec, strategy=strategy, state_file=state, verbose=False)
     moved = {v.path for v in classifier.model.weights if not np.array_equal(v, before[v.path])}
     last = [layer for block in classifier.backbone.blocks[-2:] for layer in block]
     kernels = {v.path for layer in last for v in layer.weights if "kernel" in v.path}
@@ -106,8 +118,10 @@ def test_a_linear_head_on_pretrained_features_begins_without_an_opinion(spec):
 
 
 def test_16_bit_training_resumes_with_the_same_result(images, tmp_path):
-    backbone = BackboneSpec("cnn:4-bn-pool-gap", weights="none")
-    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
+    backbone = BackboneSpec(name="cnn:4-bn-pool-gap", weights="none")
+    spec = ClassifierSpec(
+        backbone=backbone, preprocess=default_preprocess(backbone, 32), classes=2, dropout=0
+    )
     strategy = make_strategy(1)
     items = images.pixels / np.float32(255)
     inputs = feature_inputs(items, images.labels)
@@ -119,7 +133,9 @@ def test_16_bit_training_resumes_with_the_same_result(images, tmp_path):
             with strategy.scope():
                 model = build_classifier(spec).model
             fit_spec = FitSpec(epochs=epochs, batch_size=4, patience=0, average=0.9)
-            history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
+            history = fit(
+                model, inputs, inputs, fit_spec, strategy=strategy, state_file=state, verbose=False
+            )
             return model, history
 
         whole, history = run(4, str(tmp_path / "whole.npz"))
@@ -136,8 +152,10 @@ def test_16_bit_training_resumes_with_the_same_result(images, tmp_path):
 
 
 def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(images, tmp_path):
-    backbone = BackboneSpec("cnn:4-pool-gap", weights="none")
-    spec = ClassifierSpec(backbone, default_preprocess(backbone, 32), 2, dropout=0)
+    backbone = BackboneSpec(name="cnn:4-pool-gap", weights="none")
+    spec = ClassifierSpec(
+        backbone=backbone, preprocess=default_preprocess(backbone, 32), classes=2, dropout=0
+    )
     inputs = feature_inputs(images.pixels / np.float32(255), images.labels)
     strategy = make_strategy(1)
 
@@ -146,9 +164,13 @@ def test_the_average_of_the_weights_is_kept_and_the_fit_goes_on_from_the_last(im
         keras.utils.set_random_seed(0)
         with strategy.scope():
             model = build_classifier(spec).model
-        fit_spec = FitSpec(epochs, batch_size=8, patience=0, average=average)  # a step an epoch
+        fit_spec = FitSpec(
+            epochs=epochs, batch_size=8, patience=0, average=average
+        )  # a step an epoch
         state = str(tmp_path / f"{epochs}-{average}.npz")
-        history = fit(model, inputs, inputs, fit_spec, strategy, state, verbose=False)
+        history = fit(
+            model, inputs, inputs, fit_spec, strategy=strategy, state_file=state, verbose=False
+        )
         assert history[-1]["val_loss"] == min(entry["val_loss"] for entry in history)
         with np.load(state) as arrays:
             return model.get_weights(), [arrays[f"now_{i}"] for i in range(len(model.weights))]
@@ -169,5 +191,7 @@ def test_the_spec_says_which_trunks_are_frozen(spec):
         ("cnn:8", "imagenet", False),
         ("hub:x", "imagenet", True),
     ):
-        classifier = dataclasses.replace(spec.classifier, backbone=BackboneSpec(name, 1, weights))
+        classifier = dataclasses.replace(
+            spec.classifier, backbone=BackboneSpec(name=name, weights=weights)
+        )
         assert dataclasses.replace(spec, classifier=classifier).frozen_trunk is frozen

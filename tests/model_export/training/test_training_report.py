@@ -21,7 +21,8 @@ TRUE = np.asarray([0, 1, 1, 2], np.int32)
 @pytest.fixture
 def images():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
-    return Images(pixels, np.arange(4), TRUE, tuple(f"/p/{i}.jpg" for i in range(4)))
+    names = tuple(f"/p/{i}.jpg" for i in range(4))
+    return Images(pixels=pixels, rows=np.arange(4), labels=TRUE, names=names)
 
 
 def test_figures_of_known_answers():
@@ -60,7 +61,14 @@ def test_one_page_and_a_png_for_each_plot(tmp_path, images, right):
     entry = {"epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4}
     history = [{"phase": phase, **entry} for phase in ("head", "head", "fine-tune")]
     page = write_training_report(
-        str(tmp_path), contract, history, "test", images, answers, (), {"fit": 1.0}
+        str(tmp_path),
+        contract=contract,
+        history=history,
+        split_name="test",
+        images=images,
+        probabilities=answers,
+        broken=(),
+        seconds={"fit": 1.0},
     )
     with open(page, encoding="utf-8") as file:
         text = file.read()
