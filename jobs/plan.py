@@ -233,8 +233,8 @@ def forecast(
         ),
         (
             f"time       {format_duration(m.seconds)} on this machine, between"
-            f" {format_duration(low)} and {format_duration(high)}; {m.fixed_seconds:.1f} s of it to start,"
-            f" {m.listing_seconds:.1f} s to list"
+            f" {format_duration(low)} and {format_duration(high)}; {m.fixed_seconds:.1f} s of it to"
+            f" start, {m.listing_seconds:.1f} s to list"
         ),
     ]
     if deadline:
