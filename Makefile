@@ -94,7 +94,21 @@ azure-emulator: env  ## install Azurite, an emulator of Azure's storage
 
 .PHONY: bench
 bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)
+	@$(MAKE) --no-print-directory peers || echo "notice: Ray Data and Daft cannot be had: left out"
 	$(BIN)/python tests/bench $(SECTIONS)
+
+.PHONY: peers
+peers: .venv-peers/.installed  ## make .venv-peers with Ray Data and Daft, which `make bench` compares with
+
+# They see what is in .venv and bring what is missing there, so that all run with the same libraries.
+.venv-peers/.installed: Makefile | $(VENV)/.installed
+	$(BIN)/python -m venv --clear .venv-peers
+	$(BIN)/python -c "import sysconfig as s; print(f'import site; site.addsitedir({s.get_path(\"purelib\")!r})')" \
+	  > "$$(.venv-peers/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/beside.pth"
+	.venv-peers/bin/pip install --quiet $(PEERS)
+	@touch $@
+
+PEERS := 'ray[data]==2.60.0' daft==0.7.26
 
 .PHONY: formats-page
 formats-page: env  ## write docs/formats.md from the table of formats

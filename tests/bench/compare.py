@@ -19,7 +19,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 from archive import make_archive
-from measure import job, run
+from measure import ROOT, job, run
 
 CORES = os.cpu_count()
 PEERS = pathlib.Path(__file__).with_name("peers.py")
@@ -148,7 +148,7 @@ def _measure(way: Way, photos: pathlib.Path, model: str, output: pathlib.Path) -
         # All that was left idle is booked on the steady part.
         steady_core = sum(stages.values()) - stages["start"] - stages["list"] + idle
         return _rates(count, done["wall"], done["cpu"] + idle, done["steady"], steady_core)
-    done = run([sys.executable, PEERS, way.key, photos, model, output])
+    done = run([_python(way.needs), PEERS, way.key, photos, model, output])
     idle, said = done.idle * done.wall * CORES, done.said
     count = len(os.listdir(photos))
     if said["images"] != count:
@@ -186,10 +186,17 @@ def _median(rows: list[dict]) -> dict:
 
 
 def _is_here(way: Way) -> bool:
-    if not way.needs or importlib.util.find_spec(way.needs):
+    if not way.needs or _version(way.needs):
         return True
-    print(f"{way.needs} is not installed: left out", flush=True)
+    print(f"{way.needs} is not installed: left out (make peers installs Ray and Daft)", flush=True)
     return False
+
+
+def _python(package: str) -> str:
+    """The interpreter that has a package: this one, or that of `make peers`."""
+    beside = ROOT / ".venv-peers" / "bin" / "python"
+    here = not package or importlib.util.find_spec(package)
+    return sys.executable if here or not beside.exists() else str(beside)
 
 
 def _mean_kb(photos: pathlib.Path) -> float:
@@ -202,7 +209,9 @@ def _versions() -> dict:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
+    """Here, or in the environment of `make peers`; None: nowhere."""
+    if not package:
         return None
+    places = [*sys.path, *map(str, ROOT.glob(".venv-peers/lib/python*/site-packages"))]
+    found = next(iter(importlib.metadata.distributions(name=package, path=places)), None)
+    return found and found.version

@@ -2,8 +2,8 @@
 
 Each reads JPEGs from disk and writes a Parquet table of path, class_id and score, in the few lines
 that its own documentation shows. Prints one JSON object: images, and `steady`, the seconds from the
-loaded model to the written table. Ray Data and Daft are no dependencies: they run where they are
-installed (`pip install 'ray[data]' daft`).
+loaded model to the written table. Ray Data and Daft are no dependencies: `make peers` installs
+them in an environment of their own, beside what is in .venv.
 """
 
 from __future__ import annotations

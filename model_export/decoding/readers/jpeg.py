@@ -92,9 +92,11 @@ def open_jpeg(data: bytes) -> Opened:
 def open_pillow(data: bytes) -> Image.Image:
     """A JPEG or MPO with its header read by Pillow. Raises ImageError."""
     try:
-        return Image.open(io.BytesIO(data), formats=("JPEG",))
+        image = Image.open(io.BytesIO(data), formats=("JPEG",))
     except UnidentifiedImageError:
         raise ImageError("decode_error", "the JPEG header is damaged", "JPEG") from None
+    image.decodermaxblock = len(data)  # at once, not by 64 KB: 2 % of decoding
+    return image
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:
