@@ -204,7 +204,7 @@ def table(costs: Costs) -> dict[str, dict[str, float]]:
     for images, machines in ((100_000_000, 100), (1_000_000_000, 500)):
         size = f"{images // 1_000_000:,} M"
         one = Simulation(images, costs, _ONE).in_process()
-        rows[f"{size}, one machine of {_ONE.cores} cores"] = _row([one])
+        rows[f"{size}, in-process or Prism, {_ONE.cores} cores"] = _row([one])
         for kind, days in (("", 30.0), ("spot ", 2.0)):
             fleet = Fleet(machines=machines, days=days)
             for name, run in (
