@@ -199,8 +199,9 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
     top_k = min(options.top_k, len(contract.labels))
     if top_k > contract.top_k:
         raise UserError(
-            f"--top-k={top_k}: {chosen.model} answers with {contract.top_k} classes;"
-            " export it again with a larger top-k"
+            f"--top-k={options.top_k}: {chosen.model} answers with the best {contract.top_k} of its"
+            f" {len(contract.labels):,} classes; ask for at most {contract.top_k}, or export it"
+            " again with a larger top-k"
         )
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
     selection = Selection(exclude=options.exclude or (), include=options.include or ())

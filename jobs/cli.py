@@ -7,7 +7,9 @@ Exit codes: 0 done; 1 the run ended but its totals do not balance or too many im
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -23,6 +25,22 @@ _OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
     r"|malloc of size \d+ failed"
 )
+_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|max_temp_directory_size")
+_FILES = "close some, or raise the limit (ulimit -n 4096)"
+_SPACE = "free some, or name another folder for temporary files with TMPDIR=FOLDER"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EROFS: _SPACE, errno.EFBIG: _SPACE,
+    errno.EMFILE: _FILES, errno.ENFILE: _FILES,
+    errno.EACCES: "ask for the permission", errno.EPERM: "ask for the permission",
+    errno.EIO: "check the disk or the network mount", errno.ESTALE: "check the network mount",
+    errno.ENOTCONN: "check the network mount", errno.ETIMEDOUT: "check the network",
+    errno.ECONNREFUSED: "check the network", errno.ECONNRESET: "check the network",
+    errno.EHOSTUNREACH: "check the network", errno.ENETUNREACH: "check the network",
+    errno.EAGAIN: "end other processes, or raise the limit (ulimit -u)",
+    errno.ENAMETOOLONG: "use a shorter name", errno.ELOOP: "undo the circle of links",
+    errno.ENOENT: "check that it is there", errno.ENOTDIR: "name a folder",
+    errno.EISDIR: "name a file",
+}  # fmt: skip
 # What only an extra of setup.py brings: module → extra.
 _EXTRAS = {
     **dict.fromkeys(
@@ -98,13 +116,43 @@ def command(job: str = "") -> None:
     Args:
       job: the job of a module that is run itself, as `python -m imagecensus.jobs.train`.
     """
+    _use_utf8()
     if job:
         sys.argv[1:1] = [job]
+    _make_output_safe()
     process.own_process = True
     os.environ["PYTHONSAFEPATH"] = "1"  # for children that libraries start: no current folder
     if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
-        process.leave(supervise.run(main))
-    process.leave(main())
+        process.leave(supervise.run(_main))
+    process.leave(_main())
+
+
+def _main() -> int:
+    """`main` for a process that ends with it: help, too, may go where nothing can be written."""
+    try:
+        return main()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        print(f"imagecensus: standard output: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _use_utf8() -> None:
+    """Begins anew in UTF-8 where the locale has another encoding: names of files are UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _make_output_safe() -> None:
+    """Lets whatever is printed be printed: names in any encoding, to streams that are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:
@@ -134,12 +182,9 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
                 file=sys.stderr,
             )
             return 2
-        if _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
-            print(
-                "imagecensus: out of memory; free some, or use fewer --threads, and run the same"
-                " command again to resume",
-                file=sys.stderr,
-            )
+        cause = _of_the_machine(error)
+        if cause:
+            print(f"imagecensus: {redact(cause)}", file=sys.stderr)
             return 1
         print(
             f"imagecensus: unexpected {type(error).__name__}: {redact(str(error))}\n"
@@ -147,6 +192,24 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
             file=sys.stderr,
         )
         return 3
+
+
+def _of_the_machine(error: Exception) -> str:
+    """What the machine lacks, where that ended the job, and the remedy; "": the error is ours."""
+    resume = "and run the same command again to resume"
+    if _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return f"out of memory; free some, or use fewer --threads, {resume}"
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _REMEDIES:
+            where = f"{os.fsdecode(seen.filename)}: " if seen.filename is not None else ""
+            reason = seen.strerror or os.strerror(seen.errno)
+            return f"{where}{reason}; {_REMEDIES[seen.errno]}, {resume}"
+        full = _NO_SPACE.search(str(seen))
+        if full:
+            return f"{str(seen).splitlines()[0]}; {_REMEDIES[errno.ENOSPC]}, {resume}"
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def _check_current_folder() -> None:

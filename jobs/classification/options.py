@@ -220,10 +220,8 @@ def validate(options: ClassifyOptions) -> None:
         ("--max-bytes", options.max_bytes),
         ("--decode-memory", options.decode_memory),
     ):
-        try:
-            size_in_bytes(size)
-        except ValueError:
-            problems.append(f"{flag}={size}: write a number with K, M or G")
+        if not _is_size(size):
+            problems.append(f"{flag}={size}: write a number above 0, with K, M or G behind it")
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
 
@@ -237,6 +235,13 @@ def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
     if options.verify not in ("changed", "all") and not _is_share(options.verify):
         problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
     return problems
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return size_in_bytes(text) > 0
+    except ValueError:
+        return False
 
 
 def _is_encoding(name: str) -> bool:

@@ -191,16 +191,7 @@ def summary(layout: Layout, report: dict) -> str:
     lines.append(listed_line(counts))
     if counts["left_out"]:
         lines.append(f"left out   {left_out_text(counts['left_out'])}")
-    if counts["updated"]:
-        lines.append(f"updated    {counts['updated']:,} rows took over a list's new values")
-    if counts["moved"]:
-        lines.append(f"moved      {counts['moved']:,} rows went along with their images")
-    if counts["gone"]:
-        what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
-        lines.append(
-            f"gone       {counts['gone']:,} images are not listed any more, see {layout.gone}"
-            f" (rows {what})"
-        )
+    lines += _changes(layout, report)
     verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
     others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
@@ -234,6 +225,27 @@ def summary(layout: Layout, report: dict) -> str:
     lines.append(f"table      {layout.parts}")
     lines.append(f"run report {layout.run_report}")
     return "\n".join(lines)
+
+
+def _changes(layout: Layout, report: dict) -> list[str]:
+    """What became of rows that were there before."""
+    counts, lines = report["totals"], []
+    if report["damaged_parts_redone"]:
+        lines.append(
+            f"damaged    {report['damaged_parts_redone']:,} parts did not hold their units' rows;"
+            " they were written again"
+        )
+    if counts["updated"]:
+        lines.append(f"updated    {counts['updated']:,} rows took over a list's new values")
+    if counts["moved"]:
+        lines.append(f"moved      {counts['moved']:,} rows went along with their images")
+    if counts["gone"]:
+        what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
+        lines.append(
+            f"gone       {counts['gone']:,} images are not listed any more, see {layout.gone}"
+            f" (rows {what})"
+        )
+    return lines
 
 
 def listed_line(counts: dict) -> str:

@@ -180,8 +180,11 @@ def unknown_flag(flag: str, known: list[str], prog: str) -> str:
 
 
 def size_in_bytes(text: str) -> int:
-    """'512M' or '2G' as a number of bytes."""
+    """'512M' or '2G' as a number of bytes. Raises ValueError for what is none."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
     text = text.strip().upper().removesuffix("B").removesuffix("I")
     factor = units.get(text[-1:], 1)
-    return int(float(text[:-1] if factor > 1 else text) * factor)
+    size = float(text[:-1] if factor > 1 else text) * factor
+    if not 0 <= size < 2**63:
+        raise ValueError(text)
+    return int(size)

@@ -74,8 +74,13 @@ def leave(code: int) -> NoReturn:
     """Ends this process without taking apart what the operating system frees at once."""
     if server_beside:
         atexit._run_exitfuncs()  # Beam's own, which stops its job server
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout and code == 0 and not isinstance(error, BrokenPipeError):
+                code = 1
+                print(f"imagecensus: standard output: {error.strerror}", file=sys.stderr)
     os._exit(code)
 
 

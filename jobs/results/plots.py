@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-matplotlib.rcdefaults()  # a `matplotlibrc` in the current folder, or the user's, changes no plot
 matplotlib.use("Agg")  # no display where jobs run
-from matplotlib.figure import Figure  # noqa: E402
-from sklearn.metrics import ConfusionMatrixDisplay  # noqa: E402
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from imagecensus.model_export.common.plot_labels import begin_plot, plot_label
 
 CLASSES_SHOWN = 20
 _NAME_LENGTH = 24
@@ -26,6 +27,7 @@ def plot_evaluation(
       evaluation: what evaluation.json holds.
       confusion: (truth, label, count) of all pairs that occur.
     """
+    begin_plot()
     return {
         "confusion.png": plot_confusion(evaluation["per_class"], confusion),
         "calibration.png": plot_calibration(evaluation["calibration"]),
@@ -45,7 +47,7 @@ def plot_confusion(per_class: list[dict[str, Any]], confusion: list[dict[str, An
         matrix, names = matrix[:other, :other], shown
     else:
         names = [*shown, "other"]
-    names = [_shorten(name) for name in names]
+    names = [plot_label(name, _NAME_LENGTH) for name in names]
     side = 3.2 + 0.36 * len(names)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
@@ -86,12 +88,6 @@ def plot_coverage(coverage: list[dict[str, Any]]) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
     return _png(figure)
-
-
-def _shorten(name: str) -> str:
-    # A dollar sign would start a formula.
-    name = name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
-    return name.replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:

@@ -52,12 +52,11 @@ _NO_IMAGES = {
     "sound": "aac aif aiff amr flac m4a m4b mid midi mp3 oga ogg opus wav wma",
 }
 _BY_SUFFIX = {suffix: kind for kind, some in _NO_IMAGES.items() for suffix in some.split()}
-# What is no image either, and no companion of one.
+# What is no image either, and no companion of one. Not archives: they may hold images.
 _OTHER_SUFFIXES = """
-    7z apk bat bin bz2 c class cpp css db dll doc docx exe gz h hdf5 h5 ipynb jar js key
-    keynote lnk mdb numbers odp ods odt pages parquet part pdf php pl ppt pptx ps1 pub py pyc
-    r rar rb sh so sql sqlite sqlite3 tar tex tfrecord tfrecords tgz tmp ttf vsd woff xls xlsx
-    xz zip zst
+    apk bat bin c class cpp css db dll doc docx exe h hdf5 h5 ipynb jar js key keynote lnk mdb
+    numbers odp ods odt pages part pdf php pl ppt pptx ps1 pub py pyc r rb sh so sql sqlite
+    sqlite3 tex tmp ttf vsd woff xls xlsx
 """
 _OTHER = frozenset(_OTHER_SUFFIXES.split())
 _OTHER_NAMES = re.compile(

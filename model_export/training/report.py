@@ -134,11 +134,12 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    matplotlib.rcdefaults()  # a `matplotlibrc` in the current folder changes no plot
+    from imagecensus.model_export.common.plot_labels import begin_plot
+
+    begin_plot()
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)
@@ -241,6 +242,6 @@ def _mistakes(mistakes: list[dict[str, Any]], images: Images) -> bytes:
 
 
 def _short(label: str) -> str:
-    # A dollar sign would start matplotlib's formulas.
-    text = label if len(label) <= 22 else label[:20] + "…"
-    return text.replace("$", r"\$")
+    from imagecensus.model_export.common.plot_labels import plot_label
+
+    return plot_label(label, 21)

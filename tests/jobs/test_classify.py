@@ -1,5 +1,6 @@
 """Whole runs of `imagecensus classify` on small nasty archives."""
 
+import io
 import json
 import os
 import pathlib
@@ -12,11 +13,13 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from samples import SHARED_DATA, make_photos, photo, read_rows
 
 from imagecensus.jobs import classify as jobs_classify
 from imagecensus.jobs.cli import main
+from imagecensus.transforms.dataset import checksum
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -629,3 +632,42 @@ def test_a_column_that_becomes_text_is_text_in_the_whole_table(archive, tiny_mod
     assert rows == [("1", "2024-01-31 08:00:00"), ("2", None), ("A2", "unknown")]
     assert report_of(output)["rates"]["images"] == 1
     assert run(f"{paths[0]},3,2024-01-31 08:00:00")[0] == ("3", "2024-01-31 08:00:00")
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [1, 0, 2], [0, 1, 2, 2]])
+def test_rows_lost_doubled_or_swapped_are_found_and_said(tiny_model, tmp_path, capsys, order):
+    make_photos(tmp_path / "in", 3)
+    output = tmp_path / "out"
+    assert classify(tmp_path / "in", model=tiny_model, output=output) == 0
+    before = read_rows(output)
+    (part,) = (output / "predictions").glob("*.parquet")
+    whole = pq.read_table(part)
+    spoiled = pq.read_table(part).take(order)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, spoiled.schema) as writer:
+        writer.write_table(spoiled)
+        writer.add_key_value_metadata({checksum.KEY: checksum.EMPTY})
+    part.write_bytes(checksum.add_checksum(sink.getvalue()))  # a whole file, as such
+    assert pq.read_table(part).num_rows == len(order) and whole.num_rows == 3
+    capsys.readouterr()
+    assert classify(tmp_path / "in", model=tiny_model, output=output) == 0
+    said = capsys.readouterr().out
+    assert "damaged    1 parts did not hold their units' rows" in said
+    assert read_rows(output).drop_columns(["top_k"]) == before.drop_columns(["top_k"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-bytes", "-5"), "--max-bytes=-5: write a number above 0"),
+        (("--max-bytes", "0"), "--max-bytes=0: write a number above 0"),
+        (("--max-bytes", "inf"), "--max-bytes=inf: write a number above 0"),
+        (("--decode-memory", "nan"), "--decode-memory=nan: write a number above 0"),
+        (("--zip-encoding", "klingon"), "--zip-encoding=klingon: no encoding"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_as_given(
+    archive, tiny_model, tmp_path, capsys, flags, said
+):
+    assert classify(archive, *flags, model=tiny_model, output=tmp_path / "out") == 2
+    assert said in capsys.readouterr().err
