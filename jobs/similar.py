@@ -1,6 +1,6 @@
 """`imagecensus similar`: the nearest images of one, or groups of near-duplicates.
 
-Exact: every embedding is compared, by cosine, in blocks. One image against a table streams in
+Exact: every embedding is compared, by cosine. One image against a table is a query of DuckDB, in
 bounded memory whatever the table's length. All against all grows with the square of the rows, so
 that has a limit (`MAX_IMAGES`: half a gigabyte of embeddings and some minutes).
 """
@@ -8,6 +8,7 @@ that has a limit (`MAX_IMAGES`: half a gigabyte of embeddings and some minutes).
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -65,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
                 " into another --output"
             )
         if options.duplicates:
+            if not importlib.util.find_spec("scipy"):
+                raise UserError("scipy is not installed: pip install 'imagecensus[report]'")
             rows = find_duplicates(table, options.threshold, options.max_images)
             text = describe_groups(rows)
         else:
@@ -103,20 +106,25 @@ def find_nearest(table: Table, query: Vectors, top: int, itself: str = "") -> li
       query: float32 [D].
       itself: a uri to leave out.
     """
-    query = _unit(query[None])[0]
-    best: list[tuple[float, str, str, int | None]] = []
-    for names, vectors in read_embeddings(table):
-        if vectors.shape[1] != len(query):
-            raise UserError(
-                f"{table.output}: has embeddings of {vectors.shape[1]} numbers, the image one of"
-                f" {len(query)}; name the model of that run with --model"
-            )
-        scores = vectors @ query
-        # One more than asked for: `itself` may be among them. Ties beyond the cut are kept.
-        cut = np.partition(scores, -(top + 1))[-(top + 1)] if len(scores) > top else -np.inf
-        best += [(float(scores[i]), *names[i]) for i in np.flatnonzero(scores >= cut)]
-        best = sorted((row for row in best if row[1] != itself), key=lambda r: (-r[0], r[1]))[:top]
-    return [{"similarity": score, "label": label, "uri": uri} for score, uri, label, _ in best]
+    [(size,)] = table.query("SELECT max(len(embedding)) FROM predictions WHERE status = 'ok'")
+    if size not in (None, len(query)):
+        raise UserError(
+            f"{table.output}: has embeddings of {size} numbers, the image one of {len(query)};"
+            " name the model of that run with --model"
+        )
+    n = len(query)
+    rows = table.query(
+        f"""
+        SELECT if(isnan(cosine), 0, cosine) AS similarity, label, uri FROM (
+          SELECT label, uri, array_cosine_similarity(embedding::FLOAT[{n}], ?::FLOAT[{n}]) AS cosine
+          FROM predictions WHERE status = 'ok' AND uri != ?)
+        ORDER BY similarity DESC, uri LIMIT ?
+        """,
+        query.tolist(),
+        itself,
+        top,
+    )
+    return [dict(zip(("similarity", "label", "uri"), row, strict=True)) for row in rows]
 
 
 def find_duplicates(table: Table, threshold: float, max_images: int) -> list[dict[str, Any]]:
@@ -168,24 +176,23 @@ def group_alike(vectors: Vectors, threshold: float) -> list[list[int]]:
     Args:
       vectors: float32 [N, D], unit length.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     count = len(vectors)
-    root = np.arange(count)
+    group = np.arange(count)
     for top in range(0, count, _BLOCK // 4):
         rows = np.asarray(vectors[top : top + _BLOCK // 4])
         for left in range(top - top % _BLOCK, count, _BLOCK):
-            alike = rows @ vectors[left : left + _BLOCK].T >= threshold
-            first, second = np.nonzero(alike)
-            pairs = np.stack([root[first + top], root[second + left]], axis=1)
-            pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
-            for one, other in pairs.tolist():
-                one, other = _find(root, one), _find(root, other)
-                root[max(one, other)] = min(one, other)
-            if len(pairs):
-                while (root != root[root]).any():
-                    root = root[root]
-    order = np.argsort(root, kind="stable")
-    starts = np.flatnonzero(np.diff(root[order], prepend=-1))
-    return [group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1]
+            first, second = np.nonzero(rows @ vectors[left : left + _BLOCK].T >= threshold)
+            pairs = np.stack([group[first + top], group[second + left]])
+            pairs = np.unique(pairs[:, pairs[0] != pairs[1]], axis=1)
+            if pairs.size:
+                alike = coo_array((np.ones(pairs.shape[1], bool), pairs), (count, count))
+                group = connected_components(alike, directed=False)[1][group]
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    return [members.tolist() for members in np.split(order, starts[1:]) if len(members) > 1]
 
 
 def describe_groups(rows: list[dict[str, Any]]) -> str:
@@ -201,12 +208,6 @@ def describe_groups(rows: list[dict[str, Any]]) -> str:
     spare = len(rows) - rows[-1]["group"]
     head = f"{rows[-1]['group']:,} groups of near-duplicates, {spare:,} images more than needed"
     return "\n".join([head, *lines])
-
-
-def _find(root: NDArray[np.intp], index: int) -> int:
-    while root[index] != index:
-        index = int(root[index])
-    return index
 
 
 def _unit(vectors: Vectors) -> Vectors:
