@@ -106,6 +106,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(405, {}, b"")
         if self.headers.get("If-Match") not in (None, tag):
             return self._answer(412, {}, b"")
+        if "status" in headers:
+            return self._answer(int(headers["status"]), {}, b"")
         if headers.pop("drip", None):
             return self._drip(headers, data)
         if headers.pop("silent", None):

@@ -84,6 +84,7 @@ class ObjectStore:
                 got = obstore.get(_client_of(uri), _name(uri), options=options)
                 return got.bytes().to_bytes()
         except _ReplacedError:
+            self.stat(uri)  # Azure says the same of what is gone: this raises
             raise ChangedError(116, "the archive was replaced after it was listed", uri) from None
         except _PastEndError:
             return b""

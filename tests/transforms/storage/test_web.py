@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 import zipfile
 
 import pyarrow.parquet as pq
@@ -169,6 +170,28 @@ def test_robots_txt_is_asked_once_and_heeded(tmp_path, web, tiny_model):
 
 
 @pytest.mark.parametrize(
+    "status, ok", [(404, True), (403, True), (418, True), (500, False), (503, False)]
+)
+def test_a_host_that_cannot_be_asked_for_its_rules_forbids_all(private, monkeypatch, status, ok):
+    """RFC 9309, 2.3.1: none at 4xx, all forbidden at 5xx, which is no lasting answer."""
+    [photo, *_] = _names(private)
+    private.files["/robots.txt"] = b""
+    private.headers["/robots.txt"] = {"status": str(status)}
+    if ok:
+        assert read_image(private.url + photo) == private.files[photo]
+        return
+    monkeypatch.setattr(manners, "_FAILURE_SECONDS", 0.5)
+    for _ in range(2):
+        with pytest.raises(ImageError, match=f"robots.txt cannot be read: .*{status}") as raised:
+            read_image(private.url + photo)
+        assert raised.value.status == "read_error"
+    assert private.asked == ["/robots.txt"] * 5, "the second image of the host asks nothing"
+    del private.headers["/robots.txt"]
+    time.sleep(0.6)
+    assert read_image(private.url + photo) == private.files[photo]
+
+
+@pytest.mark.parametrize(
     "values, tag",
     [
         (["noai"], "noai"), (["index, NoIndex"], "noindex"), (["none"], "none"),
@@ -183,8 +206,6 @@ def test_what_a_robots_tag_forbids(values, tag):
 
 
 def test_a_server_is_asked_again_when_it_says(private, monkeypatch):
-    import time
-
     [photo, *_] = _names(private)
     begun = time.monotonic()
     assert read_image(f"{private.url}/retryafterx1{photo}") == private.files[photo]

@@ -115,11 +115,18 @@ def _follow(
 
 
 def _robots_text(url: str) -> str:
+    """A host's robots.txt; "" where it has none. Raises OSError where it cannot be known.
+
+    RFC 9309: a host that answers 4xx has no rules, one that cannot be asked forbids all.
+    """
     try:
-        with_limit = time.monotonic() + protocol.TIMEOUT[0]
-        answer = _follow(url, _ROBOTS_BYTES, "GET", {}, False, with_limit)
-    except (OSError, _TryAgainError):
+        answer = fetch(url, _ROBOTS_BYTES, heed_robots=False)
+    except (FileNotFoundError, PermissionError, TooLargeError):
         return ""
+    except OSError as error:
+        if error.errno == errno.EPROTO:
+            return ""
+        raise
     return answer.data.decode(errors="replace") if answer.status == 200 else ""
 
 

@@ -18,6 +18,7 @@ USER_AGENT = f"{AGENT}/{__version__}"
 _FORBIDDEN = {"noai", "noimageai", "noindex", "noimageindex", "none"}
 _KEPT = 10_000  # hosts
 _KEPT_SECONDS = 3600.0
+_FAILURE_SECONDS = 60.0  # so long a host is not asked again
 
 _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 
@@ -26,8 +27,20 @@ class _Rules:
     """A host's robots.txt; whoever comes first reads it, the others wait."""
 
     def __init__(self) -> None:
-        self.lock, self.read_at = threading.Lock(), -math.inf
+        self.lock, self.until = threading.Lock(), -math.inf
         self.parser = urllib.robotparser.RobotFileParser()
+        self.failure = ""
+
+    def read(self, url: str, read: Callable[[str], str]) -> None:
+        seconds, self.failure = _KEPT_SECONDS, ""
+        self.parser = urllib.robotparser.RobotFileParser()
+        try:
+            self.parser.parse(read(url).splitlines())
+        except OSError as error:
+            said = error.strerror or error
+            self.failure = f"the host's robots.txt cannot be read: {said}"
+            seconds = _FAILURE_SECONDS
+        self.until = time.monotonic() + seconds
 
 
 _rules: collections.OrderedDict[str, _Rules] = collections.OrderedDict()
@@ -55,7 +68,11 @@ def may_fetch(url: str, read: Callable[[str], str]) -> bool:
     """Whether the host's robots.txt lets this program read an address.
 
     Args:
-      read: gives the text of an address; "" where there is none, or it cannot be read.
+      read: gives the text of an address, "" where there is none; raises OSError where that cannot
+        be known.
+
+    Raises:
+      OSError: the host cannot be asked for its robots.txt, or could not within the last minute.
     """
     parts = urlsplit(url)
     host = f"{parts.scheme}://{parts.netloc}"
@@ -64,10 +81,10 @@ def may_fetch(url: str, read: Callable[[str], str]) -> bool:
         while len(_rules) > _KEPT:
             _rules.popitem(last=False)
     with rules.lock:
-        if time.monotonic() - rules.read_at > _KEPT_SECONDS:
-            rules.parser = urllib.robotparser.RobotFileParser()
-            rules.parser.parse(read(f"{host}/robots.txt").splitlines())
-            rules.read_at = time.monotonic()
+        if time.monotonic() > rules.until:
+            rules.read(f"{host}/robots.txt", read)
+    if rules.failure:
+        raise OSError(5, rules.failure)
     return rules.parser.can_fetch(AGENT, url)
 
 
