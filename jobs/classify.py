@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -101,7 +101,7 @@ class Job:
     layout: Layout
     contract: Contract
     top_k: int
-    identity: dict  # all that decides what the rows say
+    identity: dict[str, Any]  # all that decides what the rows say
     passthrough: pa.Schema
     references: Iterator[pa.RecordBatch]
     run: Run
@@ -149,7 +149,8 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
             )
             return 0
         fault_injection.reached("pipeline.done")
-        lock.check_held()
+        if lock:
+            lock.check_held()
         report = close_run(job, work)
     print(summary(layout, report))
     _write_page(options, layout.output, report)
@@ -188,7 +189,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
     process.forgo_pandas()
     present = dataset_ingredients(layout)
     chosen = _choose_model(options, present)
-    less = {"accept_truncated": options.accept_truncated}
+    less: dict[str, Any] = {"accept_truncated": options.accept_truncated}
     preprocess = dataclasses.replace(chosen.contract.preprocess, **less)
     contract = dataclasses.replace(chosen.contract, preprocess=preprocess)
     options = dataclasses.replace(options, precision=chosen.precision.precision)
@@ -248,7 +249,7 @@ def _run(options: ClassifyOptions, chosen: _Chosen, fingerprint: str, started: f
     )
 
 
-def _choose_model(options: ClassifyOptions, present: dict) -> _Chosen:
+def _choose_model(options: ClassifyOptions, present: dict[str, Any]) -> _Chosen:
     """The model, its engine and precision. `present`: what the dataset was begun with."""
     from imagecensus.jobs.classification.calibrate import model_with_int8
     from imagecensus.model_export.contract import check_digest, read_contract
@@ -363,7 +364,7 @@ def run_work(job: Job, work: Work) -> None:
         )  # fmt: skip
 
 
-def close_run(job: Job, work: Work) -> dict:
+def close_run(job: Job, work: Work) -> dict[str, Any]:
     """Looks at what was written, counts, and writes the run report; returns it."""
     from imagecensus.transforms import activity
     from imagecensus.transforms.dataset import inventory, ledger, work_plan
@@ -434,7 +435,7 @@ def _reported(
             yield batch
 
 
-def _write_page(options, output, report) -> None:
+def _write_page(options: ClassifyOptions, output: str, report: dict[str, Any]) -> None:
     """The page for people; its lack never fails a run whose table is complete."""
     if options.no_report or not report["totals"]["rows"]:
         return
@@ -454,7 +455,8 @@ def _write_page(options, output, report) -> None:
         print(f"imagecensus: no report.html: {error}", file=sys.stderr)
 
 
-def _exit_code(options, run, counts) -> int:
+def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> int:
+    assert run.planned is not None
     if run.planned.unlisted:
         more = len(run.planned.unlisted) - 1
         print(

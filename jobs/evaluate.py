@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def evaluate(
     label_column: str = "label",
     *,
     model: str = "",
-) -> dict:
+) -> dict[str, Any]:
     """Evaluates a table; writes `evaluation/` into its folder; returns what evaluation.json holds.
 
     The folder gets evaluation.json, per_class.csv, confusion.csv (truth, label, count: all pairs
@@ -89,7 +90,7 @@ def evaluate(
     """
     with open_table(output) as table:
         matched = join_truth(table, labels, uri_column, label_column)
-        evaluation = {
+        evaluation: dict[str, Any] = {
             "format": EVALUATION_FORMAT,
             "labels": labels,
             "matched_by": matched,
@@ -138,7 +139,7 @@ def count_rows(table: Table) -> dict[str, int]:
     return {"rows": rows, "with_truth": known, "evaluated": judged, "failed": known - judged}
 
 
-def summarize(evaluation: dict) -> str:
+def summarize(evaluation: dict[str, Any]) -> str:
     """The figures that matter most, one a line."""
     accuracy, average = evaluation["accuracy"], evaluation["average"]["macro"]
     lines = [
@@ -209,7 +210,7 @@ def _unknown_labels(table: Table, source: str) -> dict[str, int]:
     return {label: count for label, count in truth.items() if label not in answers}
 
 
-def _measure(table: Table) -> dict:
+def _measure(table: Table) -> dict[str, Any]:
     """The figures of `imagecensus.model_export.training.metrics` over the judged rows."""
     from imagecensus.model_export.training.metrics import measure
 
@@ -237,13 +238,13 @@ def _measure(table: Table) -> dict:
     return measure(truth, predicted, score=score, rank=rank, labels=labels, top_k=top_k or 1)
 
 
-def _rows(table: Table, sql: str) -> list[dict]:
+def _rows(table: Table, sql: str) -> list[dict[str, Any]]:
     cursor = table.connection.execute(sql)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _csv(rows: list[dict]) -> bytes:
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

@@ -14,6 +14,9 @@ top-k are in the graph. `serving_default` carries the embedding too, so that one
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -52,8 +55,8 @@ def export_classifier(
     golden_images: np.ndarray,
     embedding_layer: str | None = EMBEDDING_LAYER,
     top_k: int = EXPORTED_TOP_K,
-    training: dict | None = None,
-    metrics: dict | None = None,
+    training: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
     trained_images: TrainedImages | None = None,
 ) -> Contract:
     """Exports a classifier; the folder appears whole or not at all.
@@ -112,7 +115,13 @@ def export_classifier(
     return read_contract(directory)
 
 
-def _build(model, spec, labels, embedding_layer, top_k):
+def _build(
+    model: keras.Model,
+    spec: PreprocessSpec,
+    labels: Sequence[str],
+    embedding_layer: str | None,
+    top_k: int,
+) -> tuple[tf.Module, int]:
     """The module with its three traced signatures, and the embedding's length."""
     if embedding_layer is None:
         embedding = model.layers[-1].input
@@ -122,7 +131,7 @@ def _build(model, spec, labels, embedding_layer, top_k):
     images_spec = tf.TensorSpec([None, *spec.shape], tf.uint8, name="images")
 
     @tf.function(input_signature=[images_spec])
-    def forward(images):
+    def forward(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         probabilities, features = both(normalize(images, spec), training=False)
         if features.shape.rank == 4:
             features = tf.reduce_mean(features, [1, 2])
@@ -132,13 +141,13 @@ def _build(model, spec, labels, embedding_layer, top_k):
     frozen = fold_batch_norms(frozen)
 
     @tf.function(input_signature=[images_spec])
-    def serving_default(images):
+    def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities, features = frozen(images)
         scores, class_ids = tf.math.top_k(probabilities, k=top_k)
         return {"class_ids": class_ids, "scores": scores, "embedding": features}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def serving_bytes(image_bytes):
+    def serving_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(
             lambda data: _decode_in_graph(data, spec), image_bytes, fn_output_signature=tf.uint8
         )
@@ -152,7 +161,7 @@ def _build(model, spec, labels, embedding_layer, top_k):
         }
 
     @tf.function(input_signature=[images_spec])
-    def embed(images):
+    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embedding": frozen(images)[1]}
 
     root = tf.Module()
@@ -194,7 +203,7 @@ def _decode_in_graph(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
     return tf.ensure_shape(image, spec.shape)
 
 
-def _crop_size(size, spec: PreprocessSpec):
+def _crop_size(size: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
     """float32 [2]: height and width of the centred box of the target's aspect."""
     target = tf.constant([spec.height, spec.width], tf.float32)
     return target * tf.reduce_min(tf.cast(size, tf.float32) / target) * spec.crop_fraction
@@ -203,7 +212,7 @@ def _crop_size(size, spec: PreprocessSpec):
 def _decode_jpeg(data: tf.Tensor, spec: PreprocessSpec) -> tf.Tensor:
     """With libjpeg's DCT scaling and accurate transform, as Pillow's `draft` uses them."""
 
-    def decode(ratio):
+    def decode(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(data, 3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     if not spec.dct_margin:

@@ -26,6 +26,7 @@ import logging
 import math
 import threading
 import warnings
+from typing import Any
 
 import cykooz_resizer
 import numpy as np
@@ -106,7 +107,7 @@ class PreprocessSpec:
     scale: float | tuple[float, ...] = 1 / 127.5
     offset: float | tuple[float, ...] = -1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problems = []
         if not (0 < self.height <= 4096 and 0 < self.width <= 4096):
             problems.append(f"size {self.height}x{self.width} is not within 1 to 4096")
@@ -148,7 +149,7 @@ class PreprocessSpec:
         scaled = pixels.astype(np.float32) * np.asarray(self.scale, np.float32)
         return scaled + np.asarray(self.offset, np.float32)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self)
         for name in ("scale", "offset"):  # as JSON gives it back
             if isinstance(fields[name], tuple):
@@ -162,7 +163,7 @@ class PreprocessSpec:
         return fields
 
     @classmethod
-    def from_json(cls, fields: dict) -> PreprocessSpec:
+    def from_json(cls, fields: dict[str, Any]) -> PreprocessSpec:
         """Raises ValueError for an unknown field: a newer model needs a newer package."""
         unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
@@ -318,7 +319,7 @@ def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, Picture,
         image = _resize(image, target, box, spec)
     # On the small image: equal but for rounding, and a hundredth of the work.
     converted = picture.icc is not None and not colour.is_srgb(picture.icc)
-    if converted:
+    if converted and picture.icc is not None:
         image = colour.to_srgb(image, picture.icc)
     if spec.color == "grey" and image.mode != "L":
         image = image.convert("L")
@@ -329,7 +330,12 @@ def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, Picture,
     return image, picture, converted
 
 
-def _resize(image: Image.Image, target, box, spec: PreprocessSpec) -> Image.Image:
+def _resize(
+    image: Image.Image,
+    target: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    spec: PreprocessSpec,
+) -> Image.Image:
     """The box of an L or RGB image, or all of it, at the target size (width, height)."""
     if spec.resizer == "pillow":
         gap = spec.reducing_gap or None
@@ -346,9 +352,12 @@ def _resize(image: Image.Image, target, box, spec: PreprocessSpec) -> Image.Imag
     return resized
 
 
-def _draft_size(size, target, spec):
+def _draft_size(
+    size: tuple[int, int], target: tuple[int, int], spec: PreprocessSpec
+) -> tuple[int, int]:
     """The size under which DCT scaling must not go, both sides."""
-    width, height = target[0] * spec.dct_margin, target[1] * spec.dct_margin
+    width: float = target[0] * spec.dct_margin
+    height: float = target[1] * spec.dct_margin
     box = _crop_box(size, target, spec)
     if box is not None:  # only the crop becomes the target: the whole image must be larger
         width *= size[0] / (box[2] - box[0])
@@ -356,7 +365,9 @@ def _draft_size(size, target, spec):
     return (int(width), int(height))
 
 
-def _crop_box(size, target, spec):
+def _crop_box(
+    size: tuple[int, int], target: tuple[int, int], spec: PreprocessSpec
+) -> tuple[float, float, float, float] | None:
     """The centred box of the target's aspect, or None for the whole image."""
     if spec.crop == "none":
         return None

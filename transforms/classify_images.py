@@ -23,7 +23,7 @@ from imagecensus.model_export.contract import check_digest, read_contract
 from imagecensus.model_export.precision import check_golden, read_golden_of
 from imagecensus.transforms import counters, fault_injection
 from imagecensus.transforms.activity import doing
-from imagecensus.transforms.copies import KnownAnswers
+from imagecensus.transforms.copies import Answers, KnownAnswers
 from imagecensus.transforms.engines.registry import AUTO, choose_engine, load_engine
 from imagecensus.transforms.records import (
     FACT_TYPES,
@@ -51,7 +51,7 @@ class Classification:
     digest: str = ""  # of the model that the launcher checked; workers refuse another
 
 
-def infer_bisecting(engine, pixels: np.ndarray):
+def infer_bisecting(engine: Any, pixels: np.ndarray) -> Answers:
     """Answers of an engine; a batch that fails is halved until the images at fault are alone.
 
     Returns:
@@ -70,7 +70,7 @@ def infer_bisecting(engine, pixels: np.ndarray):
         half = len(pixels) // 2
         left = infer_bisecting(engine, pixels[:half])
         right = infer_bisecting(engine, pixels[half:])
-        arrays = []
+        arrays: list[np.ndarray | None] = []
         for a, b in zip(left[:3], right[:3], strict=True):
             if a is None and b is None:
                 arrays.append(None)
@@ -80,12 +80,31 @@ def infer_bisecting(engine, pixels: np.ndarray):
             if b is None:
                 b = np.zeros((len(pixels) - half, *like.shape[1:]), like.dtype)
             arrays.append(np.concatenate([a, b]))
-        return (*arrays, left[3] + right[3])
+        return (arrays[0], arrays[1], arrays[2], left[3] + right[3])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Answered:
+    """What became of the images of a batch.
+
+    Attributes:
+      status, error: of each row.
+      rows: int64 [A], the rows that have an answer.
+      class_ids, scores: int32 and float32 [A, K].
+      embeddings: float32 [A, D].
+    """
+
+    status: list[str]
+    error: list[str | None]
+    rows: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
 
 
 def classify_batch(
     batch: ImageBatch,
-    engine,
+    engine: Any,
     labels: pa.Array,
     how: Classification,
     embedding_size: int,
@@ -94,60 +113,24 @@ def classify_batch(
 ) -> PredictionBatch:
     """One decoded batch as finished rows of `prediction_schema`.
 
-    `labels` string [classes]. Every reference of the batch becomes exactly one row. `known`: the
-    answers that copies of images before have.
+    Args:
+      batch: its images, and references that have failed already.
+      engine: see `engines.registry`.
+      labels: string [classes].
+      how: what is asked for.
+      embedding_size: of the model.
+      known: the answers that copies of images before have.
+
+    Returns:
+      Every reference of the batch as exactly one row.
     """
-    rows = len(batch)
-    status, error = list(batch.status), list(batch.error)
-    good = np.flatnonzero([value == Status.OK.value for value in status])
-    class_ids = scores = embeddings = None
-    if len(good):
-        fault_injection.reached("infer")
-        what = f"{len(good)} images of unit {batch.unit.name}"
-        with doing("inference", what), counters.STAGES.measure_process("infer"):
-            hashes = batch.facts.get("xxh128") or [None] * rows
-            answers, copies = (known or KnownAnswers()).infer(
-                functools.partial(infer_bisecting, engine),
-                batch.pixels,
-                [hashes[row] for row in good],
-            )
-            class_ids, scores, embeddings, errors = answers
-            if copies:
-                counters.IMAGES_COPIED.inc(copies)
-        for row, message in zip(good, errors, strict=True):
-            if message is not None:
-                status[row], error[row] = Status.INFERENCE_ERROR.value, message
-        answered = [message is None for message in errors]
-        good = good[answered]
-        if len(good):
-            class_ids = np.ascontiguousarray(class_ids[answered][:, : how.top_k], np.int32)
-            scores = np.ascontiguousarray(scores[answered][:, : how.top_k], np.float32)
-            embeddings = embeddings[answered]
-    # Row i of the output takes answer `at[i]`, or null.
-    at = np.full(rows, -1)
-    at[good] = np.arange(len(good))
-    take = pa.array(at, pa.int32(), mask=at < 0)
-    if not len(good):
-        class_ids = np.zeros((0, how.top_k), np.int32)
-        scores = np.zeros((0, how.top_k), np.float32)
-        embeddings = np.zeros((0, embedding_size), np.float32)
-    flat_ids = pa.array(class_ids.ravel(), pa.int32())
-    flat_labels = labels.take(flat_ids)
-    entries = pa.StructArray.from_arrays(
-        [flat_labels, flat_ids, pa.array(scores.ravel(), pa.float32())], fields=list(_entry_type())
-    )
-    offsets = np.arange(len(good) + 1, dtype=np.int32) * class_ids.shape[1]
-    top_k = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries, type=TOP_K_TYPE)
-    best = pa.array(np.arange(len(good), dtype=np.int32) * class_ids.shape[1], pa.int32())
+    answered = _infer(batch, engine, how, embedding_size, known or KnownAnswers())
     refs = batch.refs
     columns = {
         "uri": refs.column("uri"),
-        "status": pa.array(status, pa.string()).dictionary_encode().cast(STATUS_TYPE),
-        "error": pa.array([text and redact(text) for text in error], pa.string()),
-        "label": flat_labels.take(best).take(take),
-        "class_id": flat_ids.take(best).take(take),
-        "score": entries.field("score").take(best).take(take),
-        "top_k": top_k.take(take),
+        "status": pa.array(answered.status, pa.string()).dictionary_encode().cast(STATUS_TYPE),
+        "error": pa.array([text and redact(text) for text in answered.error], pa.string()),
+        **_answer_columns(answered, labels, len(batch)),
         "width": pa.array(batch.width, pa.int32()),
         "height": pa.array(batch.height, pa.int32()),
         "format": pa.array(batch.format, pa.string()),
@@ -155,12 +138,7 @@ def classify_batch(
         "etag_or_mtime": refs.column("etag_or_mtime"),
     }
     if how.embeddings:
-        # Rows without an answer hold a list of nulls, not a null: pyarrow writes null fixed-size
-        # lists to Parquet and cannot read them back (apache/arrow#35692).
-        vectors = np.zeros((rows, embedding_size), np.float32)
-        vectors[good] = embeddings
-        values = pa.array(vectors.ravel(), mask=np.repeat(at < 0, embedding_size))
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding_size)
+        columns["embedding"] = _embedding_column(answered, len(batch), embedding_size)
     columns |= {n: pa.array(values, FACT_TYPES[n]) for n, values in batch.facts.items()}
     passthrough = [field for field in refs.schema if field.name not in REF_COLUMNS]
     for field in passthrough:
@@ -171,8 +149,78 @@ def classify_batch(
     return PredictionBatch(batch.unit, table, batch.last)
 
 
-def _entry_type():
-    return [TOP_K_TYPE.value_type.field(i) for i in range(TOP_K_TYPE.value_type.num_fields)]
+def _infer(
+    batch: ImageBatch, engine: Any, how: Classification, embedding_size: int, known: KnownAnswers
+) -> _Answered:
+    """Asks the engine about the decoded images; those that it fails on are failed rows."""
+    status, error = list(batch.status), list(batch.error)
+    good = np.flatnonzero([value == Status.OK.value for value in status])
+    class_ids = np.zeros((0, how.top_k), np.int32)
+    scores = np.zeros((0, how.top_k), np.float32)
+    embeddings = np.zeros((0, embedding_size), np.float32)
+    if len(good):
+        fault_injection.reached("infer")
+        what = f"{len(good)} images of unit {batch.unit.name}"
+        with doing("inference", what), counters.STAGES.measure_process("infer"):
+            hashes = batch.facts.get("xxh128") or [None] * len(batch)
+            answers, copies = known.infer(
+                functools.partial(infer_bisecting, engine),
+                batch.pixels,
+                [hashes[row] for row in good],
+            )
+        counters.IMAGES_COPIED.inc(copies)
+        errors = answers[3]
+        for row, message in zip(good, errors, strict=True):
+            if message is not None:
+                status[row], error[row] = Status.INFERENCE_ERROR.value, message
+        answered = [message is None for message in errors]
+        good = good[answered]
+        if len(good):
+            class_ids = np.ascontiguousarray(answers[0][answered][:, : how.top_k], np.int32)
+            scores = np.ascontiguousarray(answers[1][answered][:, : how.top_k], np.float32)
+            embeddings = answers[2][answered]
+    return _Answered(
+        status=status,
+        error=error,
+        rows=good,
+        class_ids=class_ids,
+        scores=scores,
+        embeddings=embeddings,
+    )
+
+
+def _answer_columns(answered: _Answered, labels: pa.Array, rows: int) -> dict[str, pa.Array]:
+    """`label`, `class_id`, `score` and `top_k` of all rows, null where there is no answer."""
+    good, class_ids = answered.rows, answered.class_ids
+    # Row i of the output takes answer `at[i]`, or null.
+    at = np.full(rows, -1)
+    at[good] = np.arange(len(good))
+    take = pa.array(at, pa.int32(), mask=at < 0)
+    flat_ids = pa.array(class_ids.ravel(), pa.int32())
+    flat_labels = labels.take(flat_ids)
+    flat_scores = pa.array(answered.scores.ravel(), pa.float32())
+    fields = [TOP_K_TYPE.value_type.field(i) for i in range(TOP_K_TYPE.value_type.num_fields)]
+    entries = pa.StructArray.from_arrays([flat_labels, flat_ids, flat_scores], fields=fields)
+    offsets = np.arange(len(good) + 1, dtype=np.int32) * class_ids.shape[1]
+    top_k = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), entries, type=TOP_K_TYPE)
+    best = pa.array(offsets[:-1], pa.int32())
+    return {
+        "label": flat_labels.take(best).take(take),
+        "class_id": flat_ids.take(best).take(take),
+        "score": flat_scores.take(best).take(take),
+        "top_k": top_k.take(take),
+    }
+
+
+def _embedding_column(answered: _Answered, rows: int, size: int) -> pa.Array:
+    # Rows without an answer hold a list of nulls, not a null: pyarrow writes null fixed-size
+    # lists to Parquet and cannot read them back (apache/arrow#35692).
+    vectors = np.zeros((rows, size), np.float32)
+    vectors[answered.rows] = answered.embeddings
+    missing = np.ones(rows, bool)
+    missing[answered.rows] = False
+    values = pa.array(vectors.ravel(), mask=np.repeat(missing, size))
+    return pa.FixedSizeListArray.from_arrays(values, size)
 
 
 @dataclasses.dataclass
@@ -189,7 +237,7 @@ class LoadedClassifier:
 class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifier]):
     """RunInference over pre-made batches: one `ImageBatch` in, one `PredictionBatch` out."""
 
-    def __init__(self, how: Classification):
+    def __init__(self, how: Classification) -> None:
         super().__init__()
         self._how = how
 
@@ -213,7 +261,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         )
 
     def run_inference(
-        self, batch: ImageBatch, model: LoadedClassifier, inference_args=None
+        self, batch: ImageBatch, model: LoadedClassifier, inference_args: Any = None
     ) -> Sequence[PredictionBatch]:
         rows = classify_batch(
             batch, model.engine, model.labels, self._how, model.embedding_size, known=model.known

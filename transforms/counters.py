@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from apache_beam.metrics import Metrics
 
@@ -47,7 +48,7 @@ class Stages:
     threads are added up. What the process spends beside the stages is overhead.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reset()
 
@@ -73,8 +74,8 @@ class Stages:
             self.wall[stage] += wall
 
     @contextlib.contextmanager
-    def measure(self, stage: str):
-        """Books the block under a stage: this thread's CPU seconds."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Counts the block for a stage: this thread's CPU seconds."""
         wall, cpu = time.perf_counter(), time.thread_time()
         try:
             yield
@@ -82,8 +83,8 @@ class Stages:
             self.add(stage, time.thread_time() - cpu, time.perf_counter() - wall)
 
     @contextlib.contextmanager
-    def measure_process(self, stage: str):
-        """Books the block under a stage whose threads are not ours to ask: an engine's.
+    def measure_process(self, stage: str) -> Iterator[None]:
+        """Counts the block for a stage whose threads are not ours to ask: an engine's.
 
         That is what the whole process used meanwhile, less what the decoding threads did.
         """

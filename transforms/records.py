@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import enum
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -168,15 +169,15 @@ class ImageBatch:
 
     unit: Unit
     refs: pa.RecordBatch
-    status: list
-    error: list
-    width: list
-    height: list
-    format: list
-    bytes: list
+    status: list[Any]
+    error: list[Any]
+    width: list[Any]
+    height: list[Any]
+    format: list[Any]
+    bytes: list[Any]
     pixels: np.ndarray
     last: bool
-    facts: dict[str, list] = dataclasses.field(default_factory=dict)
+    facts: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     noted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __len__(self) -> int:
@@ -196,4 +197,4 @@ class PredictionBatch:
     engine: str = ""
 
     def __len__(self) -> int:
-        return self.rows.num_rows
+        return int(self.rows.num_rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -27,7 +29,7 @@ class WriteParts(beam.PTransform):
     """
 
     folder: str
-    provenance: dict
+    provenance: dict[str, Any]
     compression: str = "zstd"
     fence: Fence | None = None
 
@@ -37,14 +39,16 @@ class WriteParts(beam.PTransform):
 
 
 class _WriteParts(beam.DoFn):
-    def __init__(self, folder: str, provenance: dict, compression: str, fence: Fence | None):
+    def __init__(
+        self, folder: str, provenance: dict[str, Any], compression: str, fence: Fence | None
+    ):
         self._folder, self._provenance, self._compression = folder, provenance, compression
         self._fence = fence
 
-    def start_bundle(self):
-        self._open = {}
+    def start_bundle(self) -> None:
+        self._open: dict[str, list[pa.RecordBatch]] = {}
 
-    def process(self, batch: PredictionBatch):
+    def process(self, batch: PredictionBatch) -> Iterator[str]:
         gathered = self._open.setdefault(batch.unit.name, [])
         gathered.append(batch.rows)
         if not batch.last:
@@ -79,7 +83,7 @@ class _WriteParts(beam.DoFn):
         counters.IMAGES_FAILED.inc(counted.num_rows - ok)
         return location
 
-    def finish_bundle(self):
+    def finish_bundle(self) -> None:
         # Batches of a unit come from one DoFn in one bundle, through stages that every runner
         # fuses. Should one not, the bundle must fail: half a part would lose images silently.
         if self._open:

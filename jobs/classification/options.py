@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import difflib
+from typing import Any
 
 from imagecensus.jobs.command.options import (
     argument,
@@ -305,10 +306,10 @@ class _BeamFlags:
     def __init__(self) -> None:
         self.flags: set[str] = set()
 
-    def add_argument(self, *names, **_):
+    def add_argument(self, *names: str, **_: Any) -> None:
         self.flags |= set(names)
 
-    def add_mutually_exclusive_group(self, *_, **__):
+    def add_mutually_exclusive_group(self, *_: Any, **__: Any) -> _BeamFlags:
         return self
 
     add_argument_group = add_mutually_exclusive_group

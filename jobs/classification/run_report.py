@@ -9,11 +9,13 @@ import io
 import json
 import platform
 import time
+from typing import Any
 
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
+from imagecensus.transforms.counters import Stages
 from imagecensus.transforms.dataset.inventory import Totals
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import Planned
@@ -51,11 +53,11 @@ class Run:
     images: int = 0  # classified in this run
     seconds: float = 0.0  # of the pipeline
     steady_seconds: float = 0.0  # of that, after the model was loaded
-    stage_cpu: dict = dataclasses.field(default_factory=dict)
-    stage_wall: dict = dataclasses.field(default_factory=dict)
+    stage_cpu: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stage_wall: dict[str, Any] = dataclasses.field(default_factory=dict)
     start_cpu: float = dataclasses.field(default_factory=process.cpu_at_start)
-    counters: dict = dataclasses.field(default_factory=dict)
-    slow: list = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
+    counters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    slow: list[Any] = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
     damaged: int = 0
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)  # of the inputs, by kind
     drop_gone: bool = False
@@ -66,11 +68,11 @@ class Run:
         self.stage_cpu[stage] = cpu
         self.stage_wall[stage] = wall
 
-    def add_stages(self, stages) -> None:
-        """Books what the pipeline's stages took; call when it has ended.
+    def add_stages(self, stages: Stages) -> None:
+        """Adds what the pipeline's stages took; call when it has ended.
 
         `start` is everything before the first image but listing; `overhead` is what the process
-        used beside the stages after that: Beam, Arrow, books. For workers elsewhere both are
+        used beside the stages after that: Beam, Arrow, totals. For workers elsewhere both are
         those of this process alone.
         """
         listing = self.stage_cpu.get("list", 0.0)
@@ -84,7 +86,7 @@ class Run:
         self.steady_seconds = steady
 
 
-def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict:
+def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict[str, Any]:
     """The counts that must balance, and whether they do.
 
     listed = added + already_listed + changed + duplicates, for this run's inputs;
@@ -92,6 +94,7 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
     out of the inputs by rule is counted beside these, by kind.
     """
     planned = run.planned
+    assert planned is not None  # totals are counted after planning
     return {
         "listed": planned.listed,
         "already_listed": planned.known,
@@ -118,9 +121,12 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
     }
 
 
-def write_run_report(layout: Layout, run: Run, totals: Totals, counts: dict) -> dict:
+def write_run_report(
+    layout: Layout, run: Run, totals: Totals, counts: dict[str, Any]
+) -> dict[str, Any]:
     """Writes `run_report.json` and returns what it holds."""
     planned = run.planned
+    assert planned is not None  # totals are counted after planning
     report = {
         "run_id": run.run_id,
         "started": _utc(run.started),
@@ -174,7 +180,7 @@ def _engines(run: Run) -> str:
     return " and ".join(used) or run.engine
 
 
-def summary(layout: Layout, report: dict) -> str:
+def summary(layout: Layout, report: dict[str, Any]) -> str:
     """One screen for a person."""
     counts, rates = report["totals"], report["rates"]
     lines = []
@@ -227,7 +233,7 @@ def summary(layout: Layout, report: dict) -> str:
     return "\n".join(lines)
 
 
-def _changes(layout: Layout, report: dict) -> list[str]:
+def _changes(layout: Layout, report: dict[str, Any]) -> list[str]:
     """What became of rows that were there before."""
     counts, lines = report["totals"], []
     if report["damaged_parts_redone"]:
@@ -248,7 +254,7 @@ def _changes(layout: Layout, report: dict) -> list[str]:
     return lines
 
 
-def listed_line(counts: dict) -> str:
+def listed_line(counts: dict[str, Any]) -> str:
     """What became of what was listed."""
     return (
         f"listed     {counts['listed']:,} = {counts['added']:,} new"
@@ -257,9 +263,9 @@ def listed_line(counts: dict) -> str:
     )
 
 
-def versions() -> dict:
+def versions() -> dict[str, str | None]:
     """Of this package, Python and the packages that decide what rows say; None: not installed."""
-    found = {"imagecensus": __version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {"imagecensus": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from imagecensus.model_export.common.errors import UserError
 
@@ -19,14 +19,7 @@ _T = TypeVar("_T")
 
 
 @overload
-def option(
-    default: None,
-    help: str,
-    group: str = "options",
-    *,
-    required: Literal[True],
-    **argparse_kwargs: Any,
-) -> Any: ...
+def option(default: None, help: str, group: str = "options", **argparse_kwargs: Any) -> Any: ...
 @overload
 def option(default: _T, help: str, group: str = "options", **argparse_kwargs: Any) -> _T: ...
 def option(default: Any, help: str, group: str = "options", **argparse_kwargs: Any) -> Any:

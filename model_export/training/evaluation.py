@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from imagecensus.model_export.training.metrics import measure_calibration
 
 
-def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """The figures that go into the contract.
 
     Args:
@@ -41,7 +43,8 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     from sklearn.metrics import confusion_matrix
 
     classes = range(probabilities.shape[1])
-    return confusion_matrix(labels, probabilities.argmax(1), labels=list(classes))
+    matrix = confusion_matrix(labels, probabilities.argmax(1), labels=list(classes))
+    return np.asarray(matrix)
 
 
 def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -57,6 +60,6 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.nda
     return dict(zip(("precision", "recall", "f1", "support"), figures, strict=True))
 
 
-def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Whether a score of 0.8 is right 8 times in 10; see `metrics.measure_calibration`."""
     return measure_calibration(probabilities.argmax(1) == labels, probabilities.max(1))

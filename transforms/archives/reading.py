@@ -10,7 +10,8 @@ import contextlib
 import json
 import threading
 import zlib
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, cast
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
@@ -65,7 +66,7 @@ def read_member(
         read_at = place.stream(container, etag, where[0], packing).read_at
     else:
 
-        def read_at(offset, length):
+        def read_at(offset: int, length: int) -> bytes:
             return byte_ranges.read_range(container, offset, length, etag)
 
     if kind == "zip":
@@ -94,7 +95,7 @@ class Turns:
         return self._drawn - 1
 
     @contextlib.contextmanager
-    def turn(self, ticket: int):
+    def turn(self, ticket: int) -> Iterator[None]:
         with self._served_one:
             self._served_one.wait_for(lambda: self._served == ticket)
         try:
@@ -113,23 +114,29 @@ class Place:
     """
 
     def __init__(self) -> None:
-        self._key = self._reader = self._file = None
+        self._key: tuple[Any, ...] | None = None
+        self._reader: Any = None
+        self._file: BinaryIO | None = None
 
     def stream(self, container: str, etag: str, offset: int, packing: str) -> PackedContent:
         """The content of a packed file, not yet past `offset`."""
-        return self._at((container, etag), offset, lambda file: PackedContent(file, packing))
+        found = self._at((container, etag), offset, lambda file: PackedContent(file, packing))
+        return cast(PackedContent, found)
 
     def rows(
         self, container: str, etag: str, group: int, column: str, row: int
     ) -> parquet_archive.ImageRows:
         """The images of a row group, not yet past `row`."""
 
-        def open_rows(file):
+        def open_rows(file: BinaryIO) -> parquet_archive.ImageRows:
             return parquet_archive.ImageRows(file, group, column)
 
-        return self._at((container, etag, group, column), row, open_rows)
+        found = self._at((container, etag, group, column), row, open_rows)
+        return cast(parquet_archive.ImageRows, found)
 
-    def _at(self, key, position, open_reader):
+    def _at(
+        self, key: tuple[Any, ...], position: int, open_reader: Callable[[BinaryIO], Any]
+    ) -> Any:
         if self._key != key or self._reader.at > position:
             self.close()
             container, etag = key[:2]

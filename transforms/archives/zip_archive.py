@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import (
@@ -57,7 +58,7 @@ def list_members(file: Stream, encoding: str = "") -> Iterator[Member]:
     """
     _check_whole(file)
     try:
-        infos = zipfile.ZipFile(BoundedReads(file)).infolist()  # type: ignore[arg-type]
+        infos = zipfile.ZipFile(BoundedReads(file)).infolist()
     except (zipfile.BadZipFile, EOFError) as error:
         text = f"no readable central directory ({error}); cut short, or damaged"
         raise ArchiveBroken("truncated", text) from None
@@ -162,7 +163,7 @@ def _unicode_path(info: zipfile.ZipInfo, name: bytes) -> str:
     return ""
 
 
-def read_member(read_at: Callable[[int, int], bytes], where: tuple) -> bytes:
+def read_member(read_at: Callable[[int, int], bytes], where: tuple[Any, ...]) -> bytes:
     """The bytes of one member.
 
     Never more than the declared size is decompressed, which the caller has found acceptable.

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -139,7 +140,7 @@ def ingredients(
     max_bytes: int,
     passthrough: pa.Schema,
     facts: tuple[str, ...] = (),
-) -> dict:
+) -> dict[str, Any]:
     """All that decides what the rows say. Engines do not: they agree within a tolerance."""
     return {
         **({"facts": list(facts)} if facts else {}),
@@ -156,12 +157,12 @@ def ingredients(
     }
 
 
-def fingerprint_of(parts: dict) -> str:
+def fingerprint_of(parts: dict[str, Any]) -> str:
     """sha256 of the ingredients, hex, 16 digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def dataset_ingredients(layout: Layout) -> dict:
+def dataset_ingredients(layout: Layout) -> dict[str, Any]:
     """What an output was begun with; empty where it is none yet, or `claim` will refuse it."""
     try:
         found = json.loads(store.read(layout.dataset))["ingredients"]
@@ -170,7 +171,7 @@ def dataset_ingredients(layout: Layout) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def fact_columns(present: dict, *, gps: bool, share: bool) -> tuple[str, ...]:
+def fact_columns(present: dict[str, Any], *, gps: bool, share: bool) -> tuple[str, ...]:
     """The facts that a dataset keeps, given what it was begun with (empty: it is new)."""
     old = bool(present) and "facts" not in present  # begun when there were none
     asked = (*(GPS_FACTS if gps else ()), *((SHARE_FACT,) if share else ()))
@@ -178,7 +179,7 @@ def fact_columns(present: dict, *, gps: bool, share: bool) -> tuple[str, ...]:
 
 
 def claim(
-    layout: Layout, wanted: dict, passthrough: pa.Schema, dry_run: bool = False
+    layout: Layout, wanted: dict[str, Any], passthrough: pa.Schema, dry_run: bool = False
 ) -> tuple[str, pa.Schema]:
     """Makes the output a dataset of these ingredients, or checks that it is one.
 
@@ -254,6 +255,6 @@ def _type_of(text: str) -> pa.DataType | None:
         return None
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

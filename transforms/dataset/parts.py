@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +72,7 @@ def list_parts(folder: str) -> dict[str, str]:
 
 
 def write_part(
-    folder: str, unit: Unit, rows: pa.Table, provenance: dict, compression: str = "zstd"
+    folder: str, unit: Unit, rows: pa.Table, provenance: dict[str, Any], compression: str = "zstd"
 ) -> str:
     """Writes a unit's rows as its part, unless it has one already; returns the location.
 
@@ -214,7 +214,7 @@ def is_settled(folder: str, unit: Unit) -> bool:
     return None not in taken and not any(missing(taken, rows_to_take(folder, unit)))
 
 
-def settle(folder: str, unit: Unit, provenance: dict, compression: str) -> None:
+def settle(folder: str, unit: Unit, provenance: dict[str, Any], compression: str) -> None:
     """Writes the part of such a unit."""
     refs, taken = read_taken(unit)
     rows = assemble(refs, taken, rows_to_take(folder, unit), None)

@@ -16,6 +16,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +124,7 @@ def read_plan_file(location: str) -> PlanFile:
     return PlanFile(location=location, units=units, schema=schema.remove_metadata())
 
 
-def _units(location: str, entries: list[list]) -> Iterator[Unit]:
+def _units(location: str, entries: list[list[Any]]) -> Iterator[Unit]:
     row_group = 0
     for name, rows, *further in entries:
         revision, base, digest = further or (0, -1, "")
@@ -191,9 +192,9 @@ def read_taken(unit: Unit) -> tuple[pa.RecordBatch, list[str | None]]:
     return read_unit(unit), rows.column(TAKEN_COLUMN).to_pylist()
 
 
-def find_references(folder: str, uris: list[str]) -> dict[str, dict]:
+def find_references(folder: str, uris: list[str]) -> dict[str, dict[str, Any]]:
     """uri → the fields of `REF_SCHEMA`, of those images that are in the plan."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     plan, wanted = read_plan(folder), pa.array(uris, pa.string())
     for file in plan.files:
         later = plan.superseded(file)
@@ -254,12 +255,12 @@ class PlanWriter:
         self._waiting = []
 
 
-def _entry(unit: Unit) -> list:
+def _entry(unit: Unit) -> list[Any]:
     later = [unit.revision, unit.base, unit.digest] if unit.revision or unit.digest else []
     return [unit.name, unit.rows, *later]
 
 
-def _as_parquet(entries: list[list], batches: list[pa.RecordBatch]) -> bytes:
+def _as_parquet(entries: list[list[Any]], batches: list[pa.RecordBatch]) -> bytes:
     schema = batches[0].schema.with_metadata({_UNITS_KEY: json.dumps(entries).encode()})
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
