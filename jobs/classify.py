@@ -319,6 +319,9 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         bases=present.bases | {name: p.file.revision for name, p in present.parts.items()},
         retry=frozenset(present.with_failures if options.retry_failed else ()),
         failed=lambda name: inventory.failed_uris(present.parts[name]),
+        hashes=lambda name: (
+            inventory.content_hashes(present.parts[name]) if name in present.parts else {}
+        ),
         relocate=(_source(options.relocate[0]), _source(options.relocate[1]))
         if options.relocate
         else None,

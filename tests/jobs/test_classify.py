@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -671,3 +672,33 @@ def test_values_that_mean_nothing_are_refused_as_given(
 ):
     assert classify(archive, *flags, model=tiny_model, output=tmp_path / "out") == 2
     assert said in capsys.readouterr().err
+
+
+def test_images_that_only_moved_keep_their_rows(tiny_model, tmp_path, capsys):
+    disk, output = tmp_path / "disk1", tmp_path / "out"
+    paths = [pathlib.Path(path) for path in make_photos(disk, 5)]
+    assert classify(disk, model=tiny_model, output=output) == 0
+    before = read_rows(output).to_pylist()
+    # The disk has another name; one file, too; one is rotated since, one copied and one deleted.
+    times = paths[2].stat()
+    os.rename(disk, tmp_path / "disk2")
+    disk = tmp_path / "disk2"
+    os.rename(disk / paths[0].name, disk / "renamed.jpg")
+    changed = bytearray((disk / paths[2].name).read_bytes())
+    changed[-3] ^= 1
+    (disk / paths[2].name).write_bytes(changed)
+    os.utime(disk / paths[2].name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.copy2(disk / paths[3].name, disk / "copy.jpg")
+    os.unlink(disk / paths[4].name)
+    capsys.readouterr()
+    assert classify(disk, model=tiny_model, output=output) == 0
+    said = capsys.readouterr().out
+    assert "moved      3 rows went along with their images" in said
+    assert "listed     5 = 2 new + 3 known" in said
+    after = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert len(after) == 7 and report_of(output)["rates"]["images"] == 2
+    for row, name in zip((before[0], before[1]), ("renamed.jpg", paths[1].name), strict=True):
+        assert after[str(disk / name)] == row | {"uri": str(disk / name)}
+    assert str(paths[4]) in after and str(paths[2]) in after  # what became of them is not known
+    assert classify(disk, model=tiny_model, output=output) == 0
+    assert "listed     5 = 0 new + 5 known" in capsys.readouterr().out

@@ -10,7 +10,8 @@ import dataclasses
 import glob
 import os
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -53,6 +54,17 @@ class Edit:
     again: bool
 
 
+class Move(NamedTuple):
+    """A new image that may be one of the plan which is not there any more."""
+
+    n: int  # row of the listing
+    file: int
+    row: int
+    old: str
+    new: str
+    version: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compared:
     """`listed` = new + `known` + `changed` + `duplicates`, and what was not listed any more.
@@ -62,6 +74,7 @@ class Compared:
       moved: images of the plan that have another uri now.
       unlisted: uris that could not be listed: folders, archives.
       gone: known images of the inputs that were not listed now.
+      judged: whether it was asked what is gone.
     """
 
     listed: int
@@ -72,6 +85,7 @@ class Compared:
     duplicates: int
     unlisted: tuple[str, ...]
     gone: tuple[str, ...]
+    judged: bool
 
 
 class Comparison:
@@ -160,8 +174,60 @@ class Comparison:
             listed=self._rows, known=int(counts[[KNOWN, ABSENT, UPDATED]].sum()),
             changed=int(counts[CHANGED]), duplicates=int(counts[DUPLICATE]),
             updated=int(counts[UPDATED]), moved=self._moved(), unlisted=unlisted,
-            gone=gone + absent,
+            gone=gone + absent, judged=whole is not None,
         )  # fmt: skip
+
+    def likely_moves(self) -> list[Move]:
+        """New images of the size and version of one of the plan that was not listed, one to one.
+
+        Where several have the same, their names decide.
+        """
+        if self._relocate or not self._plan.files:
+            return []
+        name = "regexp_extract({}.uri, '[^/]*$')".format
+        found = self._db.execute(
+            f"""SELECT n, file, row, old, new, version FROM (
+              SELECT f.rowid AS n, l.file, l.row, l.uri AS old, f.uri AS new,
+                f.etag_or_mtime AS version, {name("l")} = {name("f")} AS alike,
+                count(*) OVER (PARTITION BY f.rowid) AS there,
+                count(*) OVER (PARTITION BY l.file, l.row) AS here
+              FROM (SELECT rowid, * FROM listed ANTI JOIN planned USING (uri)) f
+              JOIN (SELECT * FROM planned ANTI JOIN listed USING (uri)) l
+                ON f.size = l.size AND f.etag_or_mtime = l.etag_or_mtime
+              WHERE f.container IS NULL AND l.container IS NULL AND f.size > 0
+                AND f.etag_or_mtime <> '' AND f.rowid NOT IN (SELECT n FROM twice))
+            WHERE alike OR (here = 1 AND there = 1) ORDER BY alike DESC, n"""
+        ).fetchall()
+        moves: list[Move] = []
+        used: set[tuple[int, int] | int] = set()
+        for move in map(Move._make, found):
+            if used.isdisjoint(((move.file, move.row), move.n)):
+                used |= {(move.file, move.row), move.n}
+                moves.append(move)
+        return moves
+
+    def take_moves(self, moves: Sequence[Move], compared: Compared) -> Compared:
+        """Lets the rows of images that only moved go along with them; returns the counts then."""
+        if not moves:
+            return compared
+        self._db.executemany(
+            f"INSERT INTO met VALUES (?, ?, ?, ?, {UPDATED})",
+            [(move.n, move.file, move.row, move.new) for move in moves],
+        )
+        self._verdict[[move.n for move in moves]] = UPDATED
+        self._db.execute(
+            "DELETE FROM gone g WHERE EXISTS (SELECT 1 FROM met m WHERE m.file = g.file"
+            " AND m.row = g.row)"
+            if compared.judged
+            else "SELECT 1"
+        )
+        old = {move.old for move in moves}
+        return dataclasses.replace(
+            compared,
+            known=compared.known + len(moves),
+            moved=compared.moved + len(moves),
+            gone=tuple(uri for uri in compared.gone if uri not in old),
+        )
 
     def _other(self) -> str:
         """SQL: whether a value that the list passes through is another one than in the plan."""

@@ -174,6 +174,20 @@ def failed_uris(part: Part) -> set[str]:
     return set(_failed_uris(read_part(part.file.location, ["uri", "status"])))
 
 
+def content_hashes(part: Part) -> dict[str, str]:
+    """The hashes of the bytes of the images of a part, by uri, where there is a prediction."""
+    try:
+        rows = read_part(part.file.location, ["uri", "status", "xxh128"])
+    except (OSError, ValueError):  # damaged meanwhile
+        return {}
+    if "xxh128" not in rows.schema.names:
+        return {}
+    columns = (pc.cast(rows.column(n), pa.string()).to_pylist() for n in rows.schema.names)
+    by_name = dict(zip(rows.schema.names, columns, strict=True))
+    triples = zip(by_name["uri"], by_name["status"], by_name["xxh128"], strict=True)
+    return {uri: digest for uri, status, digest in triples if status == Status.OK.value and digest}
+
+
 def _failed_uris(rows: pa.Table) -> list[str]:
     failed = pc.not_equal(pc.cast(rows.column("status"), pa.string()), Status.OK.value)
     uris: list[str] = rows.column("uri").filter(failed).to_pylist()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from imagecensus.model_export.common.redact import redact_column
 from imagecensus.transforms import fault_injection
 from imagecensus.transforms.dataset.compare import Compared, Comparison, Edit
+from imagecensus.transforms.dataset.moves import same_content
 from imagecensus.transforms.dataset.work_plan import (
     UNIT_ROWS,
     WHOLE,
@@ -44,6 +45,7 @@ class Revising:
       retry: names of the units whose failed rows are classified again.
       failed: unit name → the uris of its failed rows.
       relocate: images under the first uri have moved to the second one, with their rows.
+      hashes: unit name → the hashes of the bytes of its images, by uri.
     """
 
     whole: tuple[str, ...] | None = None
@@ -52,6 +54,7 @@ class Revising:
     retry: frozenset[str] = frozenset()
     failed: Callable[[str], set[str]] = lambda name: set()
     relocate: tuple[str, str] | None = None
+    hashes: Callable[[str], dict[str, str]] = lambda name: {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ def plan_units(
     with Comparison(plan, schema, revising.relocate) as comparison:
         cut = _gather(references, comparison, schema, limit, shard)
         compared = comparison.judge(None if cut else revising.whole)
+        moves = same_content(comparison.likely_moves(), plan, revising.hashes)
+        compared = comparison.take_moves(moves, compared)
         before_writing()
         writer = PlanWriter(folder, shard=shard, dry_run=dry_run)
         units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
