@@ -269,7 +269,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         rows.engine = model.name
         if self._how.engine == AUTO:
             counters.IMAGES_BY_ENGINE[model.name].inc(len(batch.pixels))
-        counters.STAGES.add_images(len(rows), len(rows) - len(batch.pixels))
+        counters.STAGES.add_images(len(rows))
         return [rows]
 
     def get_num_bytes(self, batch: ImageBatch) -> int:

@@ -54,7 +54,6 @@ class Stages:
 
     def reset(self) -> None:
         self.images = 0
-        self.failed = 0
         self.cpu = dict.fromkeys(STAGES_TIMED, 0.0)
         self.wall = dict.fromkeys(STAGES_TIMED, 0.0)
         self.ready_cpu, self.ready_wall = time.process_time(), time.monotonic()
@@ -63,10 +62,9 @@ class Stages:
         """Marks the end of starting up: the model is loaded."""
         self.ready_cpu, self.ready_wall = time.process_time(), time.monotonic()
 
-    def add_images(self, images: int, failed: int) -> None:
+    def add_images(self, images: int) -> None:
         with self._lock:
             self.images += images
-            self.failed += failed
 
     def add(self, stage: str, cpu: float, wall: float) -> None:
         with self._lock:

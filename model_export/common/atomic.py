@@ -27,19 +27,21 @@ def atomic_path(path: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str) -> Iterator[str]:
+def atomic_folder(path: str, *, replace: bool = True) -> Iterator[str]:
     """A new empty folder beside `path`, which takes its place when the block ends.
 
-    What was at `path` is removed then. Where the block raises, it stays as it was.
+    What was at `path` is removed then, or kept with `replace` false: caches, where another process
+    may have been faster. Where the block raises, it stays as it was.
     """
     partial = _beside(path)
     former = f"{partial}-former"
     os.mkdir(partial)
     try:
         yield partial
-        if os.path.lexists(path):
+        if replace and os.path.lexists(path):
             os.rename(path, former)
-        os.rename(partial, path)
+        with contextlib.nullcontext() if replace else contextlib.suppress(OSError):
+            os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)

@@ -178,6 +178,6 @@ def _unpacked(archive: str) -> str:
         digest = hashlib.sha256(file.read()).hexdigest()[:16]
     folder = os.path.join(os.environ["TFHUB_CACHE_DIR"], digest)
     if not os.path.isdir(folder):
-        with atomic_folder(folder) as partial, tarfile.open(archive) as tar:
+        with atomic_folder(folder, replace=False) as partial, tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
     return folder

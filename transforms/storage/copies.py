@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
+from imagecensus.model_export.common.atomic import atomic_folder
+from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.transforms.storage.locations import is_bucket, is_web
 from imagecensus.transforms.storage.protocol import StorageError, Stored, as_sentence
 from imagecensus.transforms.storage.registry import store_of
@@ -18,7 +17,7 @@ _AT_ONCE = 8
 
 
 def local_folder(location: str) -> str:
-    """A local path of a folder; one in a store is copied into the user's cache.
+    """A local path of a folder; one in a store is copied into the cache (`IMAGECENSUS_CACHE`).
 
     The copy's name is a digest of the objects' names and versions: what changed is fetched anew,
     and processes that fetch at the same time end with one copy.
@@ -37,22 +36,12 @@ def local_folder(location: str) -> str:
         raise StorageError(f"{location}: no objects there; check the prefix")
     listed = json.dumps([location, sorted((found.uri, found.version) for found in objects)])
     name = hashlib.sha256(listed.encode()).hexdigest()[:16]
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    parent = os.path.join(cache, "imagecensus", "bucket")
-    target = os.path.join(parent, name)
-    if os.path.isdir(target):
-        return target
-    os.makedirs(parent, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
-    try:
-        paths = [_path_below(partial, found.uri, prefix) for found in objects]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(download, objects, paths))
-        os.chmod(partial, 0o755)
-        with contextlib.suppress(OSError):  # another process was faster
-            os.rename(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    target = os.path.join(cache_folder("bucket"), name)
+    if not os.path.isdir(target):
+        with atomic_folder(target, replace=False) as partial:
+            paths = [_path_below(partial, found.uri, prefix) for found in objects]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(download, objects, paths))
     return target
 
 

@@ -1,7 +1,5 @@
 """Recipes: each one is understood, described, built, and takes a training step."""
 
-import inspect
-
 import keras
 import numpy as np
 import pytest
@@ -32,13 +30,11 @@ def hub_module(tmp_path):
     return folder
 
 
-def test_they_are_listed_with_command_duration_and_accuracy(capsys):
+def test_they_are_listed_with_their_commands(capsys):
     assert main(["train", "--list-recipes"]) == 0
     text = capsys.readouterr().out
     for name in recipes.NAMES:
         assert f"imagecensus train --recipe {name} " in text
-        described = inspect.getdoc(recipes.RECIPES[name])
-        assert "Duration:" in described and "Accuracy:" in described, name
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
