@@ -155,10 +155,6 @@ def _check_slots(
         remedy = "start more TaskManagers, or lower --parallelism, or let bundles follow one"
         remedy += " another: --execution_mode_for_batch=BATCH_FORCED"
         return Finding("fail", "flink", text, remedy)
-    if not int(flags.get("environment_cache_millis") or 0):
-        remedy = "give --environment_cache_millis=600000"
-        text += ": workers start anew, and load the model, for each wave of bundles"
-        return Finding("warn", "flink", text, remedy)
     return Finding("ok", "flink", f"{text}: in waves")
 
 
