@@ -61,7 +61,7 @@ MOST_PARTS = 2000
 
 
 def main(argv: list[str]) -> int:
-    """Runs the job; returns its exit code. Raises UserError for what the user can mend."""
+    """Runs the job; returns its exit code. Raises UserError for what the user can fix."""
     options, beam_args = parse_known_options(
         ClassifyOptions,
         argv,

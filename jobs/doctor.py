@@ -174,7 +174,7 @@ def check_inputs(options: ClassifyOptions) -> Iterator[Finding]:
             else:
                 yield Finding("warn", "input", detail, "its row will say so")
         except UserError as error:
-            yield Finding("fail", "input", str(error), "mend that, or leave the input out")
+            yield Finding("fail", "input", str(error), "fix that, or leave the input out")
 
 
 def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
@@ -209,7 +209,7 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
             yield Finding("fail", "output", f"{output}: reads other bytes than written", "ask why")
             return
     except (UserError, OSError) as error:
-        yield Finding("fail", "output", str(error), "choose another --output or mend that one")
+        yield Finding("fail", "output", str(error), "choose another --output, or fix that one")
         return
     yield Finding("ok", "output", f"{output}: can be written and read")
     if not store.is_bucket(output):

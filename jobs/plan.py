@@ -2,7 +2,7 @@
 
 The real job classifies the sample into a temporary output: a few images to warm up, then four
 batches, whose differences give the uncertainty. What a run takes before its first image (start,
-model) is kept apart, so that the forecast for ten million is not that for a hundred scaled up.
+model) is measured separately: the forecast for ten million is not that for a hundred scaled up.
 """
 
 from __future__ import annotations

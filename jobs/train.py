@@ -307,10 +307,10 @@ def _print_summary(trained: Trained, output: str, work: str) -> None:
             )
         unseen = figures.get("unseen", {})
         if unseen:
-            told = f"accuracy {unseen['accuracy']:.4f}" if unseen["examples"] else "none is left"
+            result = f"accuracy {unseen['accuracy']:.4f}" if unseen["examples"] else "none is left"
             print(
                 f"{'':<6} {unseen['examples']:>6} of them without the images that it was trained"
-                f" with: {told}"
+                f" with: {result}"
             )
     proof = trained.metrics["export"]
     print(

@@ -81,7 +81,8 @@ def former_default_model(digest: str, weights: str | None = None) -> str | None:
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 labels in class order, as Keras' `decode_predictions` names them.
 
-    ImageNet has two classes named "crane" and two named "maillot"; they are told apart here.
+    ImageNet has two classes named "crane" and two named "maillot"; these labels are made
+    unique here.
     """
     path = os.path.join(os.path.dirname(__file__), "imagenet_labels.txt")
     with open(path, encoding="utf-8") as file:

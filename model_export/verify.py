@@ -108,8 +108,8 @@ def check_model(directory: str) -> list[Finding]:
     from_bytes = loaded.signatures["serving_bytes"](image_bytes=encoded)
     findings.append(_golden_finding(golden, from_bytes, "golden images as PNG bytes"))
     named = [[contract.labels[i] for i in row] for row in from_bytes["class_ids"].numpy()]
-    told = [[text.decode() for text in row] for row in from_bytes["labels"].numpy()]
-    findings.append(Finding("labels", named == told, "in the graph as in labels.txt"))
+    returned = [[text.decode() for text in row] for row in from_bytes["labels"].numpy()]
+    findings.append(Finding("labels", named == returned, "in the graph as in labels.txt"))
     embedding = loaded.signatures["embed"](images=tf.constant(golden.images))["embedding"]
     same = np.allclose(embedding, answers["embedding"], atol=1e-5)
     fits = embedding.shape[1] == contract.embedding_size

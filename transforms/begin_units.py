@@ -84,8 +84,8 @@ class GiveUnits(beam.PTransform):
                 | "SpreadPlan" >> beam.Reshuffle()
                 | "ReadPlan" >> beam.ParDo(_ReadPlan(self.folder, self.carried))
             )
-        apart = beam.FlatMap(lambda units: units).with_output_types(Unit)
-        return units | "Spread" >> beam.Reshuffle() | "Apart" >> apart
+        separate = beam.FlatMap(lambda units: units).with_output_types(Unit)
+        return units | "Spread" >> beam.Reshuffle() | "Separate" >> separate
 
 
 class _ReadPlan(beam.DoFn):

@@ -185,7 +185,7 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
         _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_tell_versions)
         result = pipeline.run()
         result.wait_until_finish()
-        told = {
+        found = {
             metric.key.metric.name
             for metric in result.metrics().query()["counters"]
             if metric.key.metric.namespace == "imagecensus.doctor"
@@ -202,13 +202,13 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
             "see that workers run, reach this machine, and have imagecensus installed",
         )
         return
-    for versions in sorted(told):
+    for versions in sorted(found):
         if versions == here:
             yield Finding("ok", "workers", f"{versions}, as here")
         else:
             remedy = "install the same versions on the workers: rows must not depend on the machine"
             yield Finding("fail", "workers", f"workers have {versions}; here {here}", remedy)
-    if not told:
+    if not found:
         yield Finding(
             "warn", "workers", "the runner reports no counters", "compare versions by hand"
         )

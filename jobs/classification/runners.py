@@ -1,4 +1,4 @@
-"""What each Beam runner is told beyond what the user said."""
+"""The Beam options that each runner gets beside those that the user gave."""
 
 from __future__ import annotations
 

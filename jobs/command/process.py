@@ -71,7 +71,7 @@ def release_memory() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process without taking apart what the operating system frees at once."""
+    """Ends this process without freeing one by one what the operating system frees at once."""
     if server_beside:
         atexit._run_exitfuncs()  # Beam's own, which stops its job server
     for stream in (sys.stdout, sys.stderr):

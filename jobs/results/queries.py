@@ -24,7 +24,7 @@ _TILE = "{uri: uri, label: label, score: score}"
 
 
 def check_totals(run: dict[str, Any], rows: int) -> dict[str, Any] | None:
-    """Whether the table holds a row for each image ever listed; None where no run has told.
+    """Whether the table holds a row for each image ever listed; None where no run has reported it.
 
     Args:
       run: what run_report.json holds.
@@ -147,7 +147,7 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[
 
     Returns:
       `seconds` worked, `pauses` cut out, and `rates`: images/s in equal bins of that time; None
-      where there are too few parts to tell. The first part has no start, so its rows do not count.
+      where there are too few parts to say. The first part has no start, so its rows do not count.
     """
     pauses, clock, marks = 0, 0.0, []
     for (before, _), (now, count) in itertools.pairwise(times):
@@ -177,7 +177,7 @@ def measure_rate(times: list[tuple[float, int]], bins: int = RATE_BINS) -> dict[
 
 
 def last_rate(run: dict[str, Any]) -> float | None:
-    """Images per second as the last run told it, for tables of too few parts to see it there."""
+    """Images per second as the last run reported it, for tables of too few parts to show it."""
     rates = run.get("rates")
     rate = rates.get("images_per_second") if isinstance(rates, dict) else None
     return rate if isinstance(rate, int | float) else None
@@ -185,8 +185,8 @@ def last_rate(run: dict[str, Any]) -> float | None:
 
 def list_provenance(run: dict[str, Any], dataset: dict[str, Any]) -> list[tuple[str, str]]:
     """What made the table, as (name, text) pairs."""
-    told = {name: run[name] for name in _PROVENANCE if name in run}
-    return flatten(told | {"fingerprint": dataset.get("fingerprint")}) + flatten(
+    provenance = {name: run[name] for name in _PROVENANCE if name in run}
+    return flatten(provenance | {"fingerprint": dataset.get("fingerprint")}) + flatten(
         dataset.get("ingredients", {})
     )
 

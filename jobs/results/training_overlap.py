@@ -123,8 +123,8 @@ def describe_overlap(overlap: dict[str, Any], evaluated: int) -> str:
             text = f"{text} ({overlap['val']:,} of them as validation images)"
         without = overlap["accuracy_without"]
         about = "about " if sample else ""
-        told = "no other is left" if without is None else f"accuracy {about}{without:.4f}"
-        lines.append(f"{text}; without them: {told}")
+        accuracy = "no other is left" if without is None else f"accuracy {about}{without:.4f}"
+        lines.append(f"{text}; without them: {accuracy}")
     if overlap["unreadable"]:
         lines.append(
             f"{overlap['unreadable']:,} could not be read again to be compared with the training"

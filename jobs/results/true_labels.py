@@ -188,7 +188,7 @@ def _read_truth(
     for batch in read_rows(rows):
         bad = [pair for pair in zip(batch.numbers, batch.errors, strict=True) if pair[1]]
         if bad:
-            raise UserError(f"{path}: {rows.unit} {bad[0][0]} {bad[0][1]}; remove it or mend it")
+            raise UserError(f"{path}: {rows.unit} {bad[0][0]} {bad[0][1]}; remove it or correct it")
         texts, labels = (
             as_type(batch.values.column(index), pa.string()).to_pylist() for index in indices
         )

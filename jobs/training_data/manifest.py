@@ -93,7 +93,7 @@ def _columns(
         ):
             which = f"{rows.location}: {rows.unit} {number}"
             if error:
-                raise DataError(f"{which} {error}; remove it or mend it")
+                raise DataError(f"{which} {error}; remove it or correct it")
             if not name or not label or not label.strip():
                 raise DataError(f"{which} has no path or no label; remove it or fill it")
             if fold(str(split)) not in SPLIT_NAMES:

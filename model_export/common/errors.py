@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what, which file, and what to do."""
+    """Something the user can fix. The message says what, which file, and what to do."""
 
     exit_code = 2
 

@@ -68,7 +68,7 @@ def fetch(
         except urllib.error.URLError as error:
             problem = error.reason if isinstance(error.reason, Exception) else error
             if not isinstance(problem, (TimeoutError, ConnectionError)):
-                break  # no such host: the network is not there, waiting does not mend it
+                break  # no such host: there is no network, and waiting does not help
             continue
         except (OSError, http.client.HTTPException) as error:
             problem = error

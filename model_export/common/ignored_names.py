@@ -1,6 +1,6 @@
 """What lies among people's images and is none of them: one rule for folders, stores and archives.
 
-Everything here is told by names alone, and what is left out is counted by its kind, under the names
+Everything here is decided by names alone. What is left out is counted by its kind, under the names
 of `KINDS`.
 """
 

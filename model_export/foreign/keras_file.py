@@ -76,16 +76,16 @@ class KerasFile:
                 factor = 1 / np.maximum(np.sqrt(variance), 1e-7)
                 shift, normalises = -mean * factor, True
             scale, offset = scale * factor, offset * factor + shift
-        told: dict[str, typing.Any] = {"names": tuple(names), "normalises": normalises}
+        facts: dict[str, typing.Any] = {"names": tuple(names), "normalises": normalises}
         convolution, norm = _first_convolution(self.model)
         if norm is not None:
             channels = norm.moving_mean.shape[0]
-            told |= {
+            facts |= {
                 "answers": lambda x: np.asarray(convolution(x)).reshape(-1, channels),
                 "mean": np.asarray(norm.moving_mean),
                 "variance": np.asarray(norm.moving_variance),
             }
-        return FirstLayers(scale=scale, offset=offset, **told)
+        return FirstLayers(scale=scale, offset=offset, **facts)
 
     def classifier(self, activation: str) -> typing.Any:
         """The model for three channels, which answers with probabilities; its embedding named.
@@ -230,7 +230,7 @@ def _readable(path: str) -> Iterator[str]:
             f"{path}: has a Lambda layer, which is Python code that would run here; save the"
             " model without it"
         )
-    if not _mend(tree):
+    if not _repair(tree):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="imagecensus-") as folder:
@@ -241,16 +241,16 @@ def _readable(path: str) -> Iterator[str]:
         yield copy
 
 
-def _mend(tree: typing.Any) -> bool:
+def _repair(tree: typing.Any) -> bool:
     """Drops the arguments of Keras 2 in place; says whether there were any."""
     if isinstance(tree, list):
-        return any([_mend(entry) for entry in tree])  # noqa: C419 - each of them, not up to one
+        return any([_repair(entry) for entry in tree])  # noqa: C419 - each of them, not up to one
     if not isinstance(tree, dict):
         return False
-    mended = any([_mend(entry) for entry in tree.values()])  # noqa: C419 - each of them
+    changed = any([_repair(entry) for entry in tree.values()])  # noqa: C419 - each of them
     config = tree.get("config")
     for name, values in _KERAS_2.get(str(tree.get("class_name")), {}).items():
         if isinstance(config, dict) and name in config and config[name] in values:
             del config[name]
-            mended = True
-    return mended
+            changed = True
+    return changed

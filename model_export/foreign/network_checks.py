@@ -102,7 +102,7 @@ def check_input_range(
 
 
 def _fits_layers(first: FirstLayers, name: str) -> bool:
-    """Whether black and white stay apart, and not too far, behind the network's own layers."""
+    """Whether black and white stay different, and not by too much, behind the first layers."""
     width = float(np.median(np.abs(255 * RANGES[name][0] * first.scale)))
     return width > _FLAT and not (first.normalises and width > _WIDE)
 

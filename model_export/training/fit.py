@@ -142,9 +142,9 @@ def fit(
         )
         # Keras may have put another optimizer around it, which scales the loss of 16-bit networks.
         model.optimizer.build(model.trainable_variables)
-    keeper = _Keeper(model, val, spec, state_file, batch)
-    if keeper.next_epoch < spec.epochs and not keeper.finished:
-        callbacks = [keeper]
+    state = _TrainingState(model, val, spec, state_file, batch)
+    if state.next_epoch < spec.epochs and not state.finished:
+        callbacks: list[keras.callbacks.Callback] = [state]
         if log_dir:
             callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
         model.fit(
@@ -153,17 +153,17 @@ def fit(
                 batch=batch,
                 spec=spec,
                 weights=np.ones(classes, np.float32) if weights is None else weights,
-                first_epoch=keeper.next_epoch,
+                first_epoch=state.next_epoch,
             ),
             epochs=spec.epochs,
-            initial_epoch=keeper.next_epoch,
+            initial_epoch=state.next_epoch,
             steps_per_epoch=steps,
             shuffle=False,  # the stream is shuffled
             callbacks=callbacks,
             verbose=0 if not verbose else 1 if sys.stderr.isatty() else 2,
         )
-    keeper.restore_best()
-    return keeper.history
+    state.restore_best()
+    return state.history
 
 
 def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = None) -> np.ndarray:
@@ -238,7 +238,7 @@ def _unsharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-class _Keeper(keras.callbacks.Callback):
+class _TrainingState(keras.callbacks.Callback):
     """Validates, keeps the best epoch, stops early, and writes the state after each epoch."""
 
     def __init__(

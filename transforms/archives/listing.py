@@ -6,7 +6,7 @@ and TFRecords also packed (`packing`). An archive of another kind is one failed 
 Any other file is listed as a file.
 
 What is listed of a tar or zip: what a folder's listing would list, without links.
-Sidecars and videos right beside an image are left out (`ignored_names`); how many are is told in
+Sidecars and videos right beside an image are left out (`ignored_names`); how many is counted in
 the metadata of a last batch without rows, see `left_out_of`. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
 damage are listed, and then the archive itself, as a failed row.

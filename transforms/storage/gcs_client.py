@@ -78,9 +78,14 @@ def credentials_at_hand() -> bool:
 
     sdk: Any = _cloud_sdk
     metadata: Any = _metadata
-    told = ("GOOGLE_APPLICATION_CREDENTIALS", "GCE_METADATA_HOST", "GCE_METADATA_IP", "K_SERVICE")
+    variables = (
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GCE_METADATA_HOST",
+        "GCE_METADATA_IP",
+        "K_SERVICE",
+    )
     return (
-        any(os.environ.get(name) for name in told)
+        any(os.environ.get(name) for name in variables)
         or os.path.isfile(sdk.get_application_default_credentials_path())
         or metadata.detect_gce_residency_linux()
     )

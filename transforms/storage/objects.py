@@ -217,9 +217,9 @@ def _sentence(error: Exception) -> str:
     """The first line of an error, in short: what the server says, where it says something."""
     text = str(error).partition("\n\nDebug source")[0]
     status = re.search(r"status code: (\d+ [\w ]+)", text)
-    told = re.search(r"<Message>(.*?)</Message>", text, re.S)
+    message = re.search(r"<Message>(.*?)</Message>", text, re.S)
     if status:
-        text = f"{status[1].strip()}{': ' + told[1] if told else ''}"
+        text = f"{status[1].strip()}{': ' + message[1] if message else ''}"
     if "redirect without LOCATION" in text:
         text = "the bucket is in another region: set AWS_REGION to it"
     return redact(" ".join(text.split()))[:300]
