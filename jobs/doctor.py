@@ -29,6 +29,7 @@ from imagecensus.jobs.classification.runner_checks import (
 from imagecensus.jobs.classification.runners import is_remote
 from imagecensus.jobs.classify import _model_folder
 from imagecensus.jobs.command.options import argument, parse_known_options
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
@@ -114,7 +115,7 @@ def check_machine(options: ClassifyOptions) -> Iterator[Finding]:
     free = _free_memory()
     if free is not None:
         # Measured: 0.7 GB for the process with MobileNet-V2; images being decoded on top.
-        threads = options.threads or os.cpu_count() or 1
+        threads = options.threads or usable_cores()
         need = (700 << 20) + threads * (200 << 20)
         level = "ok" if free >= need else "warn"
         remedy = "" if level == "ok" else "use fewer --threads, or a smaller --max-pixels"

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import format_duration, format_size
 from imagecensus.transforms.storage import store
@@ -219,7 +220,7 @@ def forecast(
 ) -> str:
     """The forecast as text."""
     m = measured
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     low, high = (m.seconds * (1 + sign * max(m.relative_error, 0.05)) for sign in (-1, 1))
     core_seconds = m.seconds_per_image * cores
     per_million = cost_per_million(core_seconds, m.bytes_per_image, prices)

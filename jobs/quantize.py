@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract, Pixels, read_contract
 from imagecensus.model_export.image_formats import ImageError
@@ -179,7 +180,7 @@ def _draw(inputs: tuple[str, ...], uri_column: str, image_column: str) -> list[d
 
 def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Sample:
     configure_pillow()
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
         done = list(pool.map(lambda row: _pixels(row, contract.preprocess), rows))
     good = [(row, pixels) for row, pixels in zip(rows, done, strict=True) if pixels is not None]
     ids = {label: index for index, label in enumerate(contract.labels)}

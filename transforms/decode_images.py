@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import threading
 from collections.abc import Iterator
 
@@ -22,6 +21,7 @@ import pyarrow as pa
 import xxhash
 from apache_beam.transforms.window import GlobalWindows
 
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.preprocess import (
@@ -76,7 +76,7 @@ class Pools:
     """The threads of one process: decoders, and readers where reading waits for a network."""
 
     def __init__(self, how: Decoding):
-        threads = how.threads or os.cpu_count() or 1
+        threads = how.threads or usable_cores()
         self.decode = concurrent.futures.ThreadPoolExecutor(threads, "decode")
         workers = threads + how.fetch_threads
         self.guard = Guard(how.journal, workers, how.seconds, how.memory)

@@ -26,6 +26,7 @@ from imagecensus.jobs.predict import Predictor
 from imagecensus.jobs.results.browse_rows import ORDERS, Filter, Rows
 from imagecensus.jobs.results.corrections import Corrections
 from imagecensus.jobs.results.thumbnails import make_thumbnail, make_view
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
 
@@ -74,7 +75,7 @@ class _Page:
     def __init__(self, rows: Rows, corrections: Corrections, model: str | None) -> None:
         self._rows, self._corrections, self._model = rows, corrections, model
         # Bounds the memory of large images.
-        self._decoding = threading.Semaphore(os.cpu_count() or 1)
+        self._decoding = threading.Semaphore(usable_cores())
         self._predicting = threading.Lock()
 
     def show(self, request: Request) -> Response:

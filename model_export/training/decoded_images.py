@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import xxhash
 
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import (
@@ -196,7 +197,7 @@ def decode_images(
         hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(drawn.data))
         return None
 
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     outcomes = list(_decode_in_order(decode, split, threads, progress))
     broken = tuple(outcome for outcome in outcomes if outcome)
     if len(broken) > max_broken_rate * len(split):

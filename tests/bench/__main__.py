@@ -240,6 +240,28 @@ class Bench:
         show("processes and threads, 1024 photos", rows)
         return rows
 
+    def pinned(self) -> dict:
+        """All cores, and one: the job starts as many threads as it may use."""
+        few = make_archive(self.folder / "photos-1024", 1024)
+        usable, rows = os.sched_getaffinity(0), {}
+        for name, cores in (("all cores", usable), ("one core", {min(usable)})):
+            os.sched_setaffinity(0, cores)  # children inherit it
+            try:
+                done = [self.job(few) for _ in range(self.rounds)]
+            finally:
+                os.sched_setaffinity(0, usable)
+            figures = [
+                {
+                    "images/s": 1024 / d["steady"],
+                    "cpu_ms": d["cpu"] / 1.024,
+                    "peak_mb": d["peak_mb"],
+                }
+                for d in done
+            ]
+            rows[name] = _median(figures)
+        show("pinned to one core, 1,024 photos", rows)
+        return rows
+
     def memory(self) -> dict:
         """Peak resident size at 2,000 and 20,000 images."""
         rows = {}

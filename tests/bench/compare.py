@@ -18,14 +18,12 @@ import sys
 
 import numpy as np
 import pyarrow.parquet as pq
-from archive import make_archive
 from measure import ROOT, job, run
 
 CORES = os.cpu_count()
 PEERS = pathlib.Path(__file__).with_name("peers.py")
 BASIS = "keras"
 REFERENCE = "openvino"  # whose labels the others are compared with
-SLOW_PHOTOS = 768  # for those that take minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +34,12 @@ class Way:
       key: in bench.json; of a peer, the function of peers.py.
       text: in the README's table.
       needs: the package without which it is left out.
-      few: whether it gets `SLOW_PHOTOS` only.
     """
 
     key: str
     text: str
     needs: str = ""
     flags: tuple[str, ...] = ()
-    few: bool = False
 
 
 OURS = (
@@ -74,8 +70,6 @@ def compare(
       models: the model folder of a way by its key, and of all others under "".
     """
     count = len(os.listdir(photos))
-    fewer = min(count, SLOW_PHOTOS)
-    few = make_archive(folder / f"photos-{fewer}", fewer)
     ways = [way for way in OURS + OTHERS if _is_here(way)]
     measured = {way.key: [] for way in ways}
     for _ in range(rounds):
@@ -83,9 +77,7 @@ def compare(
         for way in ways:
             output = folder / f"compare-{way.key}"
             shutil.rmtree(output, ignore_errors=True)
-            found = _measure(
-                way, few if way.few else photos, models.get(way.key, models[""]), output
-            )
+            found = _measure(way, photos, models.get(way.key, models[""]), output)
             answers[way.key] = _answers(output)
             measured[way.key].append(found)
         for way in ways:
@@ -123,8 +115,6 @@ def markdown(ways: list[Way], median: dict, kind: str) -> str:
         if way.key == BASIS:
             cells[-1] = "1"
         text = way.text.format(version=_version(way.needs))
-        if row["images"] != basis["images"]:
-            text += f" ({row['images']:,} photos)"
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

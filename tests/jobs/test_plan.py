@@ -23,7 +23,7 @@ MEASURED = plan.Measured(
 
 
 def test_time_is_fixed_part_and_rate(monkeypatch):
-    monkeypatch.setattr(plan.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(plan, "usable_cores", lambda: 2)
     text = plan.forecast(MEASURED, vcpus=2, deadline=1.0, prices=plan.PRICES)
     assert "100.0 images/s" in text
     assert "2 h 48 min" in text  # 10,110 s

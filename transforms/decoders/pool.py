@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import ImageInfo, PreprocessSpec
@@ -46,7 +47,7 @@ class Pool:
         processes: 0: one per core.
         """
         self.limits = limits or Limits()
-        self.processes = processes or os.cpu_count() or 1
+        self.processes = processes or usable_cores()
         self.large = sandbox.anonymous_file("large")
         self._changed = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()

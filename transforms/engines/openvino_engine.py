@@ -5,12 +5,12 @@ from __future__ import annotations
 import imagecensus.model_export.common.quiet_openvino  # noqa: F401  before OpenVINO
 
 # isort: split
-import os
 import threading
 
 import numpy as np
 import openvino as ov
 
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.contract import Answers, ModelError, Pixels, openvino_source
 from imagecensus.model_export.precision import INT8, has_int8, int8_graph
 
@@ -24,7 +24,7 @@ class OpenVinoEngine:
     """A compiled model: one stream of single-threaded requests per core, no barrier inside one."""
 
     def __init__(self, model: str, precision: str, threads: int) -> None:
-        threads = threads or os.cpu_count() or 1
+        threads = threads or usable_cores()
         core = ov.Core()
         if precision == INT8:
             if not has_int8(model):

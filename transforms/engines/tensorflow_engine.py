@@ -7,11 +7,11 @@ import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401  before Te
 # isort: split
 import concurrent.futures
 import contextlib
-import os
 
 import numpy as np
 import tensorflow as tf
 
+from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.contract import Answers, Pixels
 
 # Images per call. One traced batch size for all, so that answers do not depend on the caller's
@@ -29,7 +29,7 @@ class TensorFlowEngine:
 
     def __init__(self, model: str, threads: int) -> None:
         gpus = tf.config.list_physical_devices("GPU")
-        calls = 1 if gpus else threads or os.cpu_count() or 1
+        calls = 1 if gpus else threads or usable_cores()
         # Where TensorFlow is running in this process already, its settings stay.
         with contextlib.suppress(RuntimeError):
             for gpu in gpus:
