@@ -142,6 +142,10 @@ def _flags(cls: type, command: str, options: dict[str, Any]) -> list[str]:
             raise UserError(unknown_flag(flag, known, f"imagecensus {command}"))
         if fields[name].default is False:
             words += [flag] if value else []
+        elif isinstance(value, list | tuple):
+            repeated = fields[name].metadata.get("action") == "append"
+            texts = [os.fspath(one) if isinstance(one, os.PathLike) else str(one) for one in value]
+            words += [f"{flag}={one}" for one in texts] if repeated else [flag, *texts]
         elif value is not None:
             words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
     return words

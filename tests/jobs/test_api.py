@@ -17,6 +17,8 @@ from images import write_class_folders
 from samples import make_photos, read_rows
 
 import imagecensus
+from imagecensus.jobs.api import run_job
+from imagecensus.jobs.classification.options import ClassifyOptions
 from imagecensus.jobs.cli import main
 
 DOC = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
@@ -110,3 +112,11 @@ def test_importing_is_quick_and_offers_what_it_names():
     assert heavy == [] and all(there)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         imagecensus.nothing  # noqa: B018
+
+
+def test_options_with_several_values_are_lists():
+    words = run_job._flags(
+        ClassifyOptions, "classify",
+        {"exclude": ["*.png", pathlib.Path("raw")], "include": "a", "relocate": ("/a", "/b")},
+    )  # fmt: skip
+    assert words == ["--exclude=*.png", "--exclude=raw", "--include=a", "--relocate", "/a", "/b"]
