@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
     from imagecensus.jobs.classification import supervise
+    from imagecensus.jobs.classification.interrupts import cancel
     from imagecensus.transforms.dataset.layout import Layout
     from imagecensus.transforms.decoders import guard_listing
     from imagecensus.transforms.storage.locations import is_bucket
@@ -87,6 +88,9 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     if not is_bucket(output):
         output = os.path.abspath(output)
     layout = Layout(output, options.shard_pair)
+    if options.cancel:
+        print(cancel(layout))
+        return 0
     supervise.journals_are_in(layout.listing)
     with guard_listing.journal_in(layout.listing, size_in_bytes(options.decode_memory)):
         return _classify(options, beam_args, layout)
@@ -129,6 +133,7 @@ class Work:
 
 
 def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> int:
+    from imagecensus.jobs.classification.interrupts import attach
     from imagecensus.transforms import activity, fault_injection
 
     job = prepare(options, beam_args, layout)
@@ -137,15 +142,22 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
     activity.watch(options.decode_seconds)
     with contextlib.nullcontext() if options.dry_run else layout.locked(_stop) as lock:
         fault_injection.reached("lock.taken")
+        running = "" if options.dry_run else attach(layout, detach=options.detach)
+        if running:
+            print(_left_text(running))
+            return 0
         work = plan_work(job, lock.check_held if lock else lambda: None)
         if options.dry_run:
             print(_dry_run_text(job, work))
             return 0
         run_work(job, work)
+        if job.run.left:
+            print(_left_text(job.run.left))
+            return 0
         if job.run.template:
             print(
-                f"pipeline   {job.run.template}, for Dataflow to run\nWhen it has ended, run the"
-                " same command without --runner: it checks the totals and writes the report."
+                f"pipeline   {job.run.template}, for Dataflow to run\nRun the same command without"
+                " --runner: it waits for that job, checks the totals and writes the report."
             )
             return 0
         fault_injection.reached("pipeline.done")
@@ -155,6 +167,13 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
     print(summary(layout, report))
     _write_page(options, layout.output, report)
     return _exit_code(options, job.run, report["totals"])
+
+
+def _left_text(running: str) -> str:
+    return (
+        f"running    {running}\nRun the same command again to attach to it, or with --cancel to end"
+        " it; `imagecensus status` says how far it is."
+    )
 
 
 def _stop() -> None:
@@ -347,6 +366,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
 def run_work(job: Job, work: Work) -> None:
     """Takes rows over where nothing else is to be done, and runs the pipeline over the rest."""
     from imagecensus.jobs.classification.pipeline import Request, provenance, run_pipeline
+    from imagecensus.jobs.classification.remote_job import name_of
     from imagecensus.transforms import activity
     from imagecensus.transforms.dataset import parts
 
@@ -362,6 +382,7 @@ def run_work(job: Job, work: Work) -> None:
                 options=job.options, beam_args=job.beam_args, layout=layout,
                 contract=job.contract, top_k=job.top_k, epoch=work.epoch, units=work.todo,
                 facts=tuple(job.identity.get("facts", ())),
+                job_name=name_of(layout, work.fingerprint),
             ),
             run,
         )  # fmt: skip

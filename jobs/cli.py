@@ -62,6 +62,10 @@ JOBS = {
     "classify": ("imagecensus.jobs.classify", "classify archives of images into a Parquet table"),
     "doctor": ("imagecensus.jobs.doctor", "check before a run whether it can work"),
     "plan": ("imagecensus.jobs.plan", "measure here and forecast time, workers and cost of a run"),
+    "status": (
+        "imagecensus.jobs.status",
+        "check the totals of an output, and tell what runs for it",
+    ),
     "evaluate": ("imagecensus.jobs.evaluate", "compare a finished table with true labels"),
     "predict": ("imagecensus.jobs.predict", "classify a few images and print the answers"),
     "report": (

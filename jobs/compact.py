@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Sequence
 
+from imagecensus.jobs.classification.remote_job import RUNNING, read_job, state_of
 from imagecensus.jobs.command.options import argument, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.dataset import compaction
@@ -48,6 +49,9 @@ def compact(output: str) -> compaction.Compacted:
         raise UserError(f"{output}: no output of classify is there; name its --output") from None
     run_id = uuid.uuid4().hex[:12]
     with layout.locked() as lock:
+        job = read_job(layout)
+        if job and state_of(job, layout) == RUNNING:
+            raise UserError(f"{job} runs for this output; wait for it, or cancel it")
         raise_epoch(layout.epoch, run_id)  # workers that outlived their run write nothing more
         done = compaction.compact(layout, fingerprint, run_id)
         lock.check_held()

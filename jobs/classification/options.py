@@ -107,6 +107,12 @@ class ClassifyOptions:
         "changed", "which finished parts are read and checked: changed ones, all, or a share"
         " (0.01) of the others too", "run", metavar="WHAT",
     )  # fmt: skip
+    detach: bool = option(
+        False, "leave the job running on Flink or Dataflow, and end this command", "run"
+    )
+    cancel: bool = option(
+        False, "end the job that runs for this output, and do nothing else", "run"
+    )
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.classification.options import IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import size_in_bytes
+from imagecensus.model_export.common.errors import UserError
 
 if TYPE_CHECKING:  # Beam is imported where it is used: start-up time counts
     import apache_beam as beam
@@ -74,6 +71,7 @@ class Request:
       epoch: the number of this run.
       units: what is to be done.
       facts: columns of `FACT_TYPES` that the dataset keeps.
+      job_name: of a job elsewhere, where the user names none.
     """
 
     options: ClassifyOptions
@@ -84,12 +82,14 @@ class Request:
     epoch: int
     units: list[Unit]
     facts: tuple[str, ...] = ()
+    job_name: str = ""
 
 
 def run_pipeline(request: Request, run: Run) -> None:
     """Runs the units through Beam, with progress, until done or Ctrl-C.
 
-    Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns.
+    Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns;
+    where its job is left running, sets `run.left`.
     """
     from imagecensus.transforms.engines.registry import preload_engine
 
@@ -99,6 +99,8 @@ def run_pipeline(request: Request, run: Run) -> None:
         process.import_beam()
     import apache_beam as beam
 
+    from imagecensus.jobs.classification.interrupts import follow, graceful_interrupt, submit
+    from imagecensus.jobs.classification.remote_job import named_job
     from imagecensus.jobs.classification.runners import beam_runner, template_location
     from imagecensus.jobs.classification.stall_log import Waiting
     from imagecensus.jobs.classification.worker_errors import user_errors
@@ -107,6 +109,9 @@ def run_pipeline(request: Request, run: Run) -> None:
     from imagecensus.transforms.decode_images import STOP
 
     runner, beam_options = beam_runner(options, request.beam_args)
+    job = named_job(options.runner, beam_options, request.job_name, run.run_id)
+    if job is None and options.detach:
+        raise UserError(f"--detach: {options.runner} ends with this command; give it without")
     waiting = Waiting(options.runner, units, request.layout.parts)
     STOP.clear()
     counters.STAGES.reset()
@@ -114,7 +119,7 @@ def run_pipeline(request: Request, run: Run) -> None:
     here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells
     images = sum(unit.rows for unit in units)
     with (
-        _graceful_interrupt(STOP),
+        graceful_interrupt(STOP),
         progress_bar("classifying", images, lambda: counters.STAGES.images)
         if here
         else contextlib.nullcontext(),
@@ -123,11 +128,15 @@ def run_pipeline(request: Request, run: Run) -> None:
         build_pipeline(pipeline, units, _how(request, run))
         run.template = template_location(options, beam_options)
         with user_errors(), waiting:
-            result = pipeline.run()
+            result = submit(pipeline, job, request.layout)
             if run.template:
                 return
             waiting.on(result)
-            result.wait_until_finish()
+            if job is None:
+                result.wait_until_finish()
+            elif follow(job, result, request.layout, detach=options.detach):
+                run.left = str(job)
+                return
     run.seconds = time.monotonic() - start
     run.interrupted = STOP.is_set()
     run.add_stages(counters.STAGES)
@@ -187,30 +196,6 @@ def provenance(options: ClassifyOptions, run: Run) -> dict[str, Any]:
         "run_id": run.run_id,
         "version": __version__,
     }
-
-
-@contextlib.contextmanager
-def _graceful_interrupt(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C lets the unit in work finish and be committed; a second one ends at once."""
-
-    def on_signal(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print(
-            "\nimagecensus: finishing the unit in work; Ctrl-C again to stop at once",
-            file=sys.stderr,
-        )
-
-    try:
-        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us handles signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _counters(result: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:

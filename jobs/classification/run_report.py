@@ -63,6 +63,7 @@ class Run:
     drop_gone: bool = False
     interrupted: bool = False
     template: str = ""  # where the pipeline was written, in place of being run
+    left: str = ""  # the job that was left running
 
     def add_stage(self, stage: str, cpu: float, wall: float) -> None:
         self.stage_cpu[stage] = cpu
