@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from imagecensus.model_export.training.metrics import measure_calibration
+from imagecensus.model_export.training.metrics import measure, measure_calibration
 
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The figures that go into the contract.
+    """The figures that go into the contract: those that `imagecensus evaluate` gives of a table.
 
     Args:
       probabilities: float32 [N, classes].
@@ -22,19 +22,25 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """
     if not len(labels):
         return {"examples": 0}
-    figures = per_class(probabilities, labels)
-    present = figures["support"] > 0
-    order = np.argsort(-probabilities, axis=1)[:, :5]
+    best = min(5, probabilities.shape[1])
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :best]
+    hits = order == labels[:, None]
+    figures = measure(
+        labels,
+        order[:, 0],
+        score=probabilities.max(1),
+        rank=np.where(hits.any(1), hits.argmax(1) + 1, 0),
+        labels=[str(index) for index in range(probabilities.shape[1])],
+        top_k=best,
+    )
     chosen = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
     return {
         "examples": len(labels),
-        "accuracy": float((probabilities.argmax(1) == labels).mean()),
-        "top5_accuracy": float((order == labels[:, None]).any(1).mean()),
+        "accuracy": figures["accuracy"]["value"],
+        "top5_accuracy": figures["top_k_accuracy"][str(best)]["value"],
         "loss": float(-np.log(chosen).mean()),
-        "macro_precision": float(figures["precision"][present].mean()),
-        "macro_recall": float(figures["recall"][present].mean()),
-        "macro_f1": float(figures["f1"][present].mean()),
-        "calibration_error": calibration(probabilities, labels)["ece"],
+        **{f"macro_{name}": value for name, value in figures["average"]["macro"].items()},
+        "calibration_error": figures["calibration"]["ece"],
     }
 
 

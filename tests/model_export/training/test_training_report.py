@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from tables import row, write_table
 
+from imagecensus.jobs.evaluate import evaluate
 from imagecensus.model_export.contract import Contract
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training import evaluation
@@ -36,6 +38,26 @@ def test_figures_of_known_answers():
     expected = (2 * abs(0.9 - 1) + 0.95 + 0.4) / 4
     assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
     assert evaluation.evaluate(ANSWERS[:0], TRUE[:0]) == {"examples": 0}
+
+
+def test_training_and_evaluate_give_the_same_figures(tmp_path):
+    rng = np.random.default_rng(3)
+    answers = rng.dirichlet(np.full(4, 0.3), 60).astype(np.float32)
+    true = rng.integers(0, 3, 60)  # the fourth class is answered, and never true
+    figures = evaluation.evaluate(answers, true)
+    rows = [
+        row(
+            f"/{'abcd'[t]}/{i}.jpg",
+            sorted(zip("abcd", a.tolist(), strict=True), key=lambda x: -x[1]),
+        )
+        for i, (a, t) in enumerate(zip(answers, true, strict=True))
+    ]
+    told = evaluate(write_table(tmp_path / "out", rows), "parent")
+    assert figures["accuracy"] == told["accuracy"]["value"]
+    assert figures["top5_accuracy"] == told["top_k_accuracy"]["4"]["value"] == 1
+    for name in ("precision", "recall", "f1"):
+        assert figures[f"macro_{name}"] == pytest.approx(told["average"]["macro"][name])
+    assert figures["calibration_error"] == pytest.approx(told["calibration"]["ece"], abs=1e-6)
 
 
 def test_the_surest_mistakes_come_first(images):
