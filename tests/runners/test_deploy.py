@@ -139,7 +139,7 @@ def test_the_flex_template_asks_for_what_classify_takes():
     examples |= {"model_digest": "ab12", "accept_truncated": "0.98", "max_failure_rate": "0.1"}
     examples |= {"engine": "openvino", "precision": "f32", "compression": "snappy"}
     examples |= {"pages": "all", "verify": "all", "uri_column": "path", "image_column": "image"}
-    examples |= {"max_bytes": "2G", "decode_memory": "512M"}
+    examples |= {"max_bytes": "2G", "decode_memory": "512M", "zip_encoding": "cp866"}
     for name, parameter in parameters.items():
         assert {"label", "helpText", "regexes", "isOptional"} <= set(parameter)
         example = examples.setdefault(name, "3" if "[0-9]" in parameter["regexes"][0] else "true")
