@@ -275,7 +275,10 @@ def _decode(
         share=1.0 if picture.share is None else picture.share,
         depth_scaled=picture.depth_scaled,
         colour_converted=converted,
-        **dataclasses.asdict(facts),
+        taken_at=facts.taken_at,
+        camera=facts.camera,
+        latitude=facts.latitude,
+        longitude=facts.longitude,
     )
 
 

@@ -192,6 +192,21 @@ def _save_wrong_suffix(image: Image.Image, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def _save_of_extra(suffix: str, codec: str):
+    """With the extra `formats`; a PNG without it."""
+
+    def save(image: Image.Image, path: pathlib.Path) -> pathlib.Path:
+        try:
+            import imagecodecs
+        except ImportError:
+            return _saver(".png")(image, path)
+        path = path.with_suffix(suffix)
+        path.write_bytes(getattr(imagecodecs, f"{codec}_encode")(np.asarray(image)))
+        return path
+
+    return save
+
+
 FORMATS = (
     _saver(".jpg", quality=88),
     _saver(".png"),
@@ -205,6 +220,10 @@ FORMATS = (
     _save_wrong_suffix,
     _saver(".bmp"),
     _saver(".grey.jpg", "L", quality=85),
+    _save_of_extra(".jxl", "jpegxl"),
+    _save_of_extra(".jls", "jpegls"),
+    _saver(".jp2"),
+    _saver(".tga"),
 )
 
 

@@ -30,6 +30,32 @@ a damaged profile is ignored. Alpha is composited over white, MinIsWhite inverte
 
 {depth}
 
+**How fast.** A photo of 4000 x 3000 pixels to 224 x 224, one thread, CPU milliseconds on a busy
+machine, so that only ratios count (JPEG: 21), and the memory it takes beside the file, MB: JPEG
+21 and 6, progressive 71 and 41; JPEG 2000 by level 205 and 26; a pyramid of TIFF by level 11
+and 17; PPM 41 and 51, of 16 bits 97 and 211; BMP 48 and 51; TGA 51 and 53; SGI 71 and 76; TIFF
+of JPEG 92 and 55; GIF 128 and 63; PCX 128 and 53; QOI 138 and 85; WebP 188 and 192; TIFF of
+floats 219 and 342; AVIF 220 and 117; 12-bit JPEG 243 and 212; lossless JPEG 272 and 52; PNG 278
+and 51; TIFF LZW 290 and 54; JPEG XL 323 and 142; JPEG-LS 443 and 120; TIFF of 16 bits 609 and
+122; PFM 684 and 727; HDR 854 and 589; HEIC 1010 and 104.
+
+**Decoded smaller**, against decoding all of it (mean and largest difference of the 8-bit
+pixels, and how much faster): JPEG 0.16, 2, 3.4 times; progressive JPEG 0.16, 2, 1.6 times; JPEG
+2000 1.5, 20, 6.8 times; a pyramid of TIFF 0.35, 7, 9 times.
+
+**Held to.** What a second decoder or the writer says of the same files, in
+`tests/model_export/decoding`: the eight orientations of 38 kinds of file; over 4,000 TIFFs of
+every photometric, depth, layout and byte order, within 1 level (CMYK 2, YCbCr 4, Lab 0.6 on
+average) of what tifffile was given; 51 DICOM files, within 3 levels of pylibjpeg and pyjpegls;
+ICC profiles within 3 levels of ICC's arithmetic (JPEG 6); AVIF within 3 of imagecodecs. 46
+kinds of file, damaged and cut at random places, have the same pixels whatever memory held
+before, and none that announces its end or carries a checksum is `ok` with other pixels.
+
+**What the extra installs** (wheels for Linux, MB, and licence): imagecodecs 26.5, BSD-3, with
+libraries of BSD, MIT, zlib and IJG licences; pi-heif 1.5, BSD-3, with libheif and libde265
+(LGPL-3, linked dynamically); rawpy 3, MIT, with LibRaw (LGPL-2.1 or CDDL); tifffile 0.2, BSD-3;
+pydicom 2.4, MIT.
+
 **Older models** (no `decoding` in the contract, or `decoding: 1`) keep the pixels they always had:
 the high byte of 16 bits, floats as 0 to 255, no profiles, TIFFs as Pillow turns them. Only what
 Pillow misread (16-bit planar TIFF, colour JPEG 2000 of over 8 bits, lossless JPEG, RLE4) is read as

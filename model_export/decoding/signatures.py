@@ -6,7 +6,7 @@ import struct
 
 _STARTS: dict[bytes, str] = {
     # images
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"BM": "BMP",
+    b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"BM": "BMP",
     b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"II+\x00": "TIFF", b"MM\x00+": "TIFF",
     b"MM*\x00": "TIFF", b"II\x00*": "TIFF",
     b"\xff\x4f\xff\x51": "JPEG2000", b"\x00\x00\x00\x0cjP  ": "JPEG2000",
@@ -60,6 +60,8 @@ _PIXEL_BITS = {1: (8,), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8,), 10: (15, 16, 2
 def identify(data: bytes) -> str | None:
     """The name of what the content is, or None for what is no known format. Never raises."""
     head = bytes(data[:64])
+    if head.startswith(b"\xff\xd8\xff"):  # most images: not asked for the other 100
+        return "JPEG"
     if head[:4] == b"RIFF":
         return _RIFF.get(head[8:12], "RIFF")
     if head[:4] == b"FORM" and head[8:12] in _IFF:
@@ -98,7 +100,17 @@ def identify(data: bytes) -> str | None:
 
 def known_names() -> set[str]:
     """The names that are told apart, but for raw formats."""
-    names = {*_STARTS.values(), *_RIFF.values(), "PPM", "DICOM", "tar archive", "SVG", "PCX", "TGA"}
+    names = {
+        "JPEG",
+        *_STARTS.values(),
+        *_RIFF.values(),
+        "PPM",
+        "DICOM",
+        "tar archive",
+        "SVG",
+        "PCX",
+        "TGA",
+    }
     names |= {*_IFF.values(), "FLI", "disk image", "OpenDocument", "OpenRaster"}
     names |= {"HEIF", "AVIF", "QuickTime video", "MP4 video", "DOCX", "XLSX", "PPTX"}
     return names - _RAW_NAMES

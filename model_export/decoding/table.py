@@ -19,6 +19,7 @@ from imagecensus.model_export.decoding.readers import (
     netpbm,
     pillow_reader,
     png,
+    qoi,
     raw,
     tiff,
 )
@@ -85,7 +86,8 @@ FORMATS = {
         ),
         Format(name="PAM", open=netpbm.open_netpbm, libraries="NumPy"),
         Format(name="PFM", open=netpbm.open_netpbm, libraries="NumPy"),
-        _plain("TGA"), _plain("PCX"), _plain("ICO", "its largest image"), _plain("QOI"),
+        _plain("TGA"), _plain("PCX"), _plain("ICO", "its largest image"),
+        Format(name="QOI", open=qoi.open_qoi, libraries="imagecodecs; else Pillow, slowly"),
         _plain("SGI"), _plain("DDS"),
         Format(
             name="PSD", open=pillow_reader.open_psd, libraries="Pillow", note="flattened, 8 bits",
