@@ -77,10 +77,9 @@ def main(argv: list[str]) -> int:
 
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
-    from imagecensus.jobs.classification import supervise
     from imagecensus.jobs.classification.interrupts import cancel
     from imagecensus.transforms.dataset.layout import Layout
-    from imagecensus.transforms.decoders import guard_listing
+    from imagecensus.transforms.decoders.lease import lease
     from imagecensus.transforms.storage.locations import is_bucket
 
     options.web.apply()
@@ -91,8 +90,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     if options.cancel:
         print(cancel(layout))
         return 0
-    supervise.journals_are_in(layout.listing)
-    with guard_listing.journal_in(layout.listing, size_in_bytes(options.decode_memory)):
+    with lease(options.limits, options.threads):  # for the listing, and for a run in this process
         return _classify(options, beam_args, layout)
 
 
@@ -139,7 +137,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
     job = prepare(options, beam_args, layout)
     if not options.dry_run:
         layout.make()
-    activity.watch(options.decode_seconds)
+    activity.watch()
     with contextlib.nullcontext() if options.dry_run else layout.locked(_stop) as lock:
         fault_injection.reached("lock.taken")
         running = "" if options.dry_run else attach(layout, detach=options.detach)
@@ -304,7 +302,6 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     `check_held` raises where another run has taken the output over, before the plan is written.
     Raises UserError: the output holds another dataset, or parts that no plan knows.
     """
-    from imagecensus.jobs.classification import supervise
     from imagecensus.transforms import fault_injection
     from imagecensus.transforms.dataset import compaction, inventory, ledger, parts, work_plan
     from imagecensus.transforms.dataset.epoch import raise_epoch
@@ -352,7 +349,6 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     )  # fmt: skip
     fault_injection.reached("planned")
     run.planned = planned
-    supervise.journals_are_in(layout.inflight)
     run.add_stage("list", time.process_time() - began[0], time.monotonic() - began[1])
     done = {(name, part.file.revision) for name, part in present.parts.items()}
     todo = [unit for unit in planned.plan.units if (unit.name, unit.revision) not in done]
@@ -392,7 +388,6 @@ def close_run(job: Job, work: Work) -> dict[str, Any]:
     """Looks at what was written, counts, and writes the run report; returns it."""
     from imagecensus.transforms import activity
     from imagecensus.transforms.dataset import inventory, ledger, work_plan
-    from imagecensus.transforms.decoders import inflight
 
     run, layout, plan = job.run, job.layout, work.planned.plan
     after = inventory.take_inventory(layout.parts, plan, run.fingerprint, work.present.ledger)
@@ -411,8 +406,6 @@ def close_run(job: Job, work: Work) -> dict[str, Any]:
     write_gone(layout, work.planned.gone)
     fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - run.started, 3)}
     activity.LOGGER.info("finished: %s", counts, extra={"fields": fields})
-    if not after.pending:
-        inflight.forget(layout.inflight)
     return report
 
 

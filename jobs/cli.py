@@ -15,7 +15,6 @@ import re
 import sys
 import traceback
 
-from imagecensus.jobs.classification import supervise
 from imagecensus.jobs.command import logs, process
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.redact import redact
@@ -126,8 +125,6 @@ def command(job: str = "") -> None:
     _make_output_safe()
     process.own_process = True
     os.environ["PYTHONSAFEPATH"] = "1"  # for children that libraries start: no current folder
-    if "classify" in sys.argv[1:4]:  # --debug and --log-json may come first
-        process.leave(supervise.run(_main))
     process.leave(_main())
 
 

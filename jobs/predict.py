@@ -6,10 +6,12 @@ The same decoding, the same engines and the same columns as the batch job, witho
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,9 +23,9 @@ from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.model_export.preprocess import configure_pillow, decode_image
 from imagecensus.model_export.safety import check_graph
-from imagecensus.transforms.archives.reading import Place
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.decoders.look_into import read_reference
 from imagecensus.transforms.engines.registry import choose_engine, load_engine, match_engine
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
@@ -102,9 +104,12 @@ class Predictor:
                 " export it again with a larger top-k"
             )
         self._top_k, self._gps = top_k, gps
+        stack = contextlib.ExitStack()
+        self._decoders = stack.enter_context(lease())
+        self._decoders.start()  # while the model is loaded
+        weakref.finalize(self, stack.close)
         chosen = match_engine(choose_engine(engine), engine, model)
         self._engine = load_engine(chosen, model)
-        configure_pillow()
 
     def predict(
         self, images: Iterable[NamedBytes], embeddings: bool = False
@@ -140,7 +145,7 @@ class Predictor:
                     raise data
                 row["xxh128"] = xxhash.xxh3_128_hexdigest(data)
                 spec, out = self.contract.preprocess, pixels[len(good)]
-                info = decode_image(data, spec, out, gps=self._gps)
+                info = self._decoders.decode(data, spec, out, gps=self._gps)
                 row |= {"width": info.width, "height": info.height, "format": info.format}
                 row |= {name: getattr(info, name) for name in facts if name != "xxh128"}
                 good.append(row)
@@ -193,17 +198,11 @@ def read_one_image(image: str) -> NamedBytes:
             uri = resolve(image, "")
             # A signed address is read as it is, and shown without its secret.
             return uri, read_image(image if store.is_web(image) else uri)
-        found = PackedMembers().find(packed.container, [packed.uri]).get(packed.uri)
-        if found is None:
-            return packed.uri, ImageError("not_found", "the archive has no such member")
-        place = Place()
-        try:
-            data = read_image(
-                *found[:3], container=found.container, member=found.member, place=place
-            )
-        finally:
-            place.close()
-        return packed.uri, data
+        with lease():
+            found = PackedMembers().find(packed.container, [packed.uri]).get(packed.uri)
+            if found is None:
+                return packed.uri, ImageError("not_found", "the archive has no such member")
+            return packed.uri, read_reference(found.ref, MAX_BYTES)
     except OSError as error:
         return image, ImageError("read_error", error.strerror or str(error))
     except ImageError as error:

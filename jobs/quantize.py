@@ -23,7 +23,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract, Pixels, read_contract
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.precision import judge_int8
-from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.quantize import (
     CALIBRATION_IMAGES,
     MEASURED_IMAGES,
@@ -32,8 +32,11 @@ from imagecensus.model_export.quantize import (
     quantize_model,
 )
 from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.decoders.look_into import read_reference
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.list_images import check_inputs, list_images
-from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.read_images import MAX_BYTES
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 from imagecensus.transforms.storage import store
 
@@ -179,8 +182,7 @@ def _draw(inputs: tuple[str, ...], uri_column: str, image_column: str) -> list[d
 
 
 def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Sample:
-    configure_pillow()
-    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
+    with lease(), concurrent.futures.ThreadPoolExecutor(2 * usable_cores()) as pool:
         done = list(pool.map(lambda row: _pixels(row, contract.preprocess), rows))
     good = [(row, pixels) for row, pixels in zip(rows, done, strict=True) if pixels is not None]
     ids = {label: index for index, label in enumerate(contract.labels)}
@@ -196,11 +198,12 @@ def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Samp
 def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> NDArray[np.uint8] | None:
     out = np.empty(spec.shape, np.uint8)
     try:
-        data = read_image(
-            row["uri"], row["size"], row["etag_or_mtime"],
+        ref = ImageRef(
+            uri=row["uri"], size=row["size"], etag=row["etag_or_mtime"],
             container=row["container"], member=row["member"],
         )  # fmt: skip
-        decode_image(data, spec, out)
+        with lease() as decoders:
+            decoders.decode(read_reference(ref, MAX_BYTES), spec, out)
     except ImageError:
         return None
     return out

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagecensus.model_export.training.features import TrainingSpec
     from imagecensus.model_export.training.labelled_data import LabelledData
     from imagecensus.model_export.training.run import Trained
+    from imagecensus.transforms.decoders.pool import Pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,6 +150,14 @@ def main(argv: list[str]) -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
     import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
+    from imagecensus.transforms.decoders.lease import lease
+
+    with lease() as decoders:
+        _train(options, decoders)
+    return 0
+
+
+def _train(options: TrainOptions, decoders: Pool) -> None:
     from imagecensus.jobs.training_data.sources import read_training_data
     from imagecensus.model_export.training.decoded_images import ArrayCache
     from imagecensus.model_export.training.labelled_data import SplitFractions
@@ -160,6 +169,7 @@ def main(argv: list[str]) -> int:
         options.label_column,
         options.path_column,
         options.split_column,
+        decoders=decoders,
     )
     spec = training_spec(options, len(data.labels))
     work = os.path.normpath(options.output) + ".training"
@@ -182,7 +192,6 @@ def main(argv: list[str]) -> int:
     _print_summary(trained, options.output, work)
     if not options.no_int8:
         _add_int8(options, data, work)
-    return 0
 
 
 def training_spec(options: TrainOptions, classes: int) -> TrainingSpec:

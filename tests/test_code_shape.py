@@ -26,15 +26,6 @@ MAX_POSITIONAL = 5
 LONG_FUNCTIONS: set[tuple[str, str]] = set()
 LONG_CALLS: set[tuple[str, str]] = {
     ("transforms/decode_images.py", "ImageBatch"),
-    ("transforms/decode_images.py", "decode"),
-    ("transforms/decode_images.py", "read"),
-    ("transforms/decoders/guard_decoding.py", "decode_image"),
-    ("transforms/decoders/guard_decoding.py", "decode_isolated"),
-    ("transforms/decoders/guard_decoding.py", "read"),
-    ("transforms/decoders/guard_decoding.py", "read_image"),
-    ("transforms/decoders/guard_listing.py", "list_archive"),
-    ("transforms/decoders/isolate_reading.py", "ask"),
-    ("transforms/decoders/worker.py", "read_image"),
     ("transforms/read_images.py", "read_member"),
     ("transforms/storage/web/fetch.py", "_follow"),
 }

@@ -55,6 +55,7 @@ class Stages:
     def reset(self) -> None:
         self.images = 0
         self.cpu = dict.fromkeys(STAGES_TIMED, 0.0)
+        self.cpu_elsewhere = 0.0  # of that, in decoder processes
         self.wall = dict.fromkeys(STAGES_TIMED, 0.0)
         self.ready_cpu, self.ready_wall = time.process_time(), time.monotonic()
 
@@ -71,6 +72,12 @@ class Stages:
             self.cpu[stage] += cpu
             self.wall[stage] += wall
 
+    def add_elsewhere(self, stage: str, cpu: float, wall: float) -> None:
+        """Books what a decoder process spent."""
+        with self._lock:
+            self.cpu_elsewhere += cpu
+        self.add(stage, cpu, wall)
+
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Counts the block for a stage: this thread's CPU seconds."""
@@ -84,7 +91,7 @@ class Stages:
     def measure_process(self, stage: str) -> Iterator[None]:
         """Counts the block for a stage whose threads are not ours to ask: an engine's.
 
-        That is what the whole process used meanwhile, less what the decoding threads did.
+        That is what the whole process used meanwhile, less what the reading threads did.
         """
         wall, cpu = time.perf_counter(), time.process_time() - self._threads_cpu()
         yield
@@ -92,7 +99,7 @@ class Stages:
         self.add(stage, cpu, time.perf_counter() - wall)
 
     def _threads_cpu(self) -> float:
-        return self.cpu["read"] + self.cpu["decode"]
+        return self.cpu["read"] + self.cpu["decode"] - self.cpu_elsewhere
 
 
 STAGES = Stages()

@@ -28,7 +28,7 @@ POINTS = (
     "planned",
     "unit.begun",
     "read",  # once per image
-    "decode",  # once per image, its place in the journal taken
+    "decode",  # once per image, before it is sent to a decoder process
     "infer",  # once per batch
     "part.partial",
     "part.synced",

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from imagecensus.transforms.archives import listing, page_archive
 from imagecensus.transforms.archives.members import PAGES, is_archive_name
-from imagecensus.transforms.decoders import guard_listing
+from imagecensus.transforms.decoders import look_into
+from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.inputs.column_types import as_type, together
 from imagecensus.transforms.inputs.files import (
     CHUNK,
@@ -143,7 +144,7 @@ def _holds_images(text: str, uri_column: str, image_column: str) -> bool:
     if uri_column and not image_column:
         return False
     reference = next(list_files(text), ("", -1, ""))
-    return guard_listing.is_table_of_images(*reference, image_column)
+    return look_into.is_table_of_images(*reference, image_column)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,12 +170,12 @@ def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
         archive = not uri.endswith(_IMAGES) and (is_archive_name(uri) or uri == named)
         if not (with_pages or archive):
             return None
-        kind = guard_listing.archive_kind(*reference, how.image_column)
+        kind = look_into.archive_kind(*reference, how.image_column)
         if kind == PAGES and not how.all_pages:
             return None
         if kind == "zip" and how.zip_encoding:
             kind += f":{how.zip_encoding}"
-        return kind and guard_listing.list_archive(
+        return kind and look_into.list_archive(
             *reference, kind, how.image_column, columns, how.max_members
         )
 
@@ -230,7 +231,11 @@ def _expand(
         members = members_of(reference)
         return None if members is None else list(members)
 
-    with concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+    with (
+        lease() as usual,
+        lease(usual.limits, _LISTED_AT_ONCE),  # they start where they are asked something
+        concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool,
+    ):
         ahead = collections.deque()
         for reference in list_files(text, selection):
             looked_into = all_pages or not reference[0].endswith(_IMAGES)
@@ -246,5 +251,5 @@ def _table_columns(text: str, image_column: str) -> pa.Schema:
     """The columns of the first table of images, where an input's name says it is one."""
     for reference in list_files(text) if listing.has_columns(text) else ():
         if is_archive_name(reference[0]):
-            return guard_listing.column_schema(*reference, image_column)
+            return look_into.column_schema(*reference, image_column)
     return pa.schema([])

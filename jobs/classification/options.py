@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.command.options import (
     argument,
@@ -17,6 +17,9 @@ from imagecensus.jobs.command.options import (
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.storage.locations import is_bucket, is_writable
 from imagecensus.transforms.storage.web.policy import WebPolicy
+
+if TYPE_CHECKING:
+    from imagecensus.transforms.image_ref import Limits
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
@@ -126,7 +129,7 @@ class ClassifyOptions:
     )
     decode_seconds: int = option(60, "longest that decoding one image may take", "limits")
     decode_memory: str = option(
-        "4G", "most that decoding a suspect of an earlier crash may take", "limits", metavar="SIZE"
+        "4G", "most address space of each process that decodes", "limits", metavar="SIZE"
     )
     allow_private_hosts: bool = option(
         False, "also read web addresses of this machine and its networks", "web"
@@ -163,6 +166,18 @@ class ClassifyOptions:
             allow_private_hosts=self.allow_private_hosts,
             ignore_robots=self.ignore_robots,
             host_connections=self.host_connections,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        from imagecensus.transforms.image_ref import Limits  # brings NumPy and Pillow
+
+        return Limits(
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            max_bytes=size_in_bytes(self.max_bytes),
+            decode_seconds=self.decode_seconds,
+            decode_memory=size_in_bytes(self.decode_memory),
         )
 
     @property
@@ -223,14 +238,23 @@ def validate(options: ClassifyOptions) -> None:
             problems.append(f"--shard={options.shard}: I must be from 0 to N-1")
     except ValueError:
         problems.append(f"--shard={options.shard}: write I/N, for example 0/4")
-    for flag, size in (
-        ("--max-bytes", options.max_bytes),
-        ("--decode-memory", options.decode_memory),
-    ):
-        if not _is_size(size):
-            problems.append(f"{flag}={size}: write a number above 0, with K, M or G behind it")
+    problems += _wrong_sizes(options)
     if problems:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
+def _wrong_sizes(options: ClassifyOptions) -> list[str]:
+    problems = []
+    sizes = (("--max-bytes", options.max_bytes, 0), ("--decode-memory", options.decode_memory, 512))
+    for flag, size, least in sizes:
+        try:
+            if size_in_bytes(size) <= 0:
+                raise ValueError
+            if size_in_bytes(size) < least << 20:
+                problems.append(f"{flag}={size}: give {least}M or more: the libraries need some")
+        except ValueError:
+            problems.append(f"{flag}={size}: write a number above 0, with K, M or G behind it")
+    return problems
 
 
 def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
@@ -242,13 +266,6 @@ def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
     if options.verify not in ("changed", "all") and not _is_share(options.verify):
         problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
     return problems
-
-
-def _is_size(text: str) -> bool:
-    try:
-        return size_in_bytes(text) > 0
-    except ValueError:
-        return False
 
 
 def _is_encoding(name: str) -> bool:

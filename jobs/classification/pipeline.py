@@ -157,7 +157,6 @@ def _how(request: Request, run: Run) -> How:
         max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
         threads=options.threads,
-        journal=layout.inflight,
         seconds=options.decode_seconds,
         memory=size_in_bytes(options.decode_memory),
         web=options.web,

@@ -77,7 +77,8 @@ class Run:
         those of this process alone.
         """
         listing = self.stage_cpu.get("list", 0.0)
-        overhead = time.process_time() - stages.ready_cpu - sum(stages.cpu.values())
+        here = sum(stages.cpu.values()) - stages.cpu_elsewhere
+        overhead = time.process_time() - stages.ready_cpu - here
         steady = time.monotonic() - stages.ready_wall
         start = time.time() - self.started - steady - self.stage_wall.get("list", 0.0)
         self.add_stage("start", stages.ready_cpu - self.start_cpu - listing, start)

@@ -5,12 +5,14 @@ It serves nothing but what the table holds: rows, and images that are decoded an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import secrets
 import threading
 import urllib.parse
+import weakref
 from typing import Any
 
 from starlette.applications import Starlette
@@ -29,6 +31,7 @@ from imagecensus.jobs.results.thumbnails import make_thumbnail, make_view
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.decoders.lease import lease
 
 HOST = "127.0.0.1"
 TILE_SIDE, VIEW_SIDE = 160, 1024
@@ -74,6 +77,9 @@ class _Page:
 
     def __init__(self, rows: Rows, corrections: Corrections, model: str | None) -> None:
         self._rows, self._corrections, self._model = rows, corrections, model
+        stack = contextlib.ExitStack()
+        stack.enter_context(lease())
+        weakref.finalize(self, stack.close)
         # Bounds the memory of large images.
         self._decoding = threading.Semaphore(usable_cores())
         self._predicting = threading.Lock()

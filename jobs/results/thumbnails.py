@@ -2,14 +2,13 @@
 
 A thumbnail is pixels only: the file is decoded by the job's own decoder and the pixels are
 encoded anew, so that nothing else of the file (EXIF text, profiles, trailing bytes) reaches a
-page. Files that the job could not use are decoded in processes of their own.
+page. Files that the job could not use are decoded by processes of their own.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
-from imagecensus.transforms.archives.reading import Place, is_sequential
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.transforms.archives.reading import is_sequential
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.work_plan import find_references
-from imagecensus.transforms.decoders import isolate
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.decoders.look_into import read_reference
+from imagecensus.transforms.decoders.pool import Pool
+from imagecensus.transforms.image_ref import ImageRef, Limits
 from imagecensus.transforms.read_images import read_image
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -32,8 +34,10 @@ THREADS = 4
 # Failures of which something may be left to draw. Those that killed or hung a decoder are not
 # tried again, and storage that failed is not asked again.
 DRAWN_STATUSES = ("too_large", "truncated", "decode_error", "inference_error")
-FAILURES_AT_ONCE, FAILURE_MEMORY = 2, 768 << 20  # the child's libraries included
-FAILURE_SECONDS, ALL_FAILURES_SECONDS = 5, 15
+FAILURES_AT_ONCE, ALL_FAILURES_SECONDS = 2, 15
+OF_FAILURES = Limits(  # memory, the libraries' included, and time are the limit
+    max_pixels=1 << 40, max_side=1 << 40, decode_seconds=5, decode_memory=768 << 20
+)
 
 
 class Images:
@@ -45,7 +49,6 @@ class Images:
         """
         self._state = Layout(output).state
         self._known: dict[str, dict[str, Any]] = {}
-        self._place, self._one_at_a_time = Place(), threading.Lock()
 
     def locate(self, uris: list[str]) -> None:
         """Looks up many images at once, which is quicker than one by one."""
@@ -60,16 +63,11 @@ class Images:
         found = self._known.get(uri)
         if not found or found["container"] is None:
             return read_image(uri, max_bytes=MAX_FILE_BYTES)
-        with self._one_at_a_time:
-            return read_image(
-                uri,
-                size=found["size"],
-                etag=found["etag_or_mtime"],
-                max_bytes=MAX_FILE_BYTES,
-                container=found["container"],
-                member=found["member"],
-                place=self._place,
-            )
+        ref = ImageRef(
+            uri=uri, size=found["size"], etag=found["etag_or_mtime"],
+            container=found["container"], member=found["member"],
+        )  # fmt: skip
+        return read_reference(ref, MAX_FILE_BYTES)
 
     def is_sequential(self, uri: str) -> bool:
         """Whether it is a member of an archive that is best read front to back."""
@@ -92,10 +90,10 @@ def make_thumbnail(data: bytes, side: int) -> bytes:
     Raises:
       ImageError: it cannot be decoded.
     """
-    configure_pillow()
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
-    decode_image(data, spec, pixels)
+    with lease() as decoders:
+        decoders.decode(data, spec, pixels)
     return _jpeg(pixels)
 
 
@@ -110,9 +108,10 @@ def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, byt
 
     uris = list(dict.fromkeys(uris))
     images.locate(uris)
-    made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
+    with lease():
+        made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
     rest = [uri for uri in uris if uri not in made]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with lease(), ThreadPoolExecutor(THREADS) as pool:
         made.update(zip(rest, pool.map(attempt, rest), strict=True))
     return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
 
@@ -121,7 +120,7 @@ def draw_failures(images: Images, uris: list[str], side: int) -> dict[str, bytes
     """Thumbnails of what can be drawn of images that failed, by uri.
 
     A file that ends too early is drawn as far as it goes, one too large for the job at reduced
-    size. Each is decoded in a process of its own with bounded time and memory, and after
+    size. They are decoded by processes with bounded time and memory, and after
     `ALL_FAILURES_SECONDS` no more are tried. Members of archives that have to be read front to
     back are left out: what lies before them may be anything.
     """
@@ -133,49 +132,42 @@ def draw_failures(images: Images, uris: list[str], side: int) -> dict[str, bytes
         if images.is_sequential(uri) or time.monotonic() > deadline:
             return None
         try:
-            return _draw_leniently(images.read(uri), side)
+            return _draw_leniently(decoders, images.read(uri), side)
         except ImageError:
             return None
 
-    with ThreadPoolExecutor(FAILURES_AT_ONCE) as pool:
+    with (
+        lease(OF_FAILURES, FAILURES_AT_ONCE) as decoders,
+        ThreadPoolExecutor(FAILURES_AT_ONCE) as pool,
+    ):
         drawn = dict(zip(uris, pool.map(attempt, uris), strict=True))
     return {uri: thumbnail for uri, thumbnail in drawn.items() if thumbnail}
 
 
-def _draw_leniently(data: bytes, side: int) -> bytes | None:
+def _draw_leniently(pool: Pool, data: bytes, side: int) -> bytes | None:
     """None where the file tells nothing but one colour. Raises ImageError."""
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
-    unlimited = 1 << 40  # memory and time are the limit
-    isolate.decode_isolated(
-        data,
-        spec,
-        pixels,
-        max_pixels=unlimited,
-        seconds=FAILURE_SECONDS,
-        memory=FAILURE_MEMORY,
-        max_side=unlimited,
-        lenient=True,
-    )
+    pool.decode(data, spec, pixels, lenient=True)
     blank = (pixels == pixels[0, 0]).all()
     return None if blank else _jpeg(pixels)
 
 
 def make_view(data: bytes, longest: int) -> bytes:
     """A JPEG of the whole image, its longer side at most `longest` pixels. Raises ImageError."""
-    configure_pillow()
-    width, height = _upright_size(data)
-    scale = min(longest / max(width, height), 1.0)
-    width, height = max(round(width * scale), 1), max(round(height * scale), 1)
-    pixels = np.empty((height, width, 3), np.uint8)
-    decode_image(data, PreprocessSpec(height=height, width=width), pixels)
+    with lease() as decoders:
+        width, height = _upright_size(decoders, data)
+        scale = min(longest / max(width, height), 1.0)
+        width, height = max(round(width * scale), 1), max(round(height * scale), 1)
+        pixels = np.empty((height, width, 3), np.uint8)
+        decoders.decode(data, PreprocessSpec(height=height, width=width), pixels)
     return _jpeg(pixels)
 
 
-def _upright_size(data: bytes) -> tuple[int, int]:
+def _upright_size(decoders: Pool, data: bytes) -> tuple[int, int]:
     """Width and height as shown, after EXIF orientation. Raises ImageError."""
     smallest = PreprocessSpec(height=1, width=1)  # many formats tell their turn with pixels only
-    info = decode_image(data, smallest, np.empty(smallest.shape, np.uint8))
+    info = decoders.decode(data, smallest, np.empty(smallest.shape, np.uint8))
     turned = info.orientation in (5, 6, 7, 8)
     return (info.height, info.width) if turned else (info.width, info.height)
 

@@ -10,6 +10,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 from imagecensus.jobs.training_data.class_folders import read_class_folders
 from imagecensus.jobs.training_data.manifest import read_manifest
@@ -21,12 +22,15 @@ from imagecensus.model_export.training.labelled_data import (
     complete,
 )
 from imagecensus.model_export.training.splits import DataError
-from imagecensus.transforms.archives.reading import Place, is_sequential
+from imagecensus.transforms.archives.reading import is_sequential
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.decoders.look_into import read_reference
+from imagecensus.transforms.decoders.pool import Pool
 from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.manifests import base_of
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
 from imagecensus.transforms.inputs.read_list import KINDS, kind_of
-from imagecensus.transforms.read_images import read_image
+from imagecensus.transforms.read_images import MAX_BYTES, read_image
 from imagecensus.transforms.storage import store
 
 Read = Callable[[], bytes]
@@ -38,6 +42,8 @@ def read_training_data(
     label_column: str = "label",
     path_column: str = "",
     split_column: str = "split",
+    *,
+    decoders: Pool | None = None,
 ) -> LabelledData:
     """Finds the images, labels and splits of any supported source.
 
@@ -47,6 +53,7 @@ def read_training_data(
       fractions: of the splits cut where the source has none.
       label_column, path_column, split_column: of a manifest; the path column is found by name
         where empty, the split column may be missing.
+      decoders: processes that decode the images; they must outlive the data.
 
     Raises:
       DataError: with everything that keeps the data from being trained on.
@@ -68,6 +75,8 @@ def read_training_data(
         raise DataError(_refusal(source))
     splits = complete(found, fractions)
     check(source, labels, splits)
+    if decoders:
+        splits = {name: replace(split, decode=decoders.decode) for name, split in splits.items()}
     return LabelledData(source=source, labels=tuple(labels), splits=splits, notes=tuple(notes))
 
 
@@ -108,21 +117,18 @@ def _members(archive: str, wanted: set[str]) -> dict[str, Read]:
     the training takes its images in another order.
     """
     found: dict[str, Read] = {}
-    place, folder = Place(), None
-    try:
-        references = PackedMembers().find(archive, wanted)
-    except OSError:  # reading each of them will say why
-        return {}
-    for row in references.values():
-        read: Read = functools.partial(
-            read_image, row.uri, row.size, row.etag_or_mtime,
-            container=row.container, member=row.member, place=place,
-        )  # fmt: skip
-        if is_sequential(row.member or ""):
-            folder = folder or tempfile.TemporaryDirectory(prefix="imagecensus-")
-            read = _keep(read, folder, str(len(found)))
-        found[row.uri] = read
-    place.close()
+    folder = None
+    with lease():
+        try:
+            references = PackedMembers().find(archive, wanted)
+        except OSError:  # reading each of them will say why
+            return {}
+        for ref in (one.ref for one in references.values()):
+            read: Read = functools.partial(read_reference, ref, MAX_BYTES)
+            if is_sequential(ref.member or ""):
+                folder = folder or tempfile.TemporaryDirectory(prefix="imagecensus-")
+                read = _keep(read, folder, str(len(found)))
+            found[ref.uri] = read
     return found
 
 

@@ -26,7 +26,7 @@ from imagecensus.model_export.preprocess import (
     decode_image,
 )
 from imagecensus.model_export.trained_images import hash_content, salted
-from imagecensus.model_export.training.splits import DataError, Split
+from imagecensus.model_export.training.splits import DataError, Decode, Split
 
 # Of one image: a salted hash of its file, the file's bytes, and a hash of its decoded pixels, which
 # a copy with other metadata or in another lossless format has in common.
@@ -124,12 +124,14 @@ class StreamedImages(Images):
       reads: one for each row.
       spec: to which pixels.
       threads: that read and decode.
+      decode: see `Split`.
       failures: what could be read once and no more, as messages.
     """
 
     reads: tuple[Callable[[], bytes], ...]
     spec: PreprocessSpec
     threads: concurrent.futures.ThreadPoolExecutor
+    decode: Decode = decode_image
     failures: list[str] = dataclasses.field(default_factory=list)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -137,7 +139,7 @@ class StreamedImages(Images):
         pixels = np.empty((len(indices), *self.spec.shape), np.uint8)
 
         def decode(place: int, row: int) -> None:
-            decode_image(self.reads[row](), self.spec, pixels[place])
+            self.decode(self.reads[row](), self.spec, pixels[place])
 
         rows = self.rows[indices].tolist()
         try:
@@ -159,7 +161,7 @@ def decode_images(
     progress: Callable[[int], object] = lambda count: None,
     salt: bytes = b"",
 ) -> Images:
-    """Decodes a split with the batch job's own `decode_image`.
+    """Decodes a split as the batch job does.
 
     Args:
       split: what to decode.
@@ -167,7 +169,7 @@ def decode_images(
       cache: where they go; what it has no room for is streamed.
       name: of the split, for messages and cache files.
       max_broken_rate: share of unreadable images that is skipped; more refuses the training.
-      threads: that read and decode; None takes one per core.
+      threads: that read and decode; None takes two per core.
       progress: called with 1 for each image done.
       salt: of the hashes of files.
 
@@ -188,7 +190,7 @@ def decode_images(
         try:
             content = read()
             drawn = np.empty(spec.shape, np.uint8) if pixels is None else pixels[row]
-            decode_image(content, spec, drawn)
+            split.decode(content, spec, drawn)
         except ImageError as error:
             return broken_image(row, error.status, str(error))
         except OSError as error:
@@ -197,7 +199,7 @@ def decode_images(
         hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(drawn.data))
         return None
 
-    threads = threads or usable_cores()
+    threads = threads or 2 * usable_cores()  # where processes decode, some only wait
     outcomes = list(_decode_in_order(decode, split, threads, progress))
     broken = tuple(outcome for outcome in outcomes if outcome)
     if len(broken) > max_broken_rate * len(split):
@@ -221,6 +223,7 @@ def decode_images(
         reads=tuple(split.open()),
         spec=spec,
         threads=concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="decode"),
+        decode=split.decode,
         **columns,
     )
 

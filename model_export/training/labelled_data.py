@@ -63,8 +63,7 @@ def subset(split: Split, rows: Sequence[int] | np.ndarray) -> Split:
         return (read for row, read in enumerate(split.open()) if row in wanted)
 
     names = tuple(split.names[row] for row in keep)
-    labels = split.labels[keep]
-    return Split(names=names, labels=labels, open=reopen, any_order=split.any_order)
+    return dataclasses.replace(split, names=names, labels=split.labels[keep], open=reopen)
 
 
 def stratified_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -8,8 +8,10 @@ import urllib.parse
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -23,6 +25,9 @@ class DataError(UserError):
     """The training data cannot be used. The message names the folder, file or class."""
 
 
+Decode = Callable[[bytes, PreprocessSpec, NDArray[np.uint8]], object]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
     """Images of one split, not yet read.
@@ -34,12 +39,14 @@ class Split:
         called (and raises OSError where it cannot), so that threads can do the reading.
       any_order: these items are small and stay readable, as files are: they may be kept and called
         in any order, again and again.
+      decode: makes pixels of the bytes, as `decode_image` does; called from many threads.
     """
 
     names: tuple[str, ...]
     labels: np.ndarray
     open: Callable[[], Iterable[Callable[[], bytes]]]
     any_order: bool = True
+    decode: Decode = decode_image
 
     def __len__(self) -> int:
         return len(self.names)

@@ -6,10 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_photos
 
-from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
+from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
+from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import Unit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def decoders():
+    with lease(Decoding(PreprocessSpec()).limits):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +24,6 @@ def refs(tmp_path_factory):
     """30 references."""
     folder = tmp_path_factory.mktemp("photos")
     make_photos(folder, 30)
-    configure_pillow()
     return pa.Table.from_batches(list_images((str(folder),))).combine_chunks().to_batches()[0]
 
 
@@ -31,7 +37,7 @@ def test_each_units_batches_come_in_order_and_end_with_one_last(
     refs, sizes, batch_images, window_batches
 ):
     how = Decoding(PreprocessSpec(32, 32), batch_images=batch_images, window_batches=window_batches)
-    pools = Pools(how)
+    pools = Pools(how)  # of the module's decoders
     ahead, batches, start = ReadAhead(how, pools), [], 0
     for number, size in enumerate(sizes):
         unit = Unit(str(number), "plan", number, size)

@@ -6,11 +6,9 @@ Packed ones and Parquet row groups can only be read front to back: `Place` remem
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from imagecensus.model_export.image_formats import ImageError
@@ -82,28 +80,24 @@ def read_member(
     return data
 
 
-class Turns:
-    """Lets threads go one after the other, in the order in which their tickets were drawn."""
+def as_stored(member: str) -> str:
+    """The member as it is stored: where `read_member` finds bytes for `unpack`, not yet opened.
 
-    def __init__(self) -> None:
-        self._drawn = self._served = 0
-        self._served_one = threading.Condition()
+    For who reads in one process what another one opens. A member that nothing opens is itself.
+    """
+    kind, *where = json.loads(member)
+    if kind != "tfrecord":
+        return member
+    offset, length, *_ = where
+    return json.dumps(["record", offset, length + 4])
 
-    def draw(self) -> int:
-        """A ticket. Each one must be used."""
-        self._drawn += 1
-        return self._drawn - 1
 
-    @contextlib.contextmanager
-    def turn(self, ticket: int) -> Iterator[None]:
-        with self._served_one:
-            self._served_one.wait_for(lambda: self._served == ticket)
-        try:
-            yield
-        finally:
-            with self._served_one:
-                self._served += 1
-                self._served_one.notify_all()
+def unpack(member: str, stored: bytes) -> bytes:
+    """The member's bytes, given those of `as_stored`. Raises ImageError."""
+    kind, *where = json.loads(member)
+    if kind != "tfrecord":
+        return stored
+    return tfrecord_archive.read_member(lambda *_: stored, where)
 
 
 class Place:

@@ -18,7 +18,6 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
 from imagecensus.transforms.dataset.merging import PARTS, STATE
-from imagecensus.transforms.decoders import inflight
 from imagecensus.transforms.inputs.column_types import is_guessed, together
 from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
@@ -34,7 +33,7 @@ class MixError(UserError):
 class Layout:
     """Where the pieces of an output are.
 
-    Shards work on one output side by side: each has a plan, a lock, journals and a run report of
+    Shards work on one output side by side: each has a plan, a lock and a run report of
     its own.
     """
 
@@ -76,15 +75,6 @@ class Layout:
     def whole(self) -> Layout:
         """The same output for a run over everything."""
         return dataclasses.replace(self, shard=work_plan.WHOLE)
-
-    @property
-    def inflight(self) -> str:
-        return inflight.folder_for(self.state) + self._suffix
-
-    @property
-    def listing(self) -> str:
-        """Of the launcher's journal of archives: it lists before it may touch the output."""
-        return inflight.folder_here("listing", self.state + self._suffix)
 
     @property
     def run_report(self) -> str:

@@ -1,1 +1,1 @@
-"""What keeps an image or an archive that kills its reader from costing more than its own row."""
+"""The processes that decode images and open archives: what kills one costs its own row."""

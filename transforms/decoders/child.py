@@ -9,10 +9,12 @@ import os
 import socket
 import subprocess
 import time
+import typing
 from typing import Any
 
 import numpy as np
 
+from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import ImageInfo
 from imagecensus.transforms import activity, fault_injection
@@ -23,7 +25,7 @@ from imagecensus.transforms.records import Status
 AHEAD = 2  # groups sent and not answered yet, each with memory of its own
 _LOOK_SECONDS = 0.25
 _DYING_SECONDS = 10
-_PLAIN = (int, float, str, bool, type(None))
+_INFO_TYPES = tuple(typing.get_type_hints(ImageInfo).items())
 _STATUSES = frozenset(status.value for status in Status)
 _STAGES = {
     sandbox.IDLE: "start of a decoder", sandbox.READ: "read", sandbox.OPEN: "read",
@@ -96,7 +98,8 @@ class Child:
           OSError: the child died.
         """
         area = self._areas[self._next]
-        said = [self._place(request) for request in group]
+        hows: dict[str, int] = {}
+        said = [_fields_of(request, hows) for request in group]
         size = sum(len(request.data or b"") for request in group)
         pixels = sum(request.out.nbytes for request in group if request.out is not None)
         try:
@@ -114,24 +117,10 @@ class Child:
                 fields["data"] = (at, len(request.data))
                 at += len(request.data)
         index, self._next = self._next, (self._next + 1) % AHEAD
-        message = {"area": index, "size": area.size, "free": at, "requests": said}
+        message = {"area": index, "size": area.size, "free": at, "hows": list(hows)}
+        message["requests"] = said
         self.sent.append((index, group))
         self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def _place(self, request: Request) -> dict[str, Any]:
-        """A request as the child takes it."""
-        fields: dict[str, Any] = {"number": request.number, "call": request.call, "ref": None}
-        if request.ref is not None:
-            fault_injection.reached("read")
-            ref = request.ref
-            fields["ref"] = (ref.uri, ref.size, ref.etag, ref.container, ref.member)
-            fields["max_bytes"] = request.max_bytes
-        if request.call == "decode":
-            fault_injection.reached("decode")
-            fields["how"] = request.how
-        if request.arguments:
-            fields["arguments"] = request.arguments
-        return fields
 
     def receive(self) -> list[tuple[Request, Answer]] | None:
         """The answers to the group that was sent first, or None: the child died.
@@ -242,31 +231,55 @@ class Child:
         os.close(self._errors)
 
 
+def _fields_of(request: Request, hows: dict[str, int]) -> dict[str, Any]:
+    """A request as the child takes it; `hows` numbers those of its message."""
+    fields: dict[str, Any] = {"number": request.number, "call": request.call, "ref": None}
+    if request.ref is not None:
+        if request.data is None:
+            fault_injection.reached("read")
+        ref = request.ref
+        fields["ref"] = (ref.uri, ref.size, ref.etag, ref.container, ref.member)
+        fields["max_bytes"] = request.max_bytes
+    if request.call == "decode":
+        fault_injection.reached("decode")
+        fields["how"] = hows.setdefault(request.how, len(hows))
+    if request.arguments:
+        fields["arguments"] = request.arguments
+    return fields
+
+
 def _answer(request: Request, said: dict[str, Any], area: sandbox.Area) -> Answer:
     """The child's answer, which is believed in nothing but its pixels and its words."""
-    spent = {stage: _two_numbers(said[stage]) for stage in ("read", "decode") if stage in said}
+    spent: dict[str, tuple[float, float]] = {
+        stage: _two_numbers(said[stage]) for stage in ("read", "decode") if stage in said
+    }
     size = int(said["bytes"]) if "bytes" in said else None
+    xxh128 = said.get("xxh128")
+    if not isinstance(xxh128, str | None):
+        raise TypeError("xxh128")
     if "status" in said:
         status, text, name = said["status"], said["error"], said["format"]
         if status not in _STATUSES or not isinstance(text, str):
             raise ValueError(status)
         if name is not None and not isinstance(name, str):
             raise TypeError(name)
-        return Answer(error=ImageError(status, text, name), size=size, spent=spent)
+        error = ImageError(status, text, name)
+        return Answer(error=error, size=size, xxh128=xxh128, spent=spent)
+    if "refused" in said:
+        return Answer(error=UserError(str(said["refused"])), spent=spent)
+    if "defect" in said:
+        return Answer(error=RuntimeError(f"{request.subject}: {said['defect']}"), spent=spent)
     if request.out is None:
         first, length = map(int, said["data"])
         if first < 0 or length < 0 or first + length > area.size:
             raise IndexError(first)
         return Answer(data=area.map[first : first + length], size=length, spent=spent)
-    fields = said["info"]
-    if not all(isinstance(value, _PLAIN) for value in fields.values()):
-        raise TypeError("info")
-    info = ImageInfo(**fields)
-    if not (isinstance(info.width, int) and isinstance(info.height, int)):
+    info = ImageInfo(*said["info"])
+    if not all(isinstance(getattr(info, name), kind) for name, kind in _INFO_TYPES):
         raise TypeError("info")
     out = request.out
     out[...] = np.frombuffer(area.map, np.uint8, out.size, request.pixels).reshape(out.shape)
-    return Answer(info=info, size=size, spent=spent)
+    return Answer(info=info, size=size, xxh128=xxh128, spent=spent)
 
 
 def _two_numbers(said: list[float]) -> tuple[float, float]:

@@ -14,10 +14,11 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
@@ -25,10 +26,10 @@ from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import ImageInfo, PreprocessSpec
 from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.decoders.child import AHEAD, Child, Death
-from imagecensus.transforms.decoders.requests import Answer, ReaderDied, Request
+from imagecensus.transforms.decoders.requests import Answer, Place, ReaderDied, Request
 from imagecensus.transforms.image_ref import ImageRef, Limits
 
-_GROUP = 4  # requests of one message: large against its cost, small against a batch
+_GROUP = 16  # requests of one message, at most: large against its cost
 _GROUP_BYTES = 8 << 20
 _HELD_BYTES = 64 << 20  # read from archives front to back and not decoded yet
 _FUTILE = 3  # children in a row that died before they began anything
@@ -50,14 +51,27 @@ class Pool:
         self.processes = processes or usable_cores()
         self.large = sandbox.anonymous_file("large")
         self._changed = threading.Condition()
+        self._begun = False
+        self._early: set[int] = set()  # whose children are to start before there is work
         self._queue: collections.deque[Request] = collections.deque()
         self._pinned = [collections.deque[Request]() for _ in range(self.processes)]
         self._held = 0
         self.closed: Exception | None = None  # why nothing is taken any more
-        self.fatal: dict[tuple[Any, ...], str] = {}
+        self.fatal: dict[tuple[str, int], tuple[int, str]] = {}  # from which row on, and why
         self._drivers = [_Driver(self, index) for index in range(self.processes)]
-        for driver in self._drivers:
-            driver.start()
+
+    def start(self) -> None:
+        """Starts all processes now; else each starts when there is work for it."""
+        with self._changed:
+            self._begin()
+            self._early.update(range(self.processes))
+            self._changed.notify_all()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            for driver in self._drivers:
+                driver.start()
 
     def __enter__(self) -> Pool:
         return self
@@ -69,24 +83,14 @@ class Pool:
         """Ends the processes. What was not answered yet is answered with an error."""
         self.break_down(RuntimeError("the decoder processes were closed"))
         for driver in self._drivers:
-            driver.join()
+            driver.stop()
         if self.large >= 0:
             os.close(self.large)
             self.large = -1
 
-    def how(self, spec: PreprocessSpec, limits: Limits | None = None, lenient: bool = False) -> str:
-        """How images are to be decoded, as `submit` takes it; made once, used for many.
-
-        Args:
-          lenient: a file that ends too early gives what there is of it. To look at only.
-        """
-        limits = limits or self.limits
-        fields = {"spec": spec.to_json(), "max_pixels": limits.max_pixels}
-        return json.dumps({**fields, "max_side": limits.max_side, "lenient": lenient})
-
     def decode(
-        self, data: bytes, spec: PreprocessSpec, out: np.ndarray, *,
-        limits: Limits | None = None, lenient: bool = False,
+        self, data: bytes, spec: PreprocessSpec, out: NDArray[np.uint8], *,
+        limits: Limits | None = None, lenient: bool = False, gps: bool = False,
     ) -> ImageInfo:  # fmt: skip
         """See `decode_image`.
 
@@ -94,7 +98,7 @@ class Pool:
           ImageError: also with `decode_crash` and `decode_timeout`.
           DecodersError: no process can be started.
         """
-        how = self.how(spec, limits, lenient)
+        how = how_to_decode(spec, limits or self.limits, lenient=lenient, gps=gps)
         seconds = (limits or self.limits).decode_seconds
         answer = self._ask(call="decode", data=data, out=out, how=how, seconds=seconds)
         assert answer.info
@@ -133,11 +137,12 @@ class Pool:
             raise answers[0].error
         return answers[0]
 
-    def submit(self, requests: Iterable[Request]) -> None:
+    def submit(self, requests: Sequence[Request]) -> None:
         """Queues requests; each one's `done` is called once."""
         with self._changed:
             refused = self.closed
             if not refused:
+                self._begin()
                 for request in requests:
                     if request.pin:
                         index = zlib.crc32(request.pin.encode()) % self.processes
@@ -159,13 +164,15 @@ class Pool:
                     return None
                 group: list[Request] = []
                 size = 0
+                most = min(_GROUP, 1 + len(self._queue) // (2 * self.processes))
                 for queue in (again, self._pinned[index], self._queue):
-                    while queue and len(group) < _GROUP and size < _GROUP_BYTES:
+                    while queue and len(group) < most and size < _GROUP_BYTES:
                         if queue[0].pin and queue is not again and self._held >= _HELD_BYTES:
                             break
                         group.append(queue.popleft())
                         size += len(group[-1].data or b"")
-                if group or not wait:
+                if group or not wait or index in self._early:
+                    self._early.discard(index)
                     return group
                 self._changed.wait()
 
@@ -189,12 +196,29 @@ class Pool:
             request.done(Answer(error=error))
 
 
-def place_of(ref: ImageRef) -> tuple[Any, ...] | None:
-    """What of an archive has to be read front to back up to this member; None: nothing."""
+def how_to_decode(
+    spec: PreprocessSpec, limits: Limits, *,
+    lenient: bool = False, gps: bool = False, xxh128: bool = False,
+) -> str:  # fmt: skip
+    """How images are to be decoded, as requests say it; made once, used for many.
+
+    Args:
+      lenient: a file that ends too early gives what there is of it. To look at only.
+      gps: also reads where the image was taken.
+      xxh128: also gives the hash of the file.
+    """
+    fields = {"spec": spec.to_json(), "max_pixels": limits.max_pixels, "lenient": lenient}
+    return json.dumps({**fields, "max_side": limits.max_side, "gps": gps, "xxh128": xxh128})
+
+
+def place_of(ref: ImageRef) -> Place | None:
+    """What of an archive has to be read front to back up to this member, and the member's row in
+    it; None: nothing.
+    """
     if ref.container is None or ref.member is None:
         return None
     kind, *where = json.loads(ref.member)
-    return (ref.container, where[0]) if kind == "parquet" else None
+    return ((ref.container, where[0]), where[1]) if kind == "parquet" else None
 
 
 class _Driver(threading.Thread):
@@ -221,12 +245,21 @@ class _Driver(threading.Thread):
             for request in left:
                 request.done(Answer(error=self._pool.closed))
 
+    def stop(self) -> None:
+        """Ends the child, whatever it does, and waits for this thread. The pool is closed."""
+        child = self._child
+        if child:
+            child.kill()
+        if self.is_alive():
+            self.join()
+
     def _work(self) -> None:
         while True:
-            child = self._living_child()
-            group = self._pool.take(self._index, self._again, wait=not child.sent)
+            busy = self._child is not None and bool(self._child.sent)
+            group = self._pool.take(self._index, self._again, wait=not busy)
             if group is None:
                 return
+            child = self._living_child()
             group = self._without_fatal(group)
             if group:
                 self._send(child, group)
@@ -247,8 +280,9 @@ class _Driver(threading.Thread):
             return group
         kept = []
         for request in group:
-            reason = self._pool.fatal.get(request.place) if request.place else None
-            if reason is None:
+            place, row = request.place or (None, 0)
+            first, reason = self._pool.fatal.get(place, (0, "")) if place else (0, "")
+            if not reason or row < first:
                 kept.append(request)
             else:
                 self._answer(request, Answer(error=ImageError("read_error", reason)))
@@ -294,17 +328,20 @@ class _Driver(threading.Thread):
         child.close()
         self._child = None
         again = death.left
-        if death.fault is None:
+        if self._pool.closed:
+            again = [*again, death.fault] if death.fault else again
+        elif death.fault is None:
             self._futile += 1
         elif death.late or death.fault.number == self._first:
             error = _fault(death.fault, death)
             if death.fault.place:
-                self._pool.fatal[death.fault.place] = str(error)
+                place, row = death.fault.place
+                self._pool.fatal[place] = (row, str(error))
             self._answer(death.fault, Answer(error=error))
         else:  # alone in a new child it shows whether it is at fault
             again = [death.fault, *again]
         self._again.extendleft(reversed(again))
-        if self._futile >= _FUTILE:
+        if self._futile >= _FUTILE and not self._pool.closed:
             raise DecodersError(
                 f"no decoder process can work here: each one {sandbox.ending(death.code)}"
                 + (f" ({death.said})" if death.said else "")

@@ -11,6 +11,9 @@ import numpy as np
 from imagecensus.model_export.preprocess import ImageInfo
 from imagecensus.transforms.image_ref import ImageRef
 
+# An archive and a part of it that is read front to back; a row of that part.
+Place = tuple[tuple[str, int], int]
+
 
 class ReaderDied(Exception):
     """A child died over a question about an archive. The message says of what."""
@@ -25,6 +28,7 @@ class Answer:
       data: bytes, where those were asked for.
       error: why there is neither.
       size: bytes of the image file, where it was read.
+      xxh128: of those bytes, where asked for.
       spent: "read" and "decode" to (wall seconds, CPU seconds of the child).
     """
 
@@ -32,12 +36,22 @@ class Answer:
     data: bytes | None = None
     error: Exception | None = None
     size: int | None = None
+    xxh128: str | None = None
     spent: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, slots=True)
 class Request:
-    """One thing asked of a child. `done` is called with the answer, in a thread of the pool."""
+    """One thing asked of a child. `done` is called with the answer, in a thread of the pool.
+
+    Attributes:
+      call: "decode", "read", or one of `look_into.CALLS`.
+      seconds: that it may take, of wall clock; 0: as long as it likes.
+      ref: what is to be read. With `data`: its record of an archive, to be unpacked.
+      data: the file, where it was read already.
+      out: uint8 [height, width, 3] that takes the pixels.
+      how: from `Pool.how`.
+    """
 
     call: str
     done: Callable[[Answer], None]
@@ -49,7 +63,7 @@ class Request:
     max_bytes: int = 0
     arguments: tuple[Any, ...] = ()
     pin: str = ""  # what must be asked of one and the same child, in order
-    place: tuple[Any, ...] | None = None  # what is read front to back: nothing of it after a crash
+    place: Place | None = None  # of what is read front to back: nothing after a crash is tried
     held: int = 0  # bytes of `Pool.hold`, given back once it is answered
     number: int = 0  # of its sending
     pixels: int = 0  # where in shared memory

@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import functools
 import json
+import operator
 import os
 import socket
 import sys
@@ -20,9 +21,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xxhash
 from PIL import ImageFile
 
 from imagecensus.model_export import preprocess
+from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import (
     ImageInfo,
@@ -34,7 +38,8 @@ from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.read_images import read_image
 
-_INFO_FIELDS = tuple(field.name for field in dataclasses.fields(ImageInfo))
+_values_of = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInfo)))
+MORE_MEMORY = " (raise it with --decode-memory)"
 
 
 class _LargeImageLock:
@@ -60,7 +65,7 @@ class Worker:
         self._areas = [sandbox.Area(handle, size) for handle, size in config["areas"]]
         self._number = 0
         self._fresh = True
-        self._lists: dict[int, Any] = {}
+        self._lists: Any = None
         self._place: Any = None
         preprocess._large_image = _LargeImageLock(  # type: ignore[assignment]
             config["large"],
@@ -77,6 +82,7 @@ class Worker:
             short = {"status": "too_large", "error": "not enough memory to decode", "format": None}
             return {"answers": [short] * len(group["requests"]), "size": group["size"]}
         self._free = group["free"]  # where answers of bytes go
+        self._hows = group["hows"]
         answers = [self._answer_one(request, area) for request in group["requests"]]
         return {"answers": answers, "size": area.size}
 
@@ -93,19 +99,28 @@ class Worker:
             self._mark.set(self._number, sandbox.LIST)
             return self._list(request, area)
         except ImageError as error:
-            if isinstance(error.__cause__, MemoryError) and not self._fresh:
-                os._exit(sandbox.MEMORY_EXIT_CODE)
-            return {
-                "status": error.status, "error": str(error), "format": error.image_format,
-                **getattr(error, "spent", {}),
-            }  # fmt: skip
+            text = str(error)
+            if isinstance(error.__cause__, MemoryError):
+                self._begin_anew_if_used()
+                text += MORE_MEMORY
+            failed = {"status": error.status, "error": text, "format": error.image_format}
+            return {**failed, **getattr(error, "spent", {})}
         except MemoryError:
-            if not self._fresh:
-                os._exit(sandbox.MEMORY_EXIT_CODE)
-            return {"status": "too_large", "error": "not enough memory to read", "format": None}
+            self._begin_anew_if_used()
+            text = "not enough memory to read" + MORE_MEMORY
+            return {"status": "too_large", "error": text, "format": None}
+        except UserError as error:
+            return {"refused": str(error)}
+        except Exception as error:
+            return {"defect": f"{type(error).__name__}: {error}"}
         finally:
             self._fresh = False
             self._mark.set(self._number, sandbox.IDLE)
+
+    def _begin_anew_if_used(self) -> None:
+        """Memory was short: where earlier images may have taken it, a new process tries again."""
+        if not self._fresh:
+            os._exit(sandbox.MEMORY_EXIT_CODE)
 
     def _decode(self, request: dict[str, Any], area: sandbox.Area) -> dict[str, Any]:
         spent: dict[str, Any] = {}
@@ -118,39 +133,45 @@ class Worker:
                 spent["read"] = _since(start)
             else:
                 data = _slice(area, request["data"])
-            spent["bytes"] = len(data)
+            spent["bytes"] = pages.size_of(data)
             self._mark.set(self._number, sandbox.DECODE)
-            spec, how = _settings(request["how"])
+            spec, how = _settings(self._hows[request["how"]])
+            if how["xxh128"]:
+                spent["xxh128"] = xxhash.xxh3_128_hexdigest(data)
             ImageFile.LOAD_TRUNCATED_IMAGES = how["lenient"]
             first, count = request["pixels"], spec.height * spec.width * 3
             out = np.frombuffer(area.map, np.uint8, count, first).reshape(spec.shape)
             start = _clocks()
             try:
-                info = decode_image(data, spec, out, how["max_pixels"], how["max_side"])
+                limits = how["max_pixels"], how["max_side"]
+                info = decode_image(data, spec, out, *limits, gps=how["gps"])
             finally:
                 spent["decode"] = _since(start)
         except ImageError as error:
             error.spent = spent  # type: ignore[attr-defined]
             raise
-        return {"info": {name: getattr(info, name) for name in _INFO_FIELDS}, **spent}
+        return {"info": _values_of(info), **spent}
 
     def _read(self, request: dict[str, Any], area: sandbox.Area) -> bytes:
         ref = ImageRef(**dict(zip(ImageRef.__slots__, request["ref"], strict=True)))
-        place = None
-        if ref.container is not None:
-            from imagecensus.transforms.archives.reading import Place
+        if ref.container is None:
+            return read_image(ref.uri, ref.size, ref.etag, request["max_bytes"])
+        # Most children meet no archive, and start in half the time without Arrow.
+        from imagecensus.transforms.archives import reading
 
-            self._place = self._place or Place()
-            place = self._place
+        if "data" in request:
+            return reading.unpack(ref.member or "", _slice(area, request["data"]))
+        self._place = self._place or reading.Place()
         return read_image(
-            ref.uri, ref.size, ref.etag, request["max_bytes"], ref.container, ref.member, place
-        )
+            ref.uri, ref.size, ref.etag, request["max_bytes"],
+            container=ref.container, member=ref.member, place=self._place,
+        )  # fmt: skip
 
     def _list(self, request: dict[str, Any], area: sandbox.Area) -> dict[str, Any]:
-        from imagecensus.transforms.decoders import look_into
+        from imagecensus.transforms.decoders import questions
 
-        found = look_into.answer(request["call"], request["arguments"], self._lists)
-        return self._give(found, area)
+        self._lists = self._lists or questions.Lists()
+        return self._give(self._lists.answer(request["call"], request["arguments"]), area)
 
     def _give(self, data: bytes, area: sandbox.Area) -> dict[str, Any]:
         end = self._free + len(data)
@@ -176,6 +197,11 @@ def _settings(text: str) -> tuple[PreprocessSpec, dict[str, Any]]:
     return PreprocessSpec.from_json(how["spec"]), how
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as JSON has it."""
+    return value.item()
+
+
 def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
@@ -196,7 +222,8 @@ def main() -> None:
     connection.sendall(b'{"ready": true}\n')
     with connection.makefile("rb") as lines:
         for line in lines:
-            connection.sendall(json.dumps(worker.answer(json.loads(line))).encode() + b"\n")
+            answer = json.dumps(worker.answer(json.loads(line)), default=_plain)
+            connection.sendall(answer.encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from imagecensus.transforms.archives.members import is_archive_name
-from imagecensus.transforms.decoders import guard_listing
+from imagecensus.transforms.decoders import look_into
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
@@ -24,16 +25,6 @@ class Packed(NamedTuple):
 
     container: str
     uri: str
-
-
-class Reference(NamedTuple):
-    """The fields of `REF_SCHEMA`."""
-
-    uri: str
-    size: int
-    etag_or_mtime: str
-    container: str | None
-    member: str | None
 
 
 def split_member(text: str, base: str) -> Packed | None:
@@ -64,6 +55,21 @@ def _is_file(uri: str) -> bool:
         return False
 
 
+class Reference(NamedTuple):
+    """The fields of `REF_SCHEMA`."""
+
+    uri: str
+    size: int
+    etag_or_mtime: str
+    container: str | None
+    member: str | None
+
+    @property
+    def ref(self) -> ImageRef:
+        uri, size, etag, container, member = self
+        return ImageRef(uri=uri, size=size, etag=etag, container=container, member=member)
+
+
 class PackedMembers:
     """Finds members in archives, each of which is listed once while it is among the last few."""
 
@@ -87,11 +93,9 @@ class PackedMembers:
         if container not in self._listed:
             there = store.stat(container)
             reference = (container, there.size, there.version)
-            kind = guard_listing.archive_kind(*reference, self._image_column)
+            kind = look_into.archive_kind(*reference, self._image_column)
             batches = (
-                list(guard_listing.list_archive(*reference, kind, self._image_column))
-                if kind
-                else []
+                list(look_into.list_archive(*reference, kind, self._image_column)) if kind else []
             )
             self._listed[container] = pa.Table.from_batches(
                 [batch.select(list(_NAMES)) for batch in batches], REF_SCHEMA

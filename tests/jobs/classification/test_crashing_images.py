@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ def _classify(images, model, output, *flags):
     return subprocess.run(
         [sys.executable, "-m", "imagecensus.jobs.cli", "classify", str(images)]
         + ["--model", model, "--output", str(output)]
-        + ["--decode-seconds", "2", "--unit-images", "10", *flags],
+        + ["--decode-seconds", "8", "--unit-images", "10", *flags],
         env={**os.environ, "PYTHONPATH": POISON},
         capture_output=True,
         text=True,
@@ -26,34 +25,20 @@ def _classify(images, model, output, *flags):
 
 def test_poison_costs_its_own_rows_and_nothing_else(tmp_path, tiny_model):
     make_photos(tmp_path / "photos", 40)
-    expected = {"00012.jpg": "decode_crash", "00031.jpg": "decode_timeout"}
-    (tmp_path / "photos" / "00012.jpg").write_bytes(b"\xff\xd8\xffPOISON:segv")
-    (tmp_path / "photos" / "00031.jpg").write_bytes(b"\xff\xd8\xffPOISON:hang")
+    poison = {
+        "00007.jpg": ("eat", "too_large"), "00012.jpg": ("segv", "decode_crash"),
+        "00031.jpg": ("hang", "decode_timeout"), "00032.jpg": ("segv", "decode_crash"),
+    }  # fmt: skip
+    for name, (how, _) in poison.items():
+        (tmp_path / "photos" / name).write_bytes(b"\xff\xd8\xffPOISON:" + how.encode())
     output = tmp_path / "out"
-    ended = _classify(tmp_path / "photos", tiny_model, output)
+    ended = _classify(tmp_path / "photos", tiny_model, output, "--decode-memory", "1G")
     assert ended.returncode == 0, ended.stderr
-    assert "a decoder crashed" in ended.stderr and "a decoder hung" in ended.stderr
     assert "Traceback" not in ended.stderr
     rows = read_rows(output).to_pylist()
     assert len(rows) == 40
     found = {os.path.basename(r["uri"]): r["status"] for r in rows if r["status"] != "ok"}
-    assert found == expected
-    assert not (output / "_imagecensus" / "inflight").exists()
-
-
-def test_a_image_that_eats_all_memory_costs_its_own_row(tmp_path, tiny_model):
-    """Whom the kernel killed is not run again unasked; the rerun isolates the image."""
-    make_photos(tmp_path / "photos", 20)
-    (tmp_path / "photos" / "00007.jpg").write_bytes(b"\xff\xd8\xffPOISON:eat")
-    run = (tmp_path / "photos", tiny_model, tmp_path / "out", "--decode-memory", "1G")
-    killed = _classify(*run)
-    assert killed.returncode == 128 + signal.SIGKILL
-    assert "out of memory?" in killed.stderr and "to resume" in killed.stderr
-    assert _classify(*run).returncode == 0
-    rows = read_rows(tmp_path / "out").to_pylist()
-    assert len(rows) == 20
-    failed = [(row["uri"][-9:], row["status"]) for row in rows if row["status"] != "ok"]
-    assert failed == [("00007.jpg", "too_large")]
+    assert found == {name: status for name, (_, status) in poison.items()}
 
 
 def test_archives_whose_reader_crashes_cost_their_own_rows(tmp_path, tiny_model):
@@ -78,4 +63,3 @@ def test_archives_whose_reader_crashes_cost_their_own_rows(tmp_path, tiny_model)
         assert failed.keys() == {"whole.parquet", *(f"row.parquet#{n}" for n in range(16, 40))}
         assert {row["status"] for row in failed.values()} == {"read_error"}
         assert "SIGSEGV" in failed["row.parquet#20"]["error"]
-    assert not (output / "_imagecensus" / "inflight").exists()

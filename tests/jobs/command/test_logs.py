@@ -75,7 +75,6 @@ def test_a_stuck_run_says_what_it_waits_for(monkeypatch, caplog):
             raise SystemExit
 
     monkeypatch.setattr(activity.time, "sleep", sleep)
-    monkeypatch.setattr(activity, "_deadline", 1000)
     caplog.set_level(logging.WARNING, "imagecensus")
     with activity.doing("read", "gs://b/stuck.jpg"), pytest.raises(SystemExit):
         activity._look()

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import struct
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -23,7 +22,9 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import tfrecord_archive
 from imagecensus.transforms.archives.members import is_archive_name
-from imagecensus.transforms.archives.reading import Place, Turns, read_member
+from imagecensus.transforms.archives.reading import Place, as_stored, read_member, unpack
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import Status
@@ -33,6 +34,13 @@ FILES = [(f"class-{i % 3}/{i:03d}.jpg", bytes([i]) * (50 + 37 * i)) for i in ran
 quick = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def decoders():
+    """Processes for all tests of this module."""
+    with lease():
+        yield
 
 
 def listed(*inputs, **kwargs) -> list[dict]:
@@ -460,9 +468,13 @@ def test_batches_of_records_are_those_of_tfxio(tmp_path):
 
 def test_tfrecords_without_tfx_bsl_name_the_remedy(tmp_path, monkeypatch):
     path = pack("tfrecord", FILES[:1], tmp_path / "x.tfrecord")
-    tfrecord_archive._mine.__dict__.clear()
-    monkeypatch.setitem(sys.modules, "tfx_bsl.coders.example_coder", None)
-    with pytest.raises(UserError, match="pip install 'imagecensus\\[tensorflow\\]'"):
+    hidden = "import sys; sys.modules['tfx_bsl.coders.example_coder'] = None"
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # decoders that start now read it
+    with (
+        lease(Limits(max_side=1000)),
+        pytest.raises(UserError, match="pip install 'imagecensus\\[tensorflow\\]'"),
+    ):
         listed(path)
 
 
@@ -497,22 +509,11 @@ def test_too_large_members_are_not_read(tmp_path):
         assert [read(row, max_bytes=1000) for row in rows] == ["too_large", b"y"]
 
 
-def test_turns_are_taken_in_the_order_of_the_tickets():
-    import threading
-
-    turns, order = Turns(), []
-    tickets = [turns.draw() for _ in range(20)]
-
-    def take(ticket):
-        with turns.turn(ticket):
-            order.append(ticket)
-
-    threads = [threading.Thread(target=take, args=(ticket,)) for ticket in reversed(tickets)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert order == tickets
+def test_what_one_process_reads_another_one_unpacks(tmp_path):
+    for kind in ("tar", "zip", "tfrecord"):
+        for row in listed(pack(kind, FILES, tmp_path / f"x.{kind}")):
+            stored = read({**row, "member": as_stored(row["member"])})
+            assert unpack(row["member"], stored) == read(row)
 
 
 def test_a_failed_member_needs_no_archive():

@@ -15,7 +15,7 @@ from samples import photo
 
 from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
 from imagecensus.transforms.decoders import sandbox
-from imagecensus.transforms.decoders.pool import DecodersError, Pool
+from imagecensus.transforms.decoders.pool import DecodersError, Pool, how_to_decode
 from imagecensus.transforms.decoders.requests import Request
 from imagecensus.transforms.image_ref import ImageRef, Limits
 
@@ -46,6 +46,14 @@ def poisoned(monkeypatch):
         yield one
 
 
+def _processes(pool):
+    """Of all children, once they have started."""
+    pool.start()
+    while not all(driver._child for driver in pool._drivers):
+        time.sleep(0.01)
+    return [driver._child._process for driver in pool._drivers]
+
+
 def _decode_all(pool, sources, spec=SPEC, seconds=60):
     """The answer to each source, bytes or a path; and the pixels."""
     pixels = np.zeros((len(sources), *spec.shape), np.uint8)
@@ -59,7 +67,7 @@ def _decode_all(pool, sources, spec=SPEC, seconds=60):
 
         what = {"data": source} if isinstance(source, bytes) else {"ref": ImageRef(uri=source)}
         return Request(
-            call="decode", done=done, out=pixels[row], how=pool.how(spec),
+            call="decode", done=done, out=pixels[row], how=how_to_decode(spec, pool.limits),
             seconds=seconds, max_bytes=pool.limits.max_bytes, **what,
         )  # fmt: skip
 
@@ -143,8 +151,8 @@ def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
     """A child that the kernel or a person ends says nothing about the image it had begun."""
     out = np.zeros(SPEC.shape, np.uint8)
     pool.decode(_jpeg(), SPEC, out)
-    for driver in pool._drivers:
-        os.kill(driver._child._process.pid, signal.SIGKILL)
+    for process in _processes(pool):
+        os.kill(process.pid, signal.SIGKILL)
     answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
     assert not [answer.error for answer in answers if answer.error]
 
@@ -161,7 +169,7 @@ def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypat
 
 def test_a_child_is_confined(pool):
     pool.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
-    pid = pool._drivers[0]._child._process.pid
+    pid = _processes(pool)[0].pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
     soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
@@ -215,8 +223,9 @@ def test_closing_leaves_no_process_and_no_descriptor():
     before = held()
     one = Pool(processes=2)
     one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
-    children = [driver._child._process for driver in one._drivers]
+    children = _processes(one)
     one.close()
+    assert len(children) == 2
     assert all(child.returncode is not None for child in children)
     assert held() == before
     with pytest.raises(RuntimeError, match="closed"):
