@@ -1,0 +1,96 @@
+"""A flat prefix is listed in ranges of names at once: each object once, whatever the names."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+
+import pytest
+
+from imagecensus.transforms.storage import gcs_listing
+
+Blob = collections.namedtuple("Blob", "name")
+PAGE = 10
+
+
+class Bucket:
+    """Answers as the service does, a page at a time; counts requests, and those at one time."""
+
+    def __init__(self, names, knows_ranges=True, delay=0.0):
+        self.names, self.knows, self.delay = sorted(set(names)), knows_ranges, delay
+        self.requests, self.now, self.most = 0, 0, 0
+        self.lock = threading.Lock()
+
+    def list_pages(self, bucket, prefix, delimiter, *, start="", end="", size=PAGE):
+        found, folders = [], set()
+        for name in self.names:
+            inside = not self.knows or (name >= start and (not end or name < end))
+            if name.startswith(prefix) and inside:
+                rest = name[len(prefix) :]
+                if delimiter and delimiter in rest:
+                    folders.add(prefix + rest.partition(delimiter)[0] + delimiter)
+                else:
+                    found.append(Blob(name))
+        for at in range(0, max(len(found), 1), size):
+            with self.lock:
+                self.requests += 1
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(self.delay)
+            with self.lock:
+                self.now -= 1
+            yield found[at : at + size], folders if at == 0 else set()
+
+
+def listed(monkeypatch, bucket, prefix=""):
+    monkeypatch.setattr(gcs_listing, "list_pages", bucket.list_pages)
+    found = [blob.name for blob in gcs_listing.list_objects("b", prefix)]
+    assert found == [blob.name for blob in gcs_listing.list_objects("b", prefix)], "the same order"
+    return sorted(found)
+
+
+NAMES = {
+    "hashes": [f"photos/{number * 2654435761 % 2**32:08x}.jpg" for number in range(300)],
+    "numbers": [f"photos/IMG_{number:06d}.jpg" for number in range(300)],
+    "one long stem": [f"photos/{'x' * 60}{number:03d}" for number in range(100)],
+    "a name that is a stem": ["photos/a", *[f"photos/a{number:03d}" for number in range(50)]],
+    "letters": [f"photos/{letter}{n}" for letter in "éz漢\ud7ff\U0010ffff😀" for n in range(9)],
+    "folders too": [f"photos/{n % 7}/{n}.jpg" for n in range(99)] + ["photos/0", "photos/9"] * 2,
+    "folders and many files": [f"photos/{n % 7}/{n}" for n in range(99)]
+    + [f"photos/{n}" for n in range(99)],
+    "few": ["photos/1", "photos/2"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("knows", [True, False])
+def test_each_object_once(monkeypatch, kind, knows):
+    others = ["photo", "photos0", "other/1"]
+    bucket = Bucket([*NAMES[kind], *others], knows)
+    assert listed(monkeypatch, bucket, "photos/") == sorted(set(NAMES[kind]))
+    assert listed(monkeypatch, bucket, "") == bucket.names
+
+
+def test_a_flat_prefix_is_listed_by_many_at_once(monkeypatch):
+    bucket = Bucket(NAMES["hashes"], delay=0.02)
+    assert len(listed(monkeypatch, bucket, "photos/")) == 300
+    assert bucket.most > 6
+    assert bucket.requests < 2 * (
+        30 + 20 + 30
+    )  # pages, letters, and a part of a page for each range
+
+
+def test_an_error_ends_the_listing(monkeypatch):
+    bucket = Bucket(NAMES["hashes"])
+    real = bucket.list_pages
+
+    def failing(*arguments, start="", **options):
+        if start.startswith("photos/8") and options.get("size", PAGE) == PAGE:
+            raise OSError("no network")
+        return real(*arguments, start=start, **options)
+
+    bucket.list_pages = failing
+    with pytest.raises(OSError, match="no network"):
+        listed(monkeypatch, bucket, "photos/")
