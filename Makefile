@@ -192,7 +192,6 @@ audit: env  ## look the locked packages up among known vulnerabilities (needs th
 .PHONY: chaos
 chaos: env  ## the whole crash matrix: every fault at every point, then resume and compare
 	$(BIN)/python tests/chaos.py
-	CHAOS=1 $(BIN)/python -m pytest tests/runners/test_flink_poison.py
 
 .PHONY: fuzz
 fuzz: env  ## fuzz the readers of files for SECONDS each: no content may crash them, or run (docs/trust.md; atheris needs the network once)
