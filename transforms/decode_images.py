@@ -284,14 +284,14 @@ class _DecodeImages(beam.DoFn):
     def __init__(self, how: Decoding, parts: str):
         self._how, self._parts = how, parts
 
-    def setup(self):
+    def setup(self) -> None:
         self._how.web.apply()
         self._pools = Pools(self._how)
 
-    def start_bundle(self):
+    def start_bundle(self) -> None:
         self._ahead = ReadAhead(self._how, self._pools)
 
-    def process(self, unit: Unit):
+    def process(self, unit: Unit) -> Iterator[ImageBatch]:
         if STOP.is_set():
             return
         counters.UNITS.inc()
@@ -304,12 +304,12 @@ class _DecodeImages(beam.DoFn):
             _count(batch)
             yield batch
 
-    def finish_bundle(self):
+    def finish_bundle(self) -> Iterator[Any]:
         for batch in self._ahead.rest():
             _count(batch)
             yield GlobalWindows.windowed_value(batch)
 
-    def teardown(self):
+    def teardown(self) -> None:
         self._pools.close()
 
 

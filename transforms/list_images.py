@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 
@@ -175,9 +175,9 @@ def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
             return None
         if kind == "zip" and how.zip_encoding:
             kind += f":{how.zip_encoding}"
-        return kind and look_into.list_archive(
-            *reference, kind, how.image_column, columns, how.max_members
-        )
+        if not kind:
+            return None
+        return look_into.list_archive(*reference, kind, how.image_column, columns, how.max_members)
 
     chunk: list[File] = []
     for reference, members in _expand(text, members_of, how.selection, how.all_pages):
@@ -215,8 +215,14 @@ def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
+_Listing = concurrent.futures.Future[list[pa.RecordBatch] | None] | None
+
+
 def _expand(
-    text: str, members_of, selection: Selection, all_pages: bool
+    text: str,
+    members_of: Callable[[File], Iterator[pa.RecordBatch] | None],
+    selection: Selection,
+    all_pages: bool,
 ) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
     """Each file of an input, and its members where it is an archive; in order.
 
@@ -236,15 +242,15 @@ def _expand(
         lease(usual.limits, _LISTED_AT_ONCE),  # they start where they are asked something
         concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool,
     ):
-        ahead = collections.deque()
+        ahead: collections.deque[tuple[File, _Listing]] = collections.deque()
         for reference in list_files(text, selection):
             looked_into = all_pages or not reference[0].endswith(_IMAGES)
             ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:
                 first, found = ahead.popleft()
-                yield first, found and found.result()
+                yield first, found.result() if found else None
         for first, found in ahead:
-            yield first, found and found.result()
+            yield first, found.result() if found else None
 
 
 def _table_columns(text: str, image_column: str) -> pa.Schema:

@@ -38,7 +38,7 @@ def read_image(
       ImageError: not_found, permission_denied, too_large or read_error; for members, others too.
     """
     try:
-        if container is not None:
+        if container is not None and member is not None:
             # Without Arrow, decoder processes start in half the time.
             from imagecensus.transforms.archives.reading import Place, read_member
 
