@@ -79,9 +79,9 @@ class TrainOptions:
     crop: str = option(
         "none",
         "what of an image is seen: none squeezes all of it, center keeps the middle of its shorter"
-        " side's 0.875",
+        " side's 0.875, best trains both and keeps the one that does better on validation",
         "network",
-        choices=("none", "center"),
+        choices=("none", "center", "best"),
     )
     color: str = option("rgb", "rgb or grey", "network", choices=("rgb", "grey"))
     hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
@@ -159,9 +159,7 @@ def main(argv: list[str]) -> int:
 
 def _train(options: TrainOptions, decoders: Pool) -> None:
     from imagecensus.jobs.training_data.sources import read_training_data
-    from imagecensus.model_export.training.decoded_images import ArrayCache
     from imagecensus.model_export.training.labelled_data import SplitFractions
-    from imagecensus.model_export.training.run import train
 
     data = read_training_data(
         options.data,
@@ -171,14 +169,54 @@ def _train(options: TrainOptions, decoders: Pool) -> None:
         options.split_column,
         decoders=decoders,
     )
+    run = _train_each_crop if options.crop == "best" else _train_model
+    trained = run(options, data)
+    work = _work_of(options.output)
+    _print_summary(trained, options.output, work)
+    if not options.no_int8:
+        _add_int8(options, data, work)
+
+
+def _work_of(output: str) -> str:
+    """The folder of a training's logs, report and caches."""
+    return os.path.normpath(output) + ".training"
+
+
+def _train_each_crop(options: TrainOptions, data: LabelledData) -> Trained:
+    """Trains on squeezed and on cropped images; the model is the one better on validation."""
+    import shutil
+
+    output = os.path.normpath(options.output)
+    tried = {crop: f"{output}.{crop}" for crop in ("none", "center")}
+    trained = {
+        crop: _train_model(dataclasses.replace(options, crop=crop, output=folder), data)
+        for crop, folder in tried.items()
+    }
+    accuracy = {crop: run.metrics["val"].get("accuracy", 0.0) for crop, run in trained.items()}
+    better = max(accuracy, key=lambda crop: accuracy[crop])
+    figures = ", ".join(f"{crop} {value:.4f}" for crop, value in accuracy.items())
+    print(f"accuracy on validation by crop: {figures}; kept: {better}")
+    for folder, kept in ((output, tried[better]), (_work_of(output), _work_of(tried[better]))):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(kept, folder)
+    for crop in tried.keys() - {better}:
+        shutil.rmtree(tried[crop])
+        shutil.rmtree(_work_of(tried[crop]))
+    return trained[better]
+
+
+def _train_model(options: TrainOptions, data: LabelledData) -> Trained:
+    from imagecensus.model_export.training.decoded_images import ArrayCache
+    from imagecensus.model_export.training.run import train
+
     spec = training_spec(options, len(data.labels))
-    work = os.path.normpath(options.output) + ".training"
+    work = _work_of(options.output)
     cache = ArrayCache(
         directory=os.path.join(work, "cache"),
         memory_bytes=options.cache_memory,
         disk_bytes=options.cache_disk,
     )
-    trained = train(
+    return train(
         data,
         spec,
         options.output,
@@ -189,9 +227,6 @@ def _train(options: TrainOptions, decoders: Pool) -> None:
         progress=not options.quiet,
         replicas=options.replicas,
     )
-    _print_summary(trained, options.output, work)
-    if not options.no_int8:
-        _add_int8(options, data, work)
 
 
 def training_spec(options: TrainOptions, classes: int) -> TrainingSpec:
