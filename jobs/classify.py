@@ -86,7 +86,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     output = options.output
     if not is_bucket(output):
         output = os.path.abspath(output)
-    layout = Layout(output, options.shard_pair)
+    layout = Layout(output=output, shard=options.shard_pair)
     if options.cancel:
         print(cancel(layout))
         return 0

@@ -42,7 +42,7 @@ def compact(output: str) -> compaction.Compacted:
     Raises:
       UserError: no table there, or a run is writing to it.
     """
-    layout = Layout(output.rstrip("/"))
+    layout = Layout(output=output.rstrip("/"))
     try:
         fingerprint = json.loads(store.read(layout.dataset))["fingerprint"]
     except (OSError, ValueError, KeyError):

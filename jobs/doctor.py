@@ -253,7 +253,9 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
             remedy = "look at the first report: workers check the golden images before any image"
             yield Finding("warn", "model", text, remedy)
             return
-        how = Classification(folder, engine, precision, threads=options.threads)
+        how = Classification(
+            model=folder, engine=engine, precision=precision, threads=options.threads
+        )
         loaded = ClassifierHandler(
             dataclasses.replace(how, digest=options.model_digest)
         ).load_model()

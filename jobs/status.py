@@ -77,7 +77,7 @@ def read_status(output: str) -> OutputStatus:
     Raises:
       UserError: no output there, or its plan is damaged.
     """
-    layout = Layout(output.rstrip("/"))
+    layout = Layout(output=output.rstrip("/"))
     try:
         fingerprint = json.loads(store.read(layout.dataset))["fingerprint"]
     except (OSError, ValueError, KeyError):

@@ -83,7 +83,7 @@ _LARGE_PIXELS = 30_000_000
 _large_image = threading.Lock()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PreprocessSpec:
     """How bytes become the `uint8 [height, width, 3]` array that a model takes.
 
@@ -174,7 +174,7 @@ class PreprocessSpec:
         return cls(**{"resizer": "pillow", "decoding": 1, **fields})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
     """What the file itself says.
 

@@ -49,7 +49,7 @@ def write_table(
         some = pa.Table.from_pylist(rows[part::parts], schema=schema)
         made_by = {"fingerprint": "f", **provenance}
         digest = unit_name(some, made_by["fingerprint"])
-        unit = Unit(f"{part:024x}", "", 0, some.num_rows, digest=digest)
+        unit = Unit(name=f"{part:024x}", plan="", row_group=0, rows=some.num_rows, digest=digest)
         write_part(str(folder), unit, some, made_by)
     return str(output)
 

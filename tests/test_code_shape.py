@@ -25,25 +25,10 @@ MAX_POSITIONAL = 5
 
 LONG_FUNCTIONS: set[tuple[str, str]] = set()
 LONG_CALLS: set[tuple[str, str]] = {
-    ("transforms/decode_images.py", "ImageBatch"),
     ("transforms/read_images.py", "read_member"),
     ("transforms/storage/web/fetch.py", "_follow"),
 }
-POSITIONAL_DATACLASSES: set[tuple[str, str]] = {
-    ("jobs/classification/run_report.py", "Run"),
-    ("model_export/preprocess.py", "ImageInfo"),
-    ("model_export/preprocess.py", "PreprocessSpec"),
-    ("transforms/classify_images.py", "Classification"),
-    ("transforms/classify_images.py", "ClassifyImages"),
-    ("transforms/classify_images.py", "LoadedClassifier"),
-    ("transforms/dataset/layout.py", "Layout"),
-    ("transforms/decode_images.py", "DecodeImages"),
-    ("transforms/decode_images.py", "Decoding"),
-    ("transforms/records.py", "ImageBatch"),
-    ("transforms/records.py", "PredictionBatch"),
-    ("transforms/records.py", "Unit"),
-    ("transforms/write_parts.py", "WriteParts"),
-}
+POSITIONAL_DATACLASSES: set[tuple[str, str]] = set()
 
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,

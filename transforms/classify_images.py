@@ -38,7 +38,7 @@ from imagecensus.transforms.records import (
 from imagecensus.transforms.storage import store
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
     """How images are classified; the same on every worker."""
 
@@ -146,7 +146,7 @@ def classify_batch(
     size = embedding_size if how.embeddings else None
     schema = prediction_schema(pa.schema(passthrough), size, tuple(batch.facts))
     table = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-    return PredictionBatch(batch.unit, table, batch.last)
+    return PredictionBatch(unit=batch.unit, rows=table, last=batch.last)
 
 
 def _infer(
@@ -168,7 +168,8 @@ def _infer(
                 batch.pixels,
                 [hashes[row] for row in good],
             )
-        counters.IMAGES_COPIED.inc(copies)
+        if copies:
+            counters.IMAGES_COPIED.inc(copies)
         errors = answers[3]
         for row, message in zip(good, errors, strict=True):
             if message is not None:
@@ -223,7 +224,7 @@ def _embedding_column(answered: _Answered, rows: int, size: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, size)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class LoadedClassifier:
     """What one process holds: the engine and what turns its answers into rows."""
 
@@ -257,7 +258,10 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         check_golden(golden, class_ids, scores, who, self._how.precision)
         counters.STAGES.ready()
         return LoadedClassifier(
-            engine, name, pa.array(contract.labels, pa.string()), contract.embedding_size
+            engine=engine,
+            name=name,
+            labels=pa.array(contract.labels, pa.string()),
+            embedding_size=contract.embedding_size,
         )
 
     def run_inference(
@@ -279,7 +283,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
         return True
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class ClassifyImages(beam.PTransform):
     """`PCollection[ImageBatch]` → `PCollection[PredictionBatch]`, by RunInference."""
 

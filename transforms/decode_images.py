@@ -41,7 +41,7 @@ from imagecensus.transforms.storage.web.policy import WebPolicy
 STOP = threading.Event()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How images are decoded; the same on every worker.
 
@@ -222,18 +222,18 @@ class _Pending:
         good = [row for row, status in enumerate(self._status) if status == Status.OK.value]
         pixels = self._pixels if len(good) == len(self._status) else self._pixels[good]
         return ImageBatch(
-            self._unit,
-            self._refs,
-            self._status,
-            self._error,
-            self._width,
-            self._height,
-            self._format,
-            self._bytes,
-            pixels,
-            self._last,
-            self._facts,
-            self._noted,
+            unit=self._unit,
+            refs=self._refs,
+            status=self._status,
+            error=self._error,
+            width=self._width,
+            height=self._height,
+            format=self._format,
+            bytes=self._bytes,
+            pixels=pixels,
+            last=self._last,
+            facts=self._facts,
+            noted=self._noted,
         )
 
 
@@ -268,7 +268,7 @@ class ReadAhead:
             yield self._waiting.popleft().result()
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class DecodeImages(beam.PTransform):
     """Units to decoded batches: `PCollection[Unit]` → `PCollection[ImageBatch]`."""
 

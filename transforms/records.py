@@ -125,7 +125,7 @@ TAKEN_COLUMN = "imagecensus.taken"
 PLAN_COLUMNS = (SOURCE_COLUMN, TAKEN_COLUMN)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
     """One unit of work: the references of one part of the output, in their present revision.
 
@@ -151,7 +151,7 @@ class Unit:
         return self.digest or self.name
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class ImageBatch:
     """A run of consecutive references of one unit, decoded.
 
@@ -184,7 +184,7 @@ class ImageBatch:
         return len(self.status)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class PredictionBatch:
     """Finished rows of one unit: `rows` has `prediction_schema`. `last` closes the unit.
 

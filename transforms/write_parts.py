@@ -17,7 +17,7 @@ from imagecensus.transforms.dataset.epoch import Fence
 from imagecensus.transforms.records import PredictionBatch, Status
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class WriteParts(beam.PTransform):
     """Writes one part per unit: `PCollection[PredictionBatch]` → locations of the parts.
 

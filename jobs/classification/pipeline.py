@@ -56,9 +56,12 @@ def build_pipeline(pipeline: beam.Pipeline, units: list[Unit], how: How) -> beam
         pipeline
         | "Units" >> GiveUnits(units=units, folder=how.layout.state, carried=how.elsewhere)
         | "BeginUnits" >> BeginUnits(parts=parts, fence=how.fence)
-        | "DecodeImages" >> DecodeImages(how.decoding, parts)
-        | "ClassifyImages" >> ClassifyImages(how.classification)
-        | "WriteParts" >> WriteParts(parts, how.made_by, how.compression, how.fence)
+        | "DecodeImages" >> DecodeImages(how=how.decoding, parts=parts)
+        | "ClassifyImages" >> ClassifyImages(how=how.classification)
+        | "WriteParts"
+        >> WriteParts(
+            folder=parts, provenance=how.made_by, compression=how.compression, fence=how.fence
+        )
     )
 
 
@@ -152,7 +155,7 @@ def _how(request: Request, run: Run) -> How:
 
     options, layout = request.options, request.layout
     decoding = Decoding(
-        request.contract.preprocess,
+        spec=request.contract.preprocess,
         max_pixels=options.max_pixels,
         max_side=options.max_side,
         max_bytes=size_in_bytes(options.max_bytes),
@@ -165,8 +168,8 @@ def _how(request: Request, run: Run) -> How:
     # A worker elsewhere fetches a bucket's model itself.
     location = options.model if options.model and store.is_bucket(options.model) else run.model
     classification = Classification(
-        location,
-        run.engine,
+        model=location,
+        engine=run.engine,
         precision=options.precision,
         top_k=request.top_k,
         embeddings=options.embeddings,

@@ -34,7 +34,7 @@ _NOTED = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Run:
     """What happened, gathered while a run goes on."""
 

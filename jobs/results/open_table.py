@@ -170,7 +170,7 @@ def write_bytes(output: str, name: str, content: bytes) -> str:
 
 
 def _local_parts(output: str, scratch: str) -> list[str]:
-    folder = Layout(output).parts
+    folder = Layout(output=output).parts
     try:
         parts = sorted(list_parts(folder).values())
     except OSError as error:

@@ -47,7 +47,7 @@ class Images:
         """Args:
         output: the output folder of `classify`.
         """
-        self._state = Layout(output).state
+        self._state = Layout(output=output).state
         self._known: dict[str, dict[str, Any]] = {}
 
     def locate(self, uris: list[str]) -> None:

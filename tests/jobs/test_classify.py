@@ -237,13 +237,13 @@ def test_shards_run_side_by_side_but_not_beside_a_whole_run(archive, tiny_model,
     output = tmp_path / "out"
     any_rate = ["--max-failure-rate=1"]  # a shard of five may hold mostly broken files
     classify(archive, "--shard=0/2", *any_rate, model=tiny_model, output=output)
-    with Layout(str(output), (0, 2)).locked():
+    with Layout(output=str(output), shard=(0, 2)).locked():
         assert classify(archive, "--shard=1/2", *any_rate, model=tiny_model, output=output) == 0
         assert classify(archive, "--shard=0/2", *any_rate, model=tiny_model, output=output) == 2
         capsys.readouterr()
         assert classify(archive, model=tiny_model, output=output) == 2
         assert "another run is writing to this output" in capsys.readouterr().err
-    with Layout(str(output)).locked():
+    with Layout(output=str(output)).locked():
         assert classify(archive, "--shard=1/2", *any_rate, model=tiny_model, output=output) == 2
     assert classify(archive, model=tiny_model, output=output) == 0
     assert totals_of(output)["rows"] == 15

@@ -50,7 +50,7 @@ def test_a_table_is_compacted_and_goes_on(tiny_model, tmp_path, capfd):
 def test_what_cannot_be_compacted(tmp_path, capfd):
     assert main(["compact", str(tmp_path)]) == 2
     assert "no output of classify is there" in capfd.readouterr().err
-    layout = Layout(str(tmp_path))
+    layout = Layout(output=str(tmp_path))
     layout.make()
     (tmp_path / "_imagecensus" / "dataset.json").write_text('{"fingerprint": "f"}')
     with layout.locked():

@@ -56,7 +56,7 @@ def test_what_is_wrong_is_said(output, capfd, damage):
 
 def test_who_works_on_it(output, capfd):
     capfd.readouterr()
-    with Layout(str(output)).locked():
+    with Layout(output=str(output)).locked():
         assert main(["status", str(output)]) == 0
     assert "holds the lock" in capfd.readouterr().out
 
@@ -64,7 +64,7 @@ def test_who_works_on_it(output, capfd):
 @pytest.mark.parametrize("signs", [True, False])
 def test_a_job_whose_runner_does_not_answer(output, capfd, signs):
     """Its workers' signs of life tell; without any, nobody knows."""
-    layout = Layout(str(output))
+    layout = Layout(output=str(output))
     place = {"url": "http://127.0.0.1:9"}
     job = RemoteJob(runner="FlinkRunner", name="census", place=place, run_id="r", began=0.0)
     write_job(layout, job)

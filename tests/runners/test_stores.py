@@ -329,9 +329,9 @@ def test_shards_make_the_table_of_one_run(there):
 
 def test_a_shard_and_the_whole_exclude_each_other(there, capfd):
     output = there.uri("out/mixed")
-    with store.Lock(Layout(output, (0, 2)).lock):
+    with store.Lock(Layout(output=output, shard=(0, 2)).lock):
         assert _classify(there, "out/mixed") == 2
-    with store.Lock(Layout(output).lock):
+    with store.Lock(Layout(output=output).lock):
         assert _classify(there, "out/mixed", "--shard=1/2") == 2
     assert capfd.readouterr().err.count("another run is writing to this output") == 2
 

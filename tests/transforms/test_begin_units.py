@@ -28,7 +28,9 @@ class UnitsOf:
         for file in range(len(self) // 512):
             digest = hashlib.sha256(str(file).encode()).hexdigest()[:16]
             name = f"gs://bucket/census/_imagecensus/plan-{file:05d}-{digest}.parquet"
-            yield from (Unit("0" * 24, name, group, 512) for group in range(512))
+            yield from (
+                Unit(name="0" * 24, plan=name, row_group=group, rows=512) for group in range(512)
+            )
 
     __contains__ = None
 
@@ -75,7 +77,11 @@ def test_units_are_the_same_by_their_plan_and_by_themselves(planned, tmp_path, m
 
 
 def test_bits_name_the_row_groups():
-    units = [Unit("a", "/x/plan-1", 0, 1), Unit("b", "/x/plan-1", 9, 1), Unit("c", "/x/p2", 0, 1)]
+    units = [
+        Unit(name="a", plan="/x/plan-1", row_group=0, rows=1),
+        Unit(name="b", plan="/x/plan-1", row_group=9, rows=1),
+        Unit(name="c", plan="/x/p2", row_group=0, rows=1),
+    ]
     assert pending_units(units) == [("plan-1", b"\x80\x40"), ("p2", b"\x80")]
 
 

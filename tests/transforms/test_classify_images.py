@@ -18,7 +18,7 @@ from imagecensus.transforms.engines import registry
 from imagecensus.transforms.engines.registry import ENGINES, EngineError, choose_engine, load_engine
 from imagecensus.transforms.records import ImageBatch, Unit, prediction_schema
 
-UNIT = Unit("u", "plan", 0, 8)
+UNIT = Unit(name="u", plan="plan", row_group=0, rows=8)
 NAMES = pa.array(LABELS)
 
 
@@ -62,21 +62,21 @@ def batch_of(means) -> ImageBatch:
     )
     bad = [m is None for m in means]
     return ImageBatch(
-        UNIT,
-        refs,
-        ["truncated" if b else "ok" for b in bad],
-        ["cut" if b else None for b in bad],
-        [None if b else 4 for b in bad],
-        [None if b else 4 for b in bad],
-        [None if b else "PNG" for b in bad],
-        [9] * rows,
-        pixels,
-        True,
+        unit=UNIT,
+        refs=refs,
+        status=["truncated" if b else "ok" for b in bad],
+        error=["cut" if b else None for b in bad],
+        width=[None if b else 4 for b in bad],
+        height=[None if b else 4 for b in bad],
+        format=[None if b else "PNG" for b in bad],
+        bytes=[9] * rows,
+        pixels=pixels,
+        last=True,
     )
 
 
 def classify(means, **options):
-    how = Classification("", "", top_k=2, **options)
+    how = Classification(model="", engine="", top_k=2, **options)
     return classify_batch(batch_of(means), BrightnessEngine(), NAMES, how, 1).rows
 
 
@@ -185,7 +185,7 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
-    loaded = ClassifierHandler(Classification(str(copy), "openvino")).load_model()
+    loaded = ClassifierHandler(Classification(model=str(copy), engine="openvino")).load_model()
     assert loaded.labels.to_pylist() == LABELS
     golden = read_golden(str(copy))
     np.savez(
@@ -195,7 +195,7 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
         scores=golden.scores[:, ::-1],
     )
     with pytest.raises(ModelError, match="files changed since the export"):
-        ClassifierHandler(Classification(str(copy), "openvino")).load_model()
+        ClassifierHandler(Classification(model=str(copy), engine="openvino")).load_model()
     class_ids, scores, _ = loaded.engine.infer(golden.images)
     with pytest.raises(ModelError, match="golden images' scores differ"):
         read_golden(str(copy)).check(class_ids, scores, "copy")
@@ -227,7 +227,7 @@ def test_a_machine_without_an_engine_says_so(monkeypatch):
 
 
 def test_the_engine_that_a_worker_chose_is_told(tiny_model):
-    handler = ClassifierHandler(Classification(str(tiny_model), "auto"))
+    handler = ClassifierHandler(Classification(model=str(tiny_model), engine="auto"))
     assert handler.load_model().name == choose_engine("auto")
 
 

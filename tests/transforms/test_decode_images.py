@@ -15,7 +15,7 @@ from imagecensus.transforms.records import Unit
 
 @pytest.fixture(scope="module", autouse=True)
 def decoders():
-    with lease(Decoding(PreprocessSpec()).limits):
+    with lease(Decoding(spec=PreprocessSpec()).limits):
         yield
 
 
@@ -36,11 +36,15 @@ def refs(tmp_path_factory):
 def test_each_units_batches_come_in_order_and_end_with_one_last(
     refs, sizes, batch_images, window_batches
 ):
-    how = Decoding(PreprocessSpec(32, 32), batch_images=batch_images, window_batches=window_batches)
+    how = Decoding(
+        spec=PreprocessSpec(height=32, width=32),
+        batch_images=batch_images,
+        window_batches=window_batches,
+    )
     pools = Pools(how)  # of the module's decoders
     ahead, batches, start = ReadAhead(how, pools), [], 0
     for number, size in enumerate(sizes):
-        unit = Unit(str(number), "plan", number, size)
+        unit = Unit(name=str(number), plan="plan", row_group=number, rows=size)
         batches += ahead.add(unit, refs.slice(start, size))
         start += size
     early = len(batches)

@@ -60,10 +60,10 @@ class Dataset:
             for ref in refs.to_pylist()
         ]
         table = pa.Table.from_pylist(rows, prediction_schema()).combine_chunks()
-        return PredictionBatch(unit, table.to_batches()[0], True)
+        return PredictionBatch(unit=unit, rows=table.to_batches()[0], last=True)
 
     def write(self, batch: PredictionBatch, fence=None) -> None:
-        stage = WriteParts(str(self.parts), {"fingerprint": "f"}, fence=fence)
+        stage = WriteParts(folder=str(self.parts), provenance={"fingerprint": "f"}, fence=fence)
         with beam.Pipeline(runner=fn_runner.FnApiRunner()) as pipeline:
             _ = pipeline | beam.Create([batch]) | stage
 

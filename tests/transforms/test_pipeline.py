@@ -35,7 +35,7 @@ def archive(tmp_path_factory):
 
 def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
     """Runs the pipeline on an archive; returns (rows as dicts by uri, counters, parts)."""
-    layout = Layout(str(output))
+    layout = Layout(output=str(output))
     layout.make()
     planned = plan_units(
         list_images((str(archive),)),
@@ -49,8 +49,8 @@ def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
         pipeline,
         planned.units,
         How(
-            decoding=Decoding(read_contract(model).preprocess, **decoding),
-            classification=Classification(model, engine, top_k=3),
+            decoding=Decoding(spec=read_contract(model).preprocess, **decoding),
+            classification=Classification(model=model, engine=engine, top_k=3),
             layout=layout,
             made_by={"run_id": "test", "fingerprint": "f"},
         ),
@@ -124,14 +124,14 @@ def test_another_engine_gives_the_same_rows_within_the_tolerance(
 def test_a_unit_torn_between_bundles_fails_loudly(tmp_path):
     """Half a unit must never become a part."""
     unit = Unit(name="u", plan="plan", row_group=0, rows=4)
-    half = PredictionBatch(unit, pa.record_batch({"status": ["ok", "ok"]}), last=False)
+    half = PredictionBatch(unit=unit, rows=pa.record_batch({"status": ["ok", "ok"]}), last=False)
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
-    _ = pipeline | beam.Create([half]) | WriteParts(str(tmp_path), {})
+    _ = pipeline | beam.Create([half]) | WriteParts(folder=str(tmp_path), provenance={})
     with pytest.raises(RuntimeError, match="split between workers"):
         pipeline.run().wait_until_finish()
-    short = PredictionBatch(unit, pa.record_batch({"status": ["ok", "ok"]}), last=True)
+    short = PredictionBatch(unit=unit, rows=pa.record_batch({"status": ["ok", "ok"]}), last=True)
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
-    _ = pipeline | beam.Create([short]) | WriteParts(str(tmp_path), {})
+    _ = pipeline | beam.Create([short]) | WriteParts(folder=str(tmp_path), provenance={})
     with pytest.raises(RuntimeError, match="2 rows for 4 references"):
         pipeline.run().wait_until_finish()
     assert not list(tmp_path.iterdir())
@@ -143,8 +143,10 @@ def test_records_survive_pickling():
     for record in (
         Unit(name="u", plan="gs://b/plan", row_group=3, rows=10, revision=1, base=0),
         PredictionBatch(
-            Unit(name="u", plan="p", row_group=0, rows=1), pa.record_batch({"a": [1]}), True
+            unit=Unit(name="u", plan="p", row_group=0, rows=1),
+            rows=pa.record_batch({"a": [1]}),
+            last=True,
         ),
-        Classification("m", "openvino"),
+        Classification(model="m", engine="openvino"),
     ):
         assert pickle.loads(pickle.dumps(record)) == record

@@ -52,9 +52,9 @@ def model(tmp_path_factory) -> str:
 def decoded(refs, **how):
     """All batches of a unit put together: (status, pixels of the good ones)."""
     configure_pillow()
-    how = Decoding(PreprocessSpec(), **how)
+    how = Decoding(spec=PreprocessSpec(), **how)
     pools = Pools(how)
-    unit = Unit("u", "plan", 0, refs.num_rows)
+    unit = Unit(name="u", plan="plan", row_group=0, rows=refs.num_rows)
     ahead = ReadAhead(how, pools)
     batches = [*ahead.add(unit, refs), *ahead.rest()]
     pools.close()

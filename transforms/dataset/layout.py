@@ -29,7 +29,7 @@ class MixError(UserError):
     """The output holds a dataset of other ingredients. The message names what differs."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """Where the pieces of an output are.
 

@@ -274,7 +274,8 @@ def _answer(request: Request, said: dict[str, Any], area: sandbox.Area) -> Answe
         if first < 0 or length < 0 or first + length > area.size:
             raise IndexError(first)
         return Answer(data=area.map[first : first + length], size=length, spent=spent)
-    info = ImageInfo(*said["info"])
+    names = [field.name for field in dataclasses.fields(ImageInfo)]
+    info = ImageInfo(**dict(zip(names, said["info"], strict=True)))
     if not all(isinstance(getattr(info, name), kind) for name, kind in _INFO_TYPES):
         raise TypeError("info")
     out = request.out

@@ -9,7 +9,9 @@ from imagecensus.jobs.classification.stall_log import Waiting
 from imagecensus.jobs.command.logs import PROGRESS
 from imagecensus.transforms.records import Unit
 
-UNITS = [Unit(name, "plan", 0, 5) for name in "abc"] + [Unit("d", "plan", 0, 5, revision=1)]
+UNITS = [Unit(name=name, plan="plan", row_group=0, rows=5) for name in "abc"] + [
+    Unit(name="d", plan="plan", row_group=0, rows=5, revision=1)
+]
 
 
 class _Result:

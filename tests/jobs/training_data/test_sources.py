@@ -90,7 +90,7 @@ def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
     )
     cache = ArrayCache(directory=str(tmp_path), memory_bytes=2**20, disk_bytes=0)
     with pytest.raises(DataError, match="4 of 4 train images cannot be read.*no such file"):
-        decode_images(data.splits["train"], PreprocessSpec(8, 8), cache, "train")
+        decode_images(data.splits["train"], PreprocessSpec(height=8, width=8), cache, "train")
 
 
 def test_a_image_named_twice_is_one_image(tmp_path):

@@ -72,7 +72,7 @@ def test_one_page_and_a_png_for_each_plot(tmp_path, images, right):
     answers = np.eye(3, dtype=np.float32)[TRUE] if right else ANSWERS
     contract = Contract(
         name="net",
-        preprocess=PreprocessSpec(16, 16),
+        preprocess=PreprocessSpec(height=16, width=16),
         labels=LABELS,
         top_k=3,
         embedding_size=4,

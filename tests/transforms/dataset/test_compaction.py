@@ -67,7 +67,7 @@ def classify(layout, units, failed="never", run_id="r", embedding=None):
 
 @pytest.fixture
 def layout(tmp_path):
-    layout = Layout(str(tmp_path / "out"))
+    layout = Layout(output=str(tmp_path / "out"))
     layout.make()
     return layout
 
@@ -221,4 +221,4 @@ def test_shards_are_refused_afterwards(layout):
     classify(layout, plan(layout, references(range(60))))
     run_compact(layout, 16)
     with pytest.raises(Exception, match="without --shard"):
-        compaction.recover_or_refuse(Layout(layout.output, (0, 2)))
+        compaction.recover_or_refuse(Layout(output=layout.output, shard=(0, 2)))

@@ -34,7 +34,7 @@ def units(tmp_path):
         rows = rows_of(["ok", "ok", "truncated"][: number or 3], label=f"label {number}")
         uris = pa.array([f"/{number}/{at}" for at in range(rows.num_rows)])
         rows = rows.set_column(0, rows.schema.field(0), uris)
-        made = Unit(unit_name(rows, "f"), "p", number, rows.num_rows)
+        made = Unit(name=unit_name(rows, "f"), plan="p", row_group=number, rows=rows.num_rows)
         parts.write_part(str(folder), made, rows, {"fingerprint": "f"})
         found.append(made)
     return found
@@ -69,7 +69,7 @@ def test_a_part_that_is_another_now_is_read(tmp_path, units, read, harm):
     elif harm == "cut":
         part.write_bytes(part.read_bytes()[:-9])
     else:
-        units[2] = Unit(units[2].name, "p", 2, 2, digest="0" * 24)
+        units[2] = Unit(name=units[2].name, plan="p", row_group=2, rows=2, digest="0" * 24)
     read.clear()
     found = look(tmp_path, units, known)
     assert read == [str(part)]

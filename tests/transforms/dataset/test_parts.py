@@ -14,7 +14,7 @@ from imagecensus.transforms.records import REF_SCHEMA, Unit, prediction_schema
 def unit(rows=4, **fields) -> Unit:
     """A unit of the images /0, /1 … as `rows_of` makes their rows."""
     name = unit_name(rows_of(["ok"] * rows), "f")
-    return Unit(name, "plan", 0, rows, **fields)
+    return Unit(name=name, plan="plan", row_group=0, rows=rows, **fields)
 
 
 def rows_of(statuses, label="cat") -> pa.Table:
@@ -86,7 +86,7 @@ def test_inventory_finds_damage(tmp_path, damage):
         other = rows.take(order.get(damage, [0, 1, 2, 3]))
         if damage == "another's":
             other = other.set_column(0, other.schema.field(0), pa.array(list("wxyz")))
-        stand_in = Unit(unit_name(other, "f"), "plan", 0, other.num_rows)
+        stand_in = Unit(name=unit_name(other, "f"), plan="plan", row_group=0, rows=other.num_rows)
         made = parts.write_part(str(tmp_path), stand_in, other, {"fingerprint": "f"})
         content = pathlib.Path(made).read_bytes()
         pathlib.Path(made).unlink()
