@@ -43,7 +43,7 @@ from imagecensus.model_export.decoding import (
     table,
 )
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
-from imagecensus.model_export.decoding.opened import Opened, Picture
+from imagecensus.model_export.decoding.opened import LoadedImage, Opened
 from imagecensus.model_export.decoding.readers import tiff_damage
 
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
@@ -263,17 +263,17 @@ def _decode(
     _check_size(opened, *limits)
     alone = opened.width * opened.height >= _LARGE_PIXELS
     with _large_image if alone else contextlib.nullcontext():
-        small, picture, converted = _render(opened, spec)
+        small, loaded, converted = _render(opened, spec)
     out[...] = np.asarray(small)
-    facts = metadata.read_camera(picture.exif, gps)
+    facts = metadata.read_camera(loaded.exif, gps)
     return ImageInfo(
         width=opened.width,
         height=opened.height,
         format=opened.format,
-        orientation=picture.orientation,
-        pages=picture.pages,
-        share=1.0 if picture.share is None else picture.share,
-        depth_scaled=picture.depth_scaled,
+        orientation=loaded.orientation,
+        pages=loaded.pages,
+        share=1.0 if loaded.share is None else loaded.share,
+        depth_scaled=loaded.depth_scaled,
         colour_converted=converted,
         taken_at=facts.taken_at,
         camera=facts.camera,
@@ -302,8 +302,8 @@ def _check_size(opened: Opened, max_pixels: int, max_side: int) -> None:
         )
 
 
-def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, Picture, bool]:
-    """The image as RGB of the target size, the picture it is of, if a profile was converted."""
+def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, LoadedImage, bool]:
+    """The image as RGB of the target size, the image it is of, if a profile was converted."""
     stored = (opened.width, opened.height)
 
     def target_of(orientation: int) -> tuple[int, int]:
@@ -315,22 +315,22 @@ def _render(opened: Opened, spec: PreprocessSpec) -> tuple[Image.Image, Picture,
             return stored
         return _draft_size(stored, target_of(orientation), spec)
 
-    picture = opened.load(need)
-    image, target = picture.image, target_of(picture.orientation)
+    loaded = opened.load(need)
+    image, target = loaded.image, target_of(loaded.orientation)
     box = _crop_box(image.size, target, spec)
     if image.size != target or box is not None:
         image = _resize(image, target, box, spec)
     # On the small image: equal but for rounding, and a hundredth of the work.
-    converted = picture.icc is not None and not colour.is_srgb(picture.icc)
-    if converted and picture.icc is not None:
-        image = colour.to_srgb(image, picture.icc)
+    converted = loaded.icc is not None and not colour.is_srgb(loaded.icc)
+    if converted and loaded.icc is not None:
+        image = colour.to_srgb(image, loaded.icc)
     if spec.color == "grey" and image.mode != "L":
         image = image.convert("L")
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if spec.exif_orientation and picture.orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[picture.orientation])
-    return image, picture, converted
+    if spec.exif_orientation and loaded.orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[loaded.orientation])
+    return image, loaded, converted
 
 
 def _resize(

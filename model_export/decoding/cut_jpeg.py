@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imagecensus.model_export.decoding.errors import truncated
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened
 from imagecensus.model_export.decoding.readers import jpeg
 
 _END = b"\xff\xd9"
@@ -25,7 +25,7 @@ _BLOCK_BYTES = 24  # 1-bits that blocks of one place may swallow, of all compone
 def open_cut_jpeg(data: bytes, least: float) -> Opened | None:
     """None where it is no JPEG of 8 bits that libjpeg decodes row by row, or in scans.
 
-    The picture's `share` is the share of rows that are there; where it is less than `least`, its
+    The image's `share` is the share of rows that are there; where it is less than `least`, its
     `load` raises ImageError. What is missing is grey.
     """
     frame = jpeg.read_frame(data)
@@ -33,16 +33,16 @@ def open_cut_jpeg(data: bytes, least: float) -> Opened | None:
         return None
     opened = jpeg.open_jpeg(data + _END)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         share = _share(data, need, progressive=frame.is_progressive)
         if share < least:
             raise truncated("JPEG", f"{share:.1%} of its rows are there")
-        picture = opened.load(need)
-        first = int(picture.image.height * share)
-        grey = 128 if picture.image.mode == "L" else (128, 128, 128)
+        loaded = opened.load(need)
+        first = int(loaded.image.height * share)
+        grey = 128 if loaded.image.mode == "L" else (128, 128, 128)
         # libjpeg leaves something there that depends on the bits before.
-        picture.image.paste(grey, (0, first, *picture.image.size))
-        return dataclasses.replace(picture, share=share)
+        loaded.image.paste(grey, (0, first, *loaded.image.size))
+        return dataclasses.replace(loaded, share=share)
 
     return dataclasses.replace(opened, load=load)
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour
 from imagecensus.model_export.decoding.metadata import read_orientation
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened
 from imagecensus.model_export.decoding.readers import jpeg, png, tiff_damage, tiff_tags
 from imagecensus.model_export.decoding.signatures import identify
 
@@ -34,7 +34,7 @@ def open_legacy(data: bytes) -> Opened | None:
     if not _is_sound(image, data):
         return None
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         return _load(image, data, need)
 
     return Opened(format=image.format or name, width=image.width, height=image.height, load=load)
@@ -55,7 +55,7 @@ def _is_sound(image: Any, data: bytes) -> bool:
     return True
 
 
-def _load(image: Image.Image, data: bytes, need: Need) -> Picture:
+def _load(image: Image.Image, data: bytes, need: Need) -> LoadedImage:
     if image.format in ("JPEG", "MPO"):
         orientation = _orientation(image)
         image.draft(None, need(orientation))
@@ -71,7 +71,7 @@ def _load(image: Image.Image, data: bytes, need: Need) -> Picture:
         if image.format == "PNG":
             png.check_sums(data)
         orientation = _orientation(image)
-    return Picture(image=_to_eight_bit(image), orientation=orientation, exif=_exif(image))
+    return LoadedImage(image=_to_eight_bit(image), orientation=orientation, exif=_exif(image))
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:

@@ -1,4 +1,4 @@
-"""What a reader gives back: an opened file, then its picture.
+"""What a reader gives back: an opened file, then its image.
 
 A reader is a function `open(data: bytes) -> Opened`: it reads the header only. After the limits
 were checked, `Opened.load` decodes the pixels.
@@ -19,7 +19,7 @@ Need = Callable[[int], Size]  # an orientation → the size that both sides must
 
 
 @dataclasses.dataclass(kw_only=True)
-class Picture:
+class LoadedImage:
     """The pixels of a file, and what is said about them.
 
     Attributes:
@@ -54,7 +54,7 @@ class Opened:
     format: str
     width: int
     height: int
-    load: Callable[[Need], Picture]
+    load: Callable[[Need], LoadedImage]
 
 
 def from_pixels(pixels: np.ndarray, colours: int) -> Image.Image:

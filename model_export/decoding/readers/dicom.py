@@ -16,7 +16,7 @@ from imagecensus.model_export.decoding.errors import (
     truncated,
     unsupported,
 )
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import dicom_samples
 
 _PACKED_PIXELS = re.compile(rb"\xe0\x7f\x10\x00O[BW]\x00\x00\xff\xff\xff\xff")
@@ -51,17 +51,17 @@ def open_dicom(data: bytes, number: int = 0) -> Opened:
         raise truncated("DICOM", "its pixels are not there")
     width, height = int(file.Columns), int(file.Rows)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         try:
             samples = dicom_samples.read_frame(file, max(number, 1) - 1)
         except (AttributeError, NotImplementedError) as error:
             raise unsupported("DICOM", f"DICOM of this kind is not read here: {error}") from None
         if samples.ndim == 3 or file.PhotometricInterpretation == "PALETTE COLOR":
-            picture = _in_colour(samples, file)
+            loaded = _in_colour(samples, file)
         else:
-            picture = _in_grey(samples, file)
-        picture.pages = 1 if number else int(file.get("NumberOfFrames", 1) or 1)
-        return picture
+            loaded = _in_grey(samples, file)
+        loaded.pages = 1 if number else int(file.get("NumberOfFrames", 1) or 1)
+        return loaded
 
     return Opened(format="DICOM", width=width, height=height, load=load)
 
@@ -72,7 +72,7 @@ def _silence() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 
-def _in_colour(samples: Pixels, file: Any) -> Picture:
+def _in_colour(samples: Pixels, file: Any) -> LoadedImage:
     from pydicom.pixels import apply_color_lut
 
     bits = int(file.BitsStored)
@@ -80,10 +80,10 @@ def _in_colour(samples: Pixels, file: Any) -> Picture:
         bits = int(file.RedPaletteColorLookupTableDescriptor[2])
         samples = apply_color_lut(samples, file)
     pixels, _ = depth.to_eight_bits(samples, (0.0, float((1 << bits) - 1)))
-    return Picture(image=from_pixels(pixels, colours=3))
+    return LoadedImage(image=from_pixels(pixels, colours=3))
 
 
-def _in_grey(samples: Pixels, file: Any) -> Picture:
+def _in_grey(samples: Pixels, file: Any) -> LoadedImage:
     """By the window that the file states, or else from the smallest to the largest value."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -98,7 +98,7 @@ def _in_grey(samples: Pixels, file: Any) -> Picture:
         stated = float(samples.min()), float(samples.max())
     inverted = file.PhotometricInterpretation == "MONOCHROME1"
     pixels, _ = depth.to_eight_bits(samples, stated, inverted)
-    return Picture(image=from_pixels(pixels, colours=1), depth_scaled=not windowed)
+    return LoadedImage(image=from_pixels(pixels, colours=1), depth_scaled=not windowed)
 
 
 def _window_range(bits: int, signed: bool, file: Any) -> tuple[float, float]:

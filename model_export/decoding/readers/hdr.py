@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from imagecensus.model_export.decoding.errors import needs_extra, unsupported
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 
 def open_hdr(data: bytes) -> Opened:
@@ -19,9 +19,9 @@ def open_hdr(data: bytes) -> Opened:
         raise unsupported("HDR", "HDR with other than rows from the top is not read here")
     width, height = int(head[3]), int(head[1])
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         light = np.clip(imagecodecs.rgbe_decode(data), 0, 1)
         curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-        return Picture(image=from_pixels((curve * 255 + 0.5).astype(np.uint8), colours=3))
+        return LoadedImage(image=from_pixels((curve * 255 + 0.5).astype(np.uint8), colours=3))
 
     return Opened(format="HDR", width=width, height=height, load=load)

@@ -7,7 +7,7 @@ import numpy as np
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 
 def count_images(data: bytes) -> int:
@@ -33,7 +33,7 @@ def open_heif(data: bytes, number: int = 0) -> Opened:
     image = file[number - 1] if number else file
     width, height = image.size
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         mode, icc = image.mode, image.info.get("icc_profile")
         exif = exif_of(image.info.get("exif"))
         rows = np.asarray(image)
@@ -42,7 +42,7 @@ def open_heif(data: bytes, number: int = 0) -> Opened:
             bits = int(image.info.get("bit_depth", 16))
             rows, scaled = depth.to_eight_bits(rows, (0.0, float((1 << bits) - 1)))
         colours = 1 if mode.startswith(("L", "I")) else 3
-        return Picture(
+        return LoadedImage(
             image=from_pixels(rows, colours), icc=icc, exif=exif, depth_scaled=scaled,
             pages=1 if number else len(file),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
 from imagecensus.model_export.decoding.metadata import read_orientation
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progressive
 _LOSSLESS = frozenset((0xC3, 0xCB))
@@ -71,14 +71,14 @@ def open_jpeg(data: bytes) -> Opened:
     image = open_pillow(data)
     scalable = frame is not None and frame.is_scalable
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         exif = _exif(image)
         orientation = read_orientation(exif)
         if scalable:
             image.draft(None, need(orientation))
         image.load()
         icc = image.info.get("icc_profile")
-        return Picture(
+        return LoadedImage(
             image=colour.flatten(image, icc),
             orientation=orientation,
             icc=icc if image.mode != "CMYK" else None,
@@ -118,7 +118,7 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
     except ImportError:
         raise needs_extra("JPEG", name) from None
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         if _END not in data[-_TAIL:]:  # the decoder makes up what is missing
             raise truncated("JPEG", "its end is not there")
         is_ls = frame.marker == _JPEG_LS
@@ -127,7 +127,7 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
             raise unsupported("JPEG", f"{name} in CMYK is not read here")
         pixels, _ = depth.to_eight_bits(samples, (0, (1 << frame.bits) - 1))
         exif = _exif_of_file(data)
-        return Picture(
+        return LoadedImage(
             image=from_pixels(pixels, colours=1 if samples.ndim == 2 else 3),
             orientation=read_orientation(exif),
             exif=exif,

@@ -8,7 +8,7 @@ from PIL import Image
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of, read_orientation
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers.pillow_reader import describe, open_with_pillow
 
 _EXIF = b"JpgTiffExif->JP2"  # the name of the box
@@ -24,7 +24,7 @@ def open_jpeg2000(data: bytes) -> Opened:
     if signed or (max(bits) > 8 and len(bits) > 1):
         return _open_deep_jpeg2000(data, image, bits, signed)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         exif = _exif(data)
         orientation = read_orientation(exif)
         picture_need, level = need(orientation), 0
@@ -37,11 +37,11 @@ def open_jpeg2000(data: bytes) -> Opened:
         image.load()
         if image.mode.startswith("I") and max(bits) < 16:  # Pillow spreads them over 16 bits
             pixels, _ = depth.to_eight_bits(np.asarray(image), (0, 65535))
-            picture = Picture(image=from_pixels(pixels, colours=1))
+            loaded = LoadedImage(image=from_pixels(pixels, colours=1))
         else:
-            picture = describe(image)
-        picture.exif, picture.orientation = exif, orientation
-        return picture
+            loaded = describe(image)
+        loaded.exif, loaded.orientation = exif, orientation
+        return loaded
 
     return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)
 
@@ -77,13 +77,13 @@ def _open_deep_jpeg2000(data: bytes, image: Image.Image, bits: list[int], signed
     if signed or len(set(bits)) > 1:
         raise unsupported("JPEG2000", "JPEG2000 of signed or uneven samples is not read here")
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         samples = imagecodecs.jpeg2k_decode(data)
         colours = 3 if len(bits) >= 3 else 1
         stated = (0, (1 << bits[0]) - 1) if bits[0] < 16 else None
         pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
         exif = _exif(data)
-        return Picture(
+        return LoadedImage(
             image=from_pixels(pixels, colours),
             orientation=read_orientation(exif),
             exif=exif,

@@ -9,7 +9,7 @@ import numpy as np
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra
 from imagecensus.model_export.decoding.metadata import exif_of
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 _SIZES = (9, 13, 18, 30)
@@ -25,14 +25,14 @@ def open_jpeg_xl(data: bytes) -> Opened:
     except (ValueError, IndexError):
         raise ImageError("decode_error", "the JPEG XL header is damaged", "JPEG XL") from None
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         samples = imagecodecs.jpegxl_decode(data, keeporientation=True)
         if samples.ndim == 4:
             samples = samples[0]
         colours = 3 if samples.ndim == 3 and samples.shape[2] >= 3 else 1
         stated = (0.0, 255.0) if samples.dtype == np.uint8 else None
         pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
-        return Picture(
+        return LoadedImage(
             image=from_pixels(pixels, colours),
             orientation=orientation,
             exif=exif_of(read_exif(data)),

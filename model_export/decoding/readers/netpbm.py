@@ -8,7 +8,7 @@ import numpy as np
 
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, truncated
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import pillow_reader
 
 _FIELD = re.compile(rb"(?:\s|#[^\n]*\n)*([^\s#]+)")
@@ -31,7 +31,7 @@ def open_netpbm(data: bytes) -> Opened:
     if width < 1 or height < 1 or not 0 < samples < 5 or (name != "PFM" and not 0 < most < 65536):
         raise ImageError("decode_error", f"the {name} header is damaged", name)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         count = width * height * samples
         if kind in (b"P2", b"P3"):
             values = np.array(data[start:].split(None, count)[:count], np.int64)
@@ -49,10 +49,10 @@ def open_netpbm(data: bytes) -> Opened:
         colours = 3 if samples >= 3 else 1
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         if most == 255 and name != "PFM":
-            return Picture(image=from_pixels(values, colours))
+            return LoadedImage(image=from_pixels(values, colours))
         stated = (0.0, most) if name != "PFM" and most != 65535 else None
         pixels, scaled = depth.to_eight_bits(values, stated, colours=colours)
-        return Picture(image=from_pixels(pixels, colours), depth_scaled=scaled)
+        return LoadedImage(image=from_pixels(pixels, colours), depth_scaled=scaled)
 
     return Opened(format=name, width=width, height=height, load=load)
 

@@ -15,7 +15,7 @@ from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.depth import Pixels
 from imagecensus.model_export.decoding.errors import ImageError, unsupported
 from imagecensus.model_export.decoding.metadata import read_orientation
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _MAX_ICC = 16 << 20
 _RLE4 = 2
@@ -33,19 +33,19 @@ def open_plain(data: bytes, name: str, plugin: str | None = None, number: int = 
     """Any format of 8 bits a sample; of an animation the first frame, or that of the number."""
     image = open_with_pillow(data, name, plugin)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         if number:
             image.seek(number - 1)
         image.load()
-        picture = describe(image)
-        picture.pages = 1 if number else picture.pages
-        return picture
+        loaded = describe(image)
+        loaded.pages = 1 if number else loaded.pages
+        return loaded
 
     return Opened(format=name, width=image.width, height=image.height, load=load)
 
 
-def describe(image: Image.Image, deep: bool = False) -> Picture:
-    """A loaded image of Pillow's as a picture. EXIF is asked for after loading: asking loads."""
+def describe(image: Image.Image, deep: bool = False) -> LoadedImage:
+    """A loaded image of Pillow's as an image. EXIF is asked for after loading: asking loads."""
     exif = None
     if "exif" in image.info or "xmp" in image.info or image.format in ("PNG", "TIFF"):
         with contextlib.suppress(Exception):  # a broken block is no reason to lose a good image
@@ -57,7 +57,7 @@ def describe(image: Image.Image, deep: bool = False) -> Picture:
         flat = from_pixels(pixels, colours=1)
     else:
         flat = colour.flatten(image, icc)
-    return Picture(
+    return LoadedImage(
         image=flat,
         orientation=read_orientation(exif),
         icc=icc if image.mode not in ("CMYK", "LAB") else None,
@@ -68,14 +68,14 @@ def describe(image: Image.Image, deep: bool = False) -> Picture:
 
 
 def fill_depth(
-    picture: Picture,
+    loaded: LoadedImage,
     image: Image.Image,
     open_again: Callable[[], Image.Image],
     stated: depth.Range | None = None,
 ) -> None:
     """Sees that colour of 16 bits a sample is seen by `depth`'s rule.
 
-    Pillow keeps the high bytes, which is right where they are filled; else the picture gets an
+    Pillow keeps the high bytes, which is right where they are filled; else the image gets an
     image of both. `stated`: (black, white) that the file states.
     """
     high = np.asarray(image)[..., :3]
@@ -84,8 +84,8 @@ def fill_depth(
         return
     samples = _read_both_bytes(open_again)
     colours = 1 if samples.shape[2] == 2 else 3
-    pixels, picture.depth_scaled = depth.to_eight_bits(samples, stated, colours=colours)
-    picture.image = from_pixels(pixels, colours)
+    pixels, loaded.depth_scaled = depth.to_eight_bits(samples, stated, colours=colours)
+    loaded.image = from_pixels(pixels, colours)
 
 
 def _read_both_bytes(open_again: Callable[[], Any]) -> Pixels:
@@ -140,18 +140,18 @@ def open_psd(data: bytes) -> Opened:
     except ImageError:
         raise unsupported("PSD", "PSD of this depth or colour mode is not read here") from None
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         image.load()
         if image.mode == "RGBA" and not _psd_is_transparent(data):
             opaque = image.convert("RGBA")
             opaque.putalpha(255)
             opaque.info = dict(image.info)
             opaque.format = image.format
-            picture = describe(opaque)
+            loaded = describe(opaque)
         else:
-            picture = describe(image)
-        picture.pages = 1  # Pillow counts layers
-        return picture
+            loaded = describe(image)
+        loaded.pages = 1  # Pillow counts layers
+        return loaded
 
     return Opened(format="PSD", width=image.width, height=image.height, load=load)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from imagecensus.model_export.decoding.errors import ImageError
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened
 from imagecensus.model_export.decoding.readers.pillow_reader import (
     describe,
     fill_depth,
@@ -26,7 +26,7 @@ def open_png(data: bytes) -> Opened:
         image, bulky = _header(data, True), True
     size, bits = image.size, data[24]
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         nonlocal image, bulky
         try:
             image.load()
@@ -38,10 +38,10 @@ def open_png(data: bytes) -> Opened:
         check_sums(data)
         if bulky:
             image.info.setdefault("icc_profile", _profile(data))
-        picture = describe(image)
+        loaded = describe(image)
         if bits == 16 and not image.mode.startswith("I"):
-            fill_depth(picture, image, lambda: _header(data, bulky))
-        return picture
+            fill_depth(loaded, image, lambda: _header(data, bulky))
+        return loaded
 
     return Opened(format="PNG", width=size[0], height=size[1], load=load)
 

@@ -10,7 +10,7 @@ import numpy as np
 from imagecensus.model_export.decoding import colour
 from imagecensus.model_export.decoding.errors import needs_extra, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import jpeg, tiff_tags
 
 _FLIPS = {3: 3, 5: 8, 6: 6}  # LibRaw's number of a turn → EXIF's
@@ -42,7 +42,7 @@ def open_raw(data: bytes, name: str) -> Opened:
         raise unsupported(name, text) from None
     sizes = raw.sizes
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         with raw:
             orientation = _FLIPS.get(sizes.flip, 1)
             image = _preview(raw, rawpy, sizes)
@@ -55,7 +55,7 @@ def open_raw(data: bytes, name: str) -> Opened:
                 )
                 pixels = raw.postprocess(use_camera_wb=True, user_flip=0, half_size=half)
                 image = from_pixels(pixels, colours=3)
-            return Picture(image=image, orientation=orientation, exif=_raw_exif(data))
+            return LoadedImage(image=image, orientation=orientation, exif=_raw_exif(data))
 
     return Opened(format=name, width=sizes.width, height=sizes.height, load=load)
 

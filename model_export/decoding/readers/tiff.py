@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of
-from imagecensus.model_export.decoding.opened import Need, Opened, Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import tiff_tags
 from imagecensus.model_export.decoding.readers.pillow_reader import fill_depth, open_with_pillow
 from imagecensus.model_export.decoding.readers.tiff_damage import (
@@ -48,17 +48,17 @@ def open_tiff(data: bytes, number: int = 0) -> Opened:
         raise unsupported("TIFF", "TIFF with volumes is not read here")
     check_data(data, page)
 
-    def load(need: Need) -> Picture:
+    def load(need: Need) -> LoadedImage:
         orientation = page.get(tiff_tags.ORIENTATION, 1)
         orientation = orientation if 1 <= orientation <= 8 else 1
         level = _level(tiff, page, need(orientation))
         check_data(data, level)
         chosen = tiff_tags.with_first_page(data, tiff, level, upright=True)
-        picture = _load_page(chosen, tiff, level)
-        picture.orientation = orientation
-        picture.exif = exif_of(data) if not tiff.big else None
-        picture.pages = len(tiff.full_pages) if not number else 1
-        return picture
+        loaded = _load_page(chosen, tiff, level)
+        loaded.orientation = orientation
+        loaded.exif = exif_of(data) if not tiff.big else None
+        loaded.pages = len(tiff.full_pages) if not number else 1
+        return loaded
 
     return Opened(format="TIFF", width=width, height=height, load=load)
 
@@ -138,7 +138,7 @@ def _is_deep_colour(page: Page) -> bool:
     return len(bits) == 3 or (len(bits) == 4 and extra in ((0,), (2,)))
 
 
-def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
+def _load_page(data: bytes, tiff: Tiff, page: Page) -> LoadedImage:
     if _pillow_reads(tiff, page):
         with contextlib.suppress(UnidentifiedImageError):
             image = Image.open(io.BytesIO(data), formats=("TIFF",))
@@ -147,11 +147,11 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> Picture:
             with told_of_damage():
                 image.load()
                 check_sums(data, page)
-                picture = _from_pillow(image, page)
+                loaded = _from_pillow(image, page)
                 if _is_deep_colour(page):
                     stated = stated_range(np.uint16, page, 16)
-                    fill_depth(picture, image, lambda: open_with_pillow(data, "TIFF"), stated)
-            return picture
+                    fill_depth(loaded, image, lambda: open_with_pillow(data, "TIFF"), stated)
+            return loaded
     return _load_with_tifffile(data, page)
 
 
@@ -164,18 +164,18 @@ def _repair_palette(image: Image.Image, page: Page) -> None:
         image.putpalette(palette.tobytes(), "RGB")
 
 
-def _from_pillow(image: Image.Image, page: Page) -> Picture:
+def _from_pillow(image: Image.Image, page: Page) -> LoadedImage:
     icc = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
         bits = page.tags.get(tiff_tags.BITS, (1,))[0]
         stated = (0.0, float((1 << bits) - 1)) if bits == 12 else None
         pixels, scaled = depth.to_eight_bits(np.asarray(image), stated)
-        return Picture(image=from_pixels(pixels, colours=1), icc=icc, depth_scaled=scaled)
+        return LoadedImage(image=from_pixels(pixels, colours=1), icc=icc, depth_scaled=scaled)
     flat = colour.flatten(image, icc)
-    return Picture(image=flat, icc=icc if image.mode not in ("CMYK", "LAB") else None)
+    return LoadedImage(image=flat, icc=icc if image.mode not in ("CMYK", "LAB") else None)
 
 
-def _load_with_tifffile(data: bytes, page: Page) -> Picture:
+def _load_with_tifffile(data: bytes, page: Page) -> LoadedImage:
     photometric = page.get(tiff_tags.PHOTOMETRIC)
     try:
         import imagecodecs  # noqa: F401 — tifffile's decoders
@@ -201,11 +201,11 @@ def _load_with_tifffile(data: bytes, page: Page) -> Picture:
         samples = np.moveaxis(samples, 0, -1)
     if colormap is not None:
         table = colormap.T if colormap.max() > 255 else colormap.T.astype(np.uint16) * 257
-        return Picture(image=from_pixels((table >> 8).astype(np.uint8)[samples], colours=3))
+        return LoadedImage(image=from_pixels((table >> 8).astype(np.uint8)[samples], colours=3))
     return from_samples(samples, page)
 
 
-def _load_as_rgb(data: bytes) -> Picture:
+def _load_as_rgb(data: bytes) -> LoadedImage:
     """What libtiff makes RGBA of: YCbCr, LogLuv, and others of up to 8 bits."""
     import imagecodecs
 
@@ -213,4 +213,4 @@ def _load_as_rgb(data: bytes) -> Picture:
         pixels = imagecodecs.tiff_decode(data, asrgb=True)
     except Exception as error:
         raise unsupported("TIFF", f"TIFF of this kind is not read here: {error}") from None
-    return Picture(image=from_pixels(np.asarray(pixels), colours=3))
+    return LoadedImage(image=from_pixels(np.asarray(pixels), colours=3))

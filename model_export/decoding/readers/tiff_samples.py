@@ -1,4 +1,4 @@
-"""From the samples of a TIFF page, as its decoder gives them, to a picture: what its tags say."""
+"""From the samples of a TIFF page, as its decoder gives them, to an image: what its tags say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.depth import Pixels
 from imagecensus.model_export.decoding.errors import unsupported
-from imagecensus.model_export.decoding.opened import Picture, from_pixels
+from imagecensus.model_export.decoding.opened import LoadedImage, from_pixels
 from imagecensus.model_export.decoding.readers import tiff_tags
 from imagecensus.model_export.decoding.readers.tiff_tags import Page
 
@@ -19,8 +19,8 @@ _COLOURS = {2: 3, _CMYK: 4, _CIELAB: 3, _ICCLAB: 3}
 _MULTIPLIED, _ALPHA = 1, (1, 2)  # of ExtraSamples
 
 
-def from_samples(samples: Pixels, page: Page) -> Picture:
-    """The picture of samples [H, W] or [H, W, S]. Raises ImageError."""
+def from_samples(samples: Pixels, page: Page) -> LoadedImage:
+    """The image of samples [H, W] or [H, W, S]. Raises ImageError."""
     photometric = page.get(tiff_tags.PHOTOMETRIC)
     colours = _COLOURS.get(photometric, 1)
     if colours > (samples.shape[2] if samples.ndim == 3 else 1):
@@ -31,7 +31,7 @@ def from_samples(samples: Pixels, page: Page) -> Picture:
     if samples.dtype.kind == "b":
         samples = samples.astype(np.uint8) * 255
     if photometric in LAB:
-        return Picture(image=_from_lab(samples[..., :3], photometric))
+        return LoadedImage(image=_from_lab(samples[..., :3], photometric))
     bits = page.tags.get(tiff_tags.BITS, (1,))[0]
     pixels, scaled = depth.to_eight_bits(
         samples, stated_range(samples.dtype, page, bits), photometric == 0, colours
@@ -46,7 +46,7 @@ def from_samples(samples: Pixels, page: Page) -> Picture:
         # Colours that are multiplied by their alpha already: white only has to be added.
         light = pixels[..., :colours].astype(np.uint16) + (255 - alpha)
         pixels = np.minimum(light, 255).astype(np.uint8)
-    return Picture(image=from_pixels(pixels, colours), icc=icc, depth_scaled=scaled)
+    return LoadedImage(image=from_pixels(pixels, colours), icc=icc, depth_scaled=scaled)
 
 
 def stated_range(dtype: npt.DTypeLike, page: Page, bits: int) -> depth.Range | None:

@@ -185,7 +185,8 @@ from imagecensus.transforms.decoders.pool import Pool
 pool = Pool(processes=1)
 data = b"\\xff\\xd8\\xffPOISON:lock"
 out = np.zeros((8, 8, 3), np.uint8)
-threading.Thread(target=pool.decode, args=(data, PreprocessSpec(height=8, width=8), out), daemon=True).start()
+asked = (data, PreprocessSpec(height=8, width=8), out)
+threading.Thread(target=pool.decode, args=asked, daemon=True).start()
 while pool._drivers[0]._child is None or pool._drivers[0]._child._mark.get()[1] != 3:
     time.sleep(0.01)
 print(pool._drivers[0]._child._process.pid, flush=True)
