@@ -41,7 +41,12 @@ REPEATED = {
     "part.partial": 8, "part.synced": 8, "part.renamed": 8,
 }  # fmt: skip
 OURS = ("predictions/part-", "_imagecensus/plan-", "_imagecensus/ledger-", "gone.csv")
-KEPT = ("run_report.json", "_imagecensus/dataset.json", "_imagecensus/lock")
+KEPT = (
+    "run_report.json",
+    "_imagecensus/dataset.json",
+    "_imagecensus/epoch.json",
+    "_imagecensus/lock",
+)
 
 
 class Failure(AssertionError):

@@ -9,18 +9,20 @@ import io
 import json
 import platform
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
-from imagecensus.transforms.counters import Stages
 from imagecensus.transforms.dataset.inventory import Totals
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import Planned
 from imagecensus.transforms.engines.registry import ENGINES
 from imagecensus.transforms.storage import store
+
+if TYPE_CHECKING:  # it imports Beam, which is prepared first
+    from imagecensus.transforms.counters import Stages
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
 _SHOWN_LABELS = 8
