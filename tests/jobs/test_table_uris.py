@@ -99,8 +99,10 @@ def test_evaluate_takes_them(table, listed, capsys):
 def test_train_takes_them(table, listed):
     everything = SplitFractions(val=0.0, test=0.0)
     split = read_training_data(str(listed), everything, label_column="truth").splits["train"]
-    cache = ArrayCache("", 1 << 30, 0)
-    images = decode_images(split, PreprocessSpec(height=32, width=32), cache, "train", 0.0)
+    cache = ArrayCache(directory="", memory_bytes=1 << 30, disk_bytes=0)
+    images = decode_images(
+        split, PreprocessSpec(height=32, width=32), cache, "train", max_broken_rate=0.0
+    )
     assert not images.broken
 
 
