@@ -127,3 +127,12 @@ def chromium():
         browser = driver.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def shared_decoders():
+    """Decoder processes that start once for all tests of a module."""
+    from imagecensus.transforms.decoders.lease import lease
+
+    with lease():
+        yield

@@ -29,6 +29,8 @@ from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import Status
 
+pytestmark = pytest.mark.usefixtures("shared_decoders")
+
 STATUSES = {status.value for status in Status}
 FILES = [(f"class-{i % 3}/{i:03d}.jpg", bytes([i]) * (50 + 37 * i)) for i in range(20)]
 quick = settings(
