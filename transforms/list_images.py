@@ -81,16 +81,17 @@ def list_images(
         all_pages=all_pages,
         selection=selection if selection is not None else Selection(),
     )  # fmt: skip
-    for text in inputs:
-        kind = _manifest_kind(text, uri_column, image_column)
-        if kind == IIIF:
-            yield from list_iiif(text)
-        elif kind:
-            yield from list_manifest(
-                text, uri_column, columns=columns, kind=kind, image_column=image_column
-            )
-        else:
-            yield from _list_with_archives(text, how)
+    with lease():  # one for all archives, whose listings begin with three questions each
+        for text in inputs:
+            kind = _manifest_kind(text, uri_column, image_column)
+            if kind == IIIF:
+                yield from list_iiif(text)
+            elif kind:
+                yield from list_manifest(
+                    text, uri_column, columns=columns, kind=kind, image_column=image_column
+                )
+            else:
+                yield from _list_with_archives(text, how)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -113,10 +114,11 @@ def passthrough_columns(
     A column to which two inputs give different types is text.
     """
     fields: dict[str, pa.Field] = {}
-    for text in inputs:
-        for field in _columns_of(text, uri_column, image_column):
-            known = fields.setdefault(field.name, field)
-            fields[field.name] = together(known, field)
+    with lease():
+        for text in inputs:
+            for field in _columns_of(text, uri_column, image_column):
+                known = fields.setdefault(field.name, field)
+                fields[field.name] = together(known, field)
     return pa.schema(list(fields.values()))
 
 

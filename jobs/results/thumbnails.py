@@ -108,10 +108,9 @@ def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, byt
 
     uris = list(dict.fromkeys(uris))
     images.locate(uris)
-    with lease():
-        made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
-    rest = [uri for uri in uris if uri not in made]
     with lease(), ThreadPoolExecutor(THREADS) as pool:
+        made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
+        rest = [uri for uri in uris if uri not in made]
         made.update(zip(rest, pool.map(attempt, rest), strict=True))
     return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.decoders import look_into
+from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.records import REF_SCHEMA
@@ -93,10 +94,13 @@ class PackedMembers:
         if container not in self._listed:
             there = store.stat(container)
             reference = (container, there.size, there.version)
-            kind = look_into.archive_kind(*reference, self._image_column)
-            batches = (
-                list(look_into.list_archive(*reference, kind, self._image_column)) if kind else []
-            )
+            with lease():
+                kind = look_into.archive_kind(*reference, self._image_column)
+                batches = (
+                    list(look_into.list_archive(*reference, kind, self._image_column))
+                    if kind
+                    else []
+                )
             self._listed[container] = pa.Table.from_batches(
                 [batch.select(list(_NAMES)) for batch in batches], REF_SCHEMA
             )
