@@ -25,7 +25,7 @@ from imagecensus.transforms.records import Status
 AHEAD = 2  # groups sent and not answered yet, each with memory of its own
 _LOOK_SECONDS = 0.25
 _DYING_SECONDS = 10
-_INFO_TYPES = tuple(typing.get_type_hints(ImageInfo).items())
+_INFO_TYPES = typing.get_type_hints(ImageInfo)  # in the order of the fields
 _STATUSES = frozenset(status.value for status in Status)
 _STAGES = {
     sandbox.IDLE: "start of a decoder", sandbox.READ: "read", sandbox.OPEN: "read",
@@ -274,9 +274,8 @@ def _answer(request: Request, said: dict[str, Any], area: sandbox.Area) -> Answe
         if first < 0 or length < 0 or first + length > area.size:
             raise IndexError(first)
         return Answer(data=area.map[first : first + length], size=length, spent=spent)
-    names = [field.name for field in dataclasses.fields(ImageInfo)]
-    info = ImageInfo(**dict(zip(names, said["info"], strict=True)))
-    if not all(isinstance(getattr(info, name), kind) for name, kind in _INFO_TYPES):
+    info = ImageInfo(**dict(zip(_INFO_TYPES, said["info"], strict=True)))
+    if not all(isinstance(getattr(info, name), kind) for name, kind in _INFO_TYPES.items()):
         raise TypeError("info")
     out = request.out
     out[...] = np.frombuffer(area.map, np.uint8, out.size, request.pixels).reshape(out.shape)
