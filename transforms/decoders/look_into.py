@@ -26,33 +26,30 @@ _numbers = itertools.count()  # of listings
 
 def archive_kind(location: str, size: int, etag: str, image_column: str = "") -> str | None:
     """See `listing.archive_kind`."""
-    with lease() as pool:
-        try:
-            answer = pool.ask("archive_kind", location, size, etag, image_column, pin=location)
-        except ReaderDied:
-            return _DIED
-    kind: str | None = json.loads(answer)
+    answer = _ask("archive_kind", location, size, etag, image_column)
+    kind: str | None = _DIED if answer is None else json.loads(answer)
     return kind
 
 
 def is_table_of_images(location: str, size: int, etag: str, image_column: str) -> bool:
-    """See `listing.is_table_of_images`."""
-    question = (location, size, etag, image_column)
-    with lease() as pool:
-        try:
-            return bool(json.loads(pool.ask("is_table_of_images", *question, pin=location)))
-        except ReaderDied:
-            return True  # its listing will say so
+    """See `listing.is_table_of_images`. Where its reader dies, its listing will say so."""
+    answer = _ask("is_table_of_images", location, size, etag, image_column)
+    return answer is None or bool(json.loads(answer))
 
 
 def column_schema(location: str, size: int, etag: str, image_column: str = "") -> pa.Schema:
     """See `listing.column_schema`."""
+    answer = _ask("column_schema", location, size, etag, image_column)
+    return _NO_COLUMNS if answer is None else pa.ipc.open_stream(answer).schema
+
+
+def _ask(call: str, location: str, size: int, etag: str, image_column: str) -> bytes | None:
+    """A decoder process's answer about an archive; None: looking into it ended the process."""
     with lease() as pool:
         try:
-            answer = pool.ask("column_schema", location, size, etag, image_column, pin=location)
+            return pool.ask(call, location, size, etag, image_column, pin=location)
         except ReaderDied:
-            return _NO_COLUMNS
-    return pa.ipc.open_stream(answer).schema
+            return None
 
 
 def list_archive(
