@@ -11,6 +11,7 @@ from imagecensus.jobs.command import process
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.results.open_table import Table, open_table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.storage import store
 
 FORMATS = {
@@ -73,7 +74,7 @@ def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
     found = []
     types = table.query("SELECT column_name, column_type FROM (DESCRIBE predictions)")
     for name, kind in types:
-        quoted = '"' + name.replace('"', '""') + '"'
+        quoted = quote_name(name)
         if name == "embedding" and not embeddings:
             continue
         nested = format == "csv" and (kind.startswith(("STRUCT", "MAP")) or kind.endswith("]"))

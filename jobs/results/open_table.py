@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import list_parts
 from imagecensus.transforms.storage import store
@@ -111,7 +112,7 @@ def _gather(connection: duckdb.DuckDBPyConnection, parts: list[str]) -> None:
             known = list(some.columns)
         for name, kind in zip(some.columns, some.types, strict=True):
             if name not in known:
-                quoted = '"' + name.replace('"', '""') + '"'
+                quoted = quote_name(name)
                 connection.execute(f"ALTER TABLE predictions ADD COLUMN {quoted} {kind}")
                 known.append(name)
         some.create_view("piece", replace=True)

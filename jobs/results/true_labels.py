@@ -8,6 +8,7 @@ import pyarrow as pa
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.names import fold
+from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.manifests import base_of
@@ -41,7 +42,7 @@ def join_truth(table: Table, source: str, uri_column: str, label_column: str) ->
         truth, matched = f"nullif({_component(-2)}, '')", "folder name"
     elif source.startswith("column:"):
         name = _passed_through(table, source)
-        truth, matched = f"nullif(CAST({_quote(name)} AS VARCHAR), '')", f"column {name}"
+        truth, matched = f"nullif(CAST({quote_name(name)} AS VARCHAR), '')", f"column {name}"
     else:
         matched = _join_file(table, source, uri_column, label_column)
         _as_the_model_writes_them(table, "matched")
@@ -203,10 +204,6 @@ def _read_truth(
 def _matches(table: Table) -> bool:
     [(count,)] = table.query("SELECT count(truth) FROM matched")
     return bool(count)
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _component(index: int) -> str:

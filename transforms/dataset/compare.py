@@ -17,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset.work_plan import Plan, PlanFile
 from imagecensus.transforms.records import REF_COLUMNS, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
@@ -256,11 +257,11 @@ class Comparison:
         self._db.register("like", self.schema.empty_table())
         places = ("uri", "container", SOURCE_COLUMN)
         sources = {
-            name: _moved_sql(_quoted(name), self._relocate if name in places else None)
+            name: _moved_sql(quote_name(name), self._relocate if name in places else None)
             for name in self.schema.names
         }
         columns = ", ".join(
-            f"{sql} AS {_quoted(self._passed.get(name, name))}" for name, sql in sources.items()
+            f"{sql} AS {quote_name(self._passed.get(name, name))}" for name, sql in sources.items()
         )
         if not files:
             self._db.execute(
@@ -378,11 +379,6 @@ def _within(uri: str) -> str:
         f"\"{SOURCE_COLUMN}\" = {uri} OR p.uri = {uri} OR starts_with(p.uri, rtrim({uri}, '/')"
         f" || '/') OR starts_with(p.uri, {uri} || '#')"
     )
-
-
-def _quoted(name: str) -> str:
-    """A name as SQL takes any."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _moved_sql(column: str, relocate: tuple[str, str] | None) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import duckdb
 import pyarrow as pa
 
+from imagecensus.model_export.common.sql import quote_name
+
 MEMORY_LIMIT = "1GB"
 
 
@@ -49,14 +51,14 @@ class SortedRows:
         if self._fields and new:
             for name, kind, *_ in self._db.execute("DESCRIBE batch").fetchall():
                 if name not in self._fields:
-                    self._db.execute(f"ALTER TABLE gathered ADD COLUMN {_quoted(name)} {kind}")
+                    self._db.execute(f"ALTER TABLE gathered ADD COLUMN {quote_name(name)} {kind}")
         self._fields |= {field.name: field for field in new}
         self._db.execute("INSERT INTO gathered BY NAME SELECT * FROM batch")
         self._db.unregister("batch")
 
     def batches(self, rows: int) -> Iterator[pa.Table]:
         """All rows in order, so many in each table but the last one, as they were typed."""
-        ordered = self._db.sql(f"SELECT * FROM gathered ORDER BY {_quoted(self._key)}")
+        ordered = self._db.sql(f"SELECT * FROM gathered ORDER BY {quote_name(self._key)}")
         waiting: list[pa.Table] = []
         count = 0
         for batch in ordered.to_arrow_reader(min(rows, 1 << 14)):
@@ -77,7 +79,3 @@ class SortedRows:
                 column = column.cast(field.type.value_type).dictionary_encode()
             columns.append(column.cast(field.type))
         return pa.Table.from_arrays(columns, schema=self.schema).unify_dictionaries()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
