@@ -1,4 +1,4 @@
-"""What each thread is busy with, so that slow images and stuck runs are told.
+"""What each thread is busy with, so that slow images and stuck runs are logged.
 
 One thread looks once a second. Ages are counted in its looks, not by the clock: a process that was
 stopped, or a machine that slept, has nothing to report when it wakes up.

@@ -32,7 +32,7 @@ def read_image(
       size: bytes as listed, or -1; a larger file than `max_bytes` is refused unread.
       etag: an object's version as listed; that very version is read.
       container, member: of the reference, for a member of an archive.
-      place: for members without random access; see `read_archives`.
+      place: for members without random access; see `archives.reading`.
 
     Raises:
       ImageError: not_found, permission_denied, too_large or read_error; for members, others too.

@@ -129,8 +129,9 @@ def train(
     # The same training gives the same model: its salt is a digest, unlike any other training's.
     salt = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).digest()[:16]
     strategy = make_strategy(replicas)
-    reporting: dict[str, Any] = {"say": say, "progress": progress}
-    run = TrainingRun(spec=spec, strategy=strategy, work=work, cache=cache, **reporting)
+    run = TrainingRun(
+        spec=spec, strategy=strategy, work=work, cache=cache, say=say, progress=progress
+    )
     classifier = _build(data, run)
     steps = Stopwatch()
     with steps.measure("decode"):

@@ -89,7 +89,7 @@ def compact(layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = 
     rows, pending = present.totals.rows, len(present.pending)
     if before <= -(-rows // rows_per_part):
         return Compacted(rows=rows, before=before, after=before, pending=pending)
-    number = sum(name.startswith("plan-c") for name in store.list_names(layout.state))
+    number = _merged_plan_files(layout)
     task = _Task(
         layout=layout, plan=plan, present=present, fingerprint=fingerprint,
         rows_per_part=rows_per_part,
@@ -124,7 +124,7 @@ def recover_or_refuse(layout: Layout) -> None:
     """What a run does before it reads the plan. Raises UserError for a shard of merged parts."""
     if layout.shard == WHOLE:
         recover(layout)
-    elif any(name.startswith("plan-c") for name in store.list_names(layout.state)):
+    elif _merged_plan_files(layout):
         raise UserError(
             f"{layout.output}: `imagecensus compact` has merged the parts of all shards; go on"
             " without --shard"
@@ -223,6 +223,10 @@ def _renew_ledger(layout: Layout, fingerprint: str, name: str) -> None:
             " these rows"
         )
     ledger.replace_ledger(layout.state, name, found.ledger)
+
+
+def _merged_plan_files(layout: Layout) -> int:
+    return sum(name.startswith("plan-c") for name in store.list_names(layout.state))
 
 
 def _aside(layout: Layout) -> str:

@@ -45,12 +45,12 @@ class Request:
     """One thing asked of a child. `done` is called with the answer, in a thread of the pool.
 
     Attributes:
-      call: "decode", "read", or one of `look_into.CALLS`.
+      call: "decode", "read", or a function of `archives.listing`.
       seconds: that it may take, of wall clock; 0: as long as it likes.
       ref: what is to be read. With `data`: its record of an archive, to be unpacked.
       data: the file, where it was read already.
       out: uint8 [height, width, 3] that takes the pixels.
-      how: from `Pool.how`.
+      how: from `pool.how_to_decode`.
     """
 
     call: str
