@@ -199,6 +199,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
         fingerprint_of,
         ingredients,
     )
+    from imagecensus.transforms.dataset.raw_pairs import with_column
     from imagecensus.transforms.inputs.selection import Selection
     from imagecensus.transforms.list_images import passthrough_columns
 
@@ -222,6 +223,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
             " again with a larger top-k"
         )
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
+    passthrough = with_column(passthrough, present.get("columns") if present else None)
     selection = Selection(exclude=options.exclude or (), include=options.include or ())
     references = _list(options, passthrough, selection)
     first = next(references, None)

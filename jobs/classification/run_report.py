@@ -95,7 +95,8 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
 
     listed = added + already_listed + changed + duplicates, for this run's inputs;
     images = rows + pending, rows = predicted + failed + not_images, for the dataset. What was left
-    out of the inputs by rule is counted beside these, by kind.
+    out of the inputs by rule is counted beside these, by kind; `raw_pairs` of the listed ones are
+    raw files beside the JPEG or HEIC of the same shot.
     """
     planned = run.planned
     assert planned is not None  # totals are counted after planning
@@ -109,6 +110,7 @@ def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int)
         "moved": planned.moved,
         "gone": len(planned.gone),
         "unlisted": len(planned.unlisted),
+        "raw_pairs": planned.raw_pairs,
         "images": planned_rows,
         "rows": totals.rows,
         "predicted": totals.predicted,
@@ -230,6 +232,8 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
         for name, text in _NOTED.items()
         if report["counters"].get(name)
     ]
+    if counts["raw_pairs"]:
+        noted.append(f"{counts['raw_pairs']:,} raw files lie beside their JPEG or HEIC (raw_of)")
     if noted:
         lines.append("noted      " + "; ".join(noted))
     lines.append(f"table      {layout.parts}")

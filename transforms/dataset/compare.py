@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from imagecensus.model_export.common.sql import quote_name
+from imagecensus.transforms.dataset import raw_pairs
 from imagecensus.transforms.dataset.work_plan import Plan, PlanFile
 from imagecensus.transforms.records import REF_COLUMNS, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
@@ -27,6 +28,8 @@ MEMORY_LIMIT = "2GB"
 # updated one is known, and its uri or the values that its list passes through are others now.
 NEW, KNOWN, CHANGED, DUPLICATE, ABSENT, UPDATED = range(6)
 _BATCH = 1 << 17
+# Of a passthrough column: the image's list has it, has it not, or it is found out here.
+_GIVEN, _NOT_GIVEN, _FOUND = "102"
 _QUOTE = "'"
 _FAILED = '["failed"%'
 # A reference without a version: the file is not there, or nobody has looked (objects of a store).
@@ -76,6 +79,7 @@ class Compared:
       unlisted: uris that could not be listed: folders, archives.
       gone: known images of the inputs that were not listed now.
       judged: whether it was asked what is gone.
+      raw_pairs: how many are raw files beside the JPEG or HEIC of the same shot.
     """
 
     listed: int
@@ -87,6 +91,7 @@ class Compared:
     unlisted: tuple[str, ...]
     gone: tuple[str, ...]
     judged: bool
+    raw_pairs: int = 0
 
 
 class Comparison:
@@ -120,6 +125,7 @@ class Comparison:
         nothing = self.schema.empty_table().append_column("given", pa.array([], pa.string()))
         self._db.register("nothing", nothing.rename_columns(self._names))
         self._db.execute("CREATE TABLE listed AS SELECT * FROM nothing")
+        self._db.execute("CREATE TABLE beside (uri VARCHAR)")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,13 +133,24 @@ class Comparison:
 
     def add(self, batch: pa.RecordBatch, given: Container[str] | None = None) -> None:
         """Takes a batch of the listing; `given`: which passthrough columns its list has."""
-        flags = "".join("01"[given is None or name in given] for name in self._passed)
+        flags = "".join(self._flag(name, given) for name in self._passed)
         table = pa.Table.from_batches([batch], self.schema)
         table = table.append_column("given", pa.repeat(pa.scalar(flags), batch.num_rows))
         self._waiting.append(table.rename_columns(self._names))
         self._rows += batch.num_rows
         if sum(waiting.num_rows for waiting in self._waiting) >= _BATCH:
             self._insert()
+
+    def _flag(self, name: str, given: Container[str] | None) -> str:
+        if given is None or name in given:
+            return _GIVEN
+        return _FOUND if name == raw_pairs.COLUMN else _NOT_GIVEN
+
+    def add_beside(self, uris: pa.Array) -> None:
+        """Takes the uris of images that belong to other shards: a raw here may be one's pair."""
+        if raw_pairs.COLUMN in self._passed and len(uris):
+            self._db.register("others", pa.table({"uri": uris}))
+            self._db.execute("INSERT INTO beside SELECT uri FROM others")
 
     def _insert(self) -> None:
         if self._waiting:
@@ -150,6 +167,7 @@ class Comparison:
         """
         self._insert()
         self._verdict = np.full(self._rows, NEW, np.uint8)
+        pairs = self._mark_raw_pairs()
         self._make_planned()
         self._db.execute(
             "CREATE TABLE twice AS SELECT l.rowid AS n FROM listed l JOIN (SELECT uri,"
@@ -175,7 +193,7 @@ class Comparison:
             listed=self._rows, known=int(counts[[KNOWN, ABSENT, UPDATED]].sum()),
             changed=int(counts[CHANGED]), duplicates=int(counts[DUPLICATE]),
             updated=int(counts[UPDATED]), moved=self._moved(), unlisted=unlisted,
-            gone=gone + absent, judged=whole is not None,
+            gone=gone + absent, judged=whole is not None, raw_pairs=pairs,
         )  # fmt: skip
 
     def likely_moves(self) -> list[Move]:
@@ -230,10 +248,17 @@ class Comparison:
             gone=tuple(uri for uri in compared.gone if uri not in old),
         )
 
+    def _mark_raw_pairs(self) -> int:
+        if raw_pairs.COLUMN not in self._passed:
+            return 0
+        number = list(self._passed).index(raw_pairs.COLUMN) + 1
+        column = self._passed[raw_pairs.COLUMN]
+        return raw_pairs.mark_pairs(self._db, column, f"substr(given, {number}, 1) = '{_FOUND}'")
+
     def _other(self) -> str:
         """SQL: whether a value that the list passes through is another one than in the plan."""
         tests = [
-            f"(substr(l.given, {number}, 1) = '1'"
+            f"(substr(l.given, {number}, 1) <> '{_NOT_GIVEN}'"
             f" AND CAST(l.{column} AS VARCHAR) IS DISTINCT FROM CAST(p.{column} AS VARCHAR))"
             for number, column in enumerate(self._passed.values(), 1)
         ]
@@ -355,7 +380,7 @@ class Comparison:
                 continue
             values = {name: row[name] for name in (*REF_COLUMNS, SOURCE_COLUMN)}
             passed = zip(self._passed.items(), given, strict=True)
-            values |= {name: row[column] for (name, column), flag in passed if flag == "1"}
+            values |= {name: row[column] for (name, column), flag in passed if flag != _NOT_GIVEN}
             found[at] = Edit(values=values, again=state == CHANGED)
         for row in self._rows_that_go(number, drop_gone):
             found[row] = None

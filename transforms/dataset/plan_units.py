@@ -59,7 +59,10 @@ class Revising:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What planning came to: `listed` = `added` + `known` + `changed` + `duplicates`, in images."""
+    """What planning came to: `listed` = `added` + `known` + `changed` + `duplicates`, in images.
+
+    `raw_pairs` of them are raw files beside the JPEG or HEIC of the same shot.
+    """
 
     listed: int
     known: int
@@ -73,6 +76,7 @@ class Planned:
     units: list[Unit]
     again: dict[tuple[str, int], int]  # of revised units: how many images are classified again
     plan: Plan
+    raw_pairs: int = 0
 
 
 def plan_units(
@@ -130,7 +134,7 @@ def _planned(
         again=again,
         listed=compared.listed, known=compared.known, changed=compared.changed,
         duplicates=compared.duplicates, added=added, updated=compared.updated,
-        moved=compared.moved, gone=compared.gone,
+        moved=compared.moved, gone=compared.gone, raw_pairs=compared.raw_pairs,
         unlisted=compared.unlisted, plan=plan,
         units=[unit for file in writer.files for unit in file.units if unit.rows],
     )  # fmt: skip
@@ -145,7 +149,9 @@ def _gather(
     for batch in references:
         if shard != WHOLE:
             digests = uri_digests(batch.column("uri"))
-            batch = batch.filter(pa.array(shard_of(digests, shard[1]) == shard[0]))
+            mine = pa.array(shard_of(digests, shard[1]) == shard[0])
+            comparison.add_beside(batch.column("uri").filter(pc.invert(mine)))
+            batch = batch.filter(mine)
         if limit is not None:
             batch = batch.slice(0, limit - listed)
         listed += batch.num_rows
