@@ -53,7 +53,8 @@ def check_decode(data: bytes, folder: pathlib.Path) -> None:
 
 
 def check_archive(data: bytes, folder: pathlib.Path) -> None:
-    """An archive of any kind: each member listed once, and read or typed."""
+    """An archive of any kind: each member, or page of one, listed once, and read or typed."""
+    from imagecensus.model_export.decoding import pages
     from imagecensus.model_export.image_formats import ImageError
     from imagecensus.transforms.archives import listing
     from imagecensus.transforms.archives.reading import Place
@@ -66,17 +67,18 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
     if kind is None:
         return
     columns = listing.column_schema(path, len(data), "")
-    uris, place = set(), Place()
-    for batch in listing.list_archive(path, len(data), "", kind, "", columns):
-        for row in batch.to_pylist():
-            assert row["uri"] not in uris, "one uri for two members"
-            uris.add(row["uri"])
-            try:
-                arguments = (row["uri"], row["size"], row["etag_or_mtime"], MAX_BYTES)
-                photo = read_image(*arguments, row["container"], row["member"], place)
-                assert len(photo) <= MAX_BYTES
-            except ImageError as error:
-                assert Status(error.status) is not Status.OK
+    for all_pages in (False, True):
+        uris, place, listed = set(), Place(), (path, len(data), "", kind, "", columns)
+        for batch in listing.list_archive(*listed, all_pages=all_pages):
+            for row in batch.to_pylist():
+                assert row["uri"] not in uris, "one uri for two members"
+                uris.add(row["uri"])
+                try:
+                    arguments = (row["uri"], row["size"], row["etag_or_mtime"], MAX_BYTES)
+                    photo = read_image(*arguments, row["container"], row["member"], place)
+                    assert pages.size_of(photo) <= MAX_BYTES
+                except ImageError as error:
+                    assert Status(error.status) is not Status.OK
 
 
 def check_contract(data: bytes, folder: pathlib.Path) -> None:
@@ -302,8 +304,11 @@ def _exif(orientation: int):
 def _archives() -> list[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from PIL import Image
 
-    photo = _images()[3]
+    photo, stack = _images()[3], io.BytesIO()
+    frames = [Image.new("L", (9, 7), shade) for shade in (0, 99, 222)]
+    frames[0].save(stack, "TIFF", save_all=True, append_images=frames[1:])
     plain, sparse = io.BytesIO(), io.BytesIO()
     for file, kind in ((plain, tarfile.GNU_FORMAT), (sparse, tarfile.PAX_FORMAT)):
         with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
@@ -311,12 +316,16 @@ def _archives() -> list[bytes]:
                 info = tarfile.TarInfo(name)
                 info.size = len(photo)
                 archive.addfile(info, io.BytesIO(photo))
+            info = tarfile.TarInfo("e.tif")
+            info.size = len(stack.getvalue())
+            archive.addfile(info, io.BytesIO(stack.getvalue()))
     zips = []
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", method) as archive:
             archive.writestr("a.png", photo)
             archive.writestr("ü/b.png", photo)
+            archive.writestr("c.tif", stack.getvalue())
         zips.append(file.getvalue())
     table = pa.table({"image": [photo, None], "label": [1, 2]})
     parquet = io.BytesIO()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 
 from imagecensus.transforms.archives import listing, page_archive
-from imagecensus.transforms.archives.members import PAGES, is_archive_name
+from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, is_archive_name
 from imagecensus.transforms.decoders import look_into
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.inputs.column_types import as_type, together
@@ -179,7 +179,9 @@ def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
             kind += f":{how.zip_encoding}"
         if not kind:
             return None
-        return look_into.list_archive(*reference, kind, how.image_column, columns, how.max_members)
+        return look_into.list_archive(
+            *reference, kind, how.image_column, columns, how.max_members, all_pages=how.all_pages
+        )
 
     chunk: list[File] = []
     for reference, members in _expand(text, members_of, how.selection, how.all_pages):
@@ -204,8 +206,10 @@ def _chosen(batch: pa.RecordBatch, archive: str, selection: Selection) -> pa.Rec
     columns = (batch.column(name).to_pylist() for name in ("uri", "container", "member"))
     taken = []
     for uri, container, member in zip(*columns, strict=True):
-        name = uri[len(container) + 1 :]  # empty: of the archive itself
-        named = name and not json.loads(member)[0].startswith(_UNNAMED)
+        name, kind = uri[len(container) + 1 :], json.loads(member)[0]
+        if kind == MEMBER_PAGE:
+            name = page_archive.without_page(name)[0]
+        named = name and not kind.startswith(_UNNAMED)  # no name: of the archive itself
         taken.append(not named or selection.takes(name, f"{archive}/{name}"))
     return batch.filter(pa.array(taken, pa.bool_()))
 

@@ -1,6 +1,7 @@
 """`classify --pages all`: each page or frame is a row."""
 
 import json
+import shutil
 
 import pytest
 from samples import photo, read_rows
@@ -73,3 +74,63 @@ def test_lists_name_pages(tiny_model, folder, tmp_path):
     rows = rows_of(output)
     assert rows["scan.tif#page=2"]["status"] == "ok"
     assert rows["scan.tif#page=9"]["status"] != "ok"
+
+
+@pytest.mark.parametrize("kind", ["tar", "gztar", "zip"])
+def test_all_pages_of_members_are_rows(tiny_model, folder, tmp_path, capsys, kind):
+    alone = tmp_path / "alone"
+    main(["classify", str(folder), "--model", tiny_model, "--output", str(alone), "--pages", "all"])
+    archive = shutil.make_archive(str(tmp_path / "packed"), kind, folder)
+    output = tmp_path / "out"
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output), "--pages"]
+    assert main([*command, "all"]) == 0
+    rows = {row["uri"].partition("#")[2]: row for row in read_rows(output).to_pylist()}
+    same = {name: row["top_k"] for name, row in rows_of(alone).items()}
+    assert {name: row["top_k"] for name, row in rows.items()} == same and len(rows) == 12
+    assert rows["scan.tif#page=2"]["bytes"] == (folder / "scan.tif").stat().st_size
+    capsys.readouterr()
+    assert main([*command, "all"]) == 0
+    assert "12 known" in capsys.readouterr().out
+    # The uri of a page is taken back, and a page that is not there is said so.
+    pages = [f"{archive}#scan.tif#page={number}" for number in (2, 9)]
+    main(["predict", *pages, "--model", tiny_model, "--json"])
+    there, not_there = map(json.loads, capsys.readouterr().out.splitlines())
+    assert there["top_k"] == rows["scan.tif#page=2"]["top_k"]
+    assert not_there["status"] == "decode_error" and "no page 9" in not_there["error"]
+
+
+def test_patterns_choose_members_by_their_names_and_not_their_pages(tiny_model, folder, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "packed"), "tar", folder)
+    output = tmp_path / "out"
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    assert main([*command, "--pages", "all", "--include", "*.tif"]) == 0
+    names = {row["uri"].partition("#")[2] for row in read_rows(output).to_pylist()}
+    assert names == {*(f"scan.tif#page={n}" for n in (1, 2, 3)), "one.tif"}
+
+
+def test_a_member_named_like_a_page_is_another_row(tiny_model, folder, tmp_path):
+    photo(7).save(folder / "scan.tif#page=1", "PNG")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "tar", folder)
+    output = tmp_path / "out"
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    assert main([*command, "--pages", "all"]) == 0
+    assert read_rows(output).num_rows == 13
+
+
+def test_a_damaged_member_is_one_row(tiny_model, tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    first, *others = (photo(seed) for seed in range(3))
+    first.save(inside / "scan.tif", save_all=True, append_images=others)
+    data = (inside / "scan.tif").read_bytes()
+    (inside / "cut.tif").write_bytes(data[:500])
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", inside)
+    packed = bytearray((tmp_path / "packed.zip").read_bytes())
+    at = packed.index(b"scan.tif") + 200
+    packed[at : at + 40] = bytes(40)
+    (tmp_path / "packed.zip").write_bytes(packed)
+    output = tmp_path / "out"
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    main([*command, "--pages", "all"])
+    status = {row["uri"].partition("#")[2]: row["status"] for row in read_rows(output).to_pylist()}
+    assert set(status) == {"scan.tif", "cut.tif"} and "ok" not in status.values()

@@ -11,8 +11,9 @@ the metadata of a last batch without rows, see `left_out_of`. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
 damage are listed, and then the archive itself, as a failed row.
 
-A member's uri is `ARCHIVE#NAME`; the second member of one name is `ARCHIVE#NAME~2`. Records and
-rows are named by their number from 0. A name is a label only: no path is ever made of it.
+A member's uri is `ARCHIVE#NAME`; the second member of one name is `ARCHIVE#NAME~2`, and a page of
+one `ARCHIVE#NAME#page=3`. Records and rows are named by their number from 0. A name is a label
+only: no path is ever made of it.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def list_archive(
     image_column: str = "",
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = MAX_MEMBERS,
+    *,
+    all_pages: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """The references of an archive's members.
 
@@ -169,6 +172,7 @@ def list_archive(
       image_column: the Parquet column or feature of the images; empty: the usual names.
       columns: from `column_schema`; they go along with the images.
       max_members: listed of it; then comes one failed row, for the archive itself.
+      all_pages: members of tars and zips with several pages or frames are listed as so many.
 
     Yields:
       batches of `REF_SCHEMA`, then `columns`; where something was left out, a last one without
@@ -188,11 +192,12 @@ def list_archive(
                 stream, length = _stream(file, size, kind)
                 chunks = tfrecord_archive.list_members(stream, length, kind, image_column, columns)
             else:
-                chunks = _chunks(_list_files(file, size, kind, left_out))
+                members = _list_files(file, size, kind, left_out, all_pages=all_pages)
+                chunks = _chunks(members)
             listed = 0
-            for members, values in chunks:
-                listed += len(members)
-                batch = _references(location, etag, members, values)
+            for chunk, values in chunks:
+                listed += len(chunk)
+                batch = _references(location, etag, chunk, values)
                 if listed > max_members:
                     yield batch.slice(0, batch.num_rows - (listed - max_members))
                     text = f"more than {max_members:,} members (raise it with --max-members)"
@@ -223,14 +228,22 @@ def _stream(file: BinaryIO, size: int, kind: str) -> tuple[Stream, int | None]:
 
 
 def _list_files(
-    file: BinaryIO, size: int, kind: str, left_out: collections.Counter[str]
+    file: BinaryIO,
+    size: int,
+    kind: str,
+    left_out: collections.Counter[str],
+    *,
+    all_pages: bool,
 ) -> Iterator[Member]:
     """The members of a tar or zip that are listed, each under a name of its own."""
+    stream: Stream = file
     if kind.startswith("zip"):
         members = zip_archive.list_members(file, kind.partition(":")[2])
     else:
         stream, length = _stream(file, size, kind)
         members = tar_archive.list_members(stream, length, kind)
+    if all_pages:
+        members = page_archive.with_page_counts(members, stream)
     members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
     names, links = _Names(), list[Member]()
     for member in without_sidecars(
@@ -239,7 +252,9 @@ def _list_files(
         if is_archive_name(member.name) and member.where[0] != "failed":
             text = "an archive in an archive is not opened; unpack the outer one"
             member = failed(member.name, "unsupported_format", text, member.size)
-        yield member._replace(name=names.unused(member.name))
+        name = names.unused(member.name)
+        for page in page_archive.pages_of(member._replace(name=name)):
+            yield page if page.name == name else page._replace(name=names.unused(page.name))
     yield from _loose_links(links, names, left_out)
 
 

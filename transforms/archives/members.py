@@ -7,6 +7,7 @@ import re
 from typing import Any, NamedTuple, Protocol
 
 PAGES = "pages"  # the kind of files with several pages or frames
+MEMBER_PAGE = "page"  # the kind of a page of a member of another kind
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
 # Packed archives that are read, and others that are named as what they are.
 _LAST_WORD = frozenset(
@@ -72,6 +73,7 @@ class Member(NamedTuple):
     """One image in an archive, as listed.
 
     `where` says how its bytes are found: the archive's kind, then what that kind needs; or
+    (`MEMBER_PAGE`, number) and then that of the member whose page it is; or
     ("failed", status, message) for a member whose row is known before anything is read; or
     ("left out", kind) for one that gets no row, of `ignored_names.KINDS`; or ("link", path,
     target): the target as a path from the top of the archive, and as it is written.

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
+from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
     page_archive,
@@ -18,7 +19,7 @@ from imagecensus.transforms.archives import (
     tfrecord_archive,
     zip_archive,
 )
-from imagecensus.transforms.archives.members import PAGES, ArchiveBroken
+from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, ArchiveBroken
 from imagecensus.transforms.archives.packing import open_packed, split_kind
 from imagecensus.transforms.storage import byte_ranges
 
@@ -27,7 +28,8 @@ _BLOCK = 1 << 20
 
 def is_sequential(member: str) -> bool:
     """Whether a member is best read after those before it: its kind has no random access."""
-    kind = json.loads(member)[0]
+    kind, *where = json.loads(member)
+    kind = where[1] if kind == MEMBER_PAGE else kind
     return kind == "parquet" or bool(split_kind(kind)[1])
 
 
@@ -56,6 +58,14 @@ def read_member(
         )
     if kind == PAGES:
         return page_archive.read_page(container, etag, where[0], max_bytes)
+    if kind == MEMBER_PAGE:
+        number, whole = where[0], json.dumps(where[1:])
+        data = page_archive.keep(
+            (container, etag, whole),
+            size,
+            lambda: read_member(container, size, etag, whole, max_bytes=max_bytes, place=place),
+        )
+        return pages.select(data, number)
     if kind == "parquet":
         group, row, column, *at = where
         return place.rows(container, etag, group, column, row).read(row, max_bytes, *at)

@@ -60,9 +60,12 @@ def list_archive(
     image_column: str = "",
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = listing.MAX_MEMBERS,
+    *,
+    all_pages: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """See `listing.list_archive`. Where its reader dies, the archive itself is the last row."""
-    question = (location, size, etag, kind, image_column, packed(columns).hex(), max_members)
+    schema = packed(columns).hex()
+    question = (location, size, etag, kind, image_column, schema, max_members, all_pages)
     number = next(_numbers)
     try:
         if kind == _DIED:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.archives.members import MEMBER_PAGE, is_archive_name
+from imagecensus.transforms.archives.page_archive import without_page
 from imagecensus.transforms.decoders import look_into
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.image_ref import ImageRef
@@ -83,8 +85,19 @@ class PackedMembers:
 
         Raises OSError: the archive is not there or cannot be read.
         """
+        wanted = list(uris)
+        found = self._find(container, wanted)
+        pages = {uri: without_page(uri) for uri in wanted if uri not in found}
+        whole = self._find(container, [name for name, number in pages.values() if number])
+        for uri, (name, number) in pages.items():
+            if name in whole:
+                where = [MEMBER_PAGE, number, *json.loads(whole[name].member or "[]")]
+                found[uri] = whole[name]._replace(uri=uri, member=json.dumps(where))
+        return found
+
+    def _find(self, container: str, uris: list[str]) -> dict[str, Reference]:
         table = self._listing(container)
-        wanted = pa.array(list(uris), pa.string())
+        wanted = pa.array(uris, pa.string())
         rows = pc.index_in(wanted, value_set=table.column("uri").combine_chunks()).drop_null()
         found = table.take(rows.unique())
         columns = [found.column(name).to_pylist() for name in _NAMES]
