@@ -37,6 +37,7 @@ EXPOSED = {
     "pillow",
     "pyarrow",
     "pydicom",
+    "pypdfium2",
     "rawpy",
     "tensorflow",
     "tensorflow-hub",

@@ -47,7 +47,9 @@ _EXTRAS = {
         "tensorflow",
     ),
     **dict.fromkeys(("matplotlib", "pandas", "sklearn"), "report"),
-    **dict.fromkeys(("imagecodecs", "pi_heif", "pydicom", "rawpy", "tifffile"), "formats"),
+    **dict.fromkeys(
+        ("imagecodecs", "pi_heif", "pydicom", "pypdfium2", "rawpy", "tifffile"), "formats"
+    ),
     **dict.fromkeys(("starlette", "uvicorn"), "browse"),
     "tensorflow_datasets": "tfds",
     "nncf": "quantize",

@@ -211,7 +211,7 @@ def configure_pillow() -> None:
     tiff_damage.listen_to_libtiff()
     # Pillow warns about odd metadata; what is wrong with an image is told by its row.
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile)\b.*")
-    for library in ("PIL", "tifffile", "pydicom", "imagecodecs"):
+    for library in ("PIL", "tifffile", "pydicom", "imagecodecs", "pypdfium2"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 

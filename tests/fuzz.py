@@ -226,7 +226,8 @@ def _images() -> list[bytes]:
         (rgb, "BMP", {}), (rgb.convert("1"), "BMP", {}), (rgb, "PPM", {}), (rgb, "JPEG2000", {}),
         (rgb, "AVIF", {}), (rgb, "TGA", {"compression": "tga_rle"}), (rgb, "PCX", {}),
         (rgb, "QOI", {}), (rgb, "SGI", {}), (rgb, "DDS", {}), (rgb, "ICO", {}),
-        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}), (rgb, "PDF", {}),
+        (rgb.convert("P"), "PDF", {"save_all": True, "append_images": [rgb]}),
     ]  # fmt: skip
     photos = []
     for image, kind, options in made:
@@ -279,13 +280,13 @@ def _dicoms() -> list[bytes]:
 
 
 def _pages(stack: bytes) -> list[bytes]:
-    """Chosen pages of a TIFF, a GIF, a WebP and an animated PNG."""
+    """Chosen pages of a TIFF, a GIF, a WebP, an animated PNG and a PDF."""
     from PIL import Image
 
     from imagecensus.model_export.decoding import pages
 
     files = [stack]
-    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+    for kind in ("GIF", "WEBP", "PNG", "TIFF", "PDF"):
         file = io.BytesIO()
         frames = [Image.new("RGB", (9, 7), (shade, 9, 99)) for shade in (0, 99, 222)]
         frames[0].save(file, kind, save_all=True, append_images=frames[1:])

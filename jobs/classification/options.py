@@ -81,8 +81,9 @@ class ClassifyOptions:
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
     )
     pages: str = option(
-        "first", "of files with several pages or frames (TIFF, HEIC, DICOM, GIF, WebP, PNG, AVIF):"
-        " the first, or all, each a row such as scan.tif#page=3", "run", choices=("first", "all"),
+        "first", "of files with several pages (PDF, TIFF, HEIC, DICOM) or frames (GIF, WebP, PNG,"
+        " AVIF): the first, or all, each a row such as scan.tif#page=3", "run",
+        choices=("first", "all"),
     )  # fmt: skip
     zip_encoding: str = option(
         "", "of names in zips that do not say theirs, for example shift_jis or cp866", "dataset",

@@ -26,6 +26,12 @@ before it; HEIF turns its image itself, so that its sizes are as shown and its t
 **Colour.** Embedded ICC profiles are converted to sRGB (of RGB and grey images after the resize);
 a damaged profile is ignored. Alpha is composited over white, MinIsWhite inverted.
 
+**PDF.** Page 1 is the image; with `--pages all` each page is one. Pages are drawn with their
+annotations and filled forms, over white, without fonts of the machine: what a file does not embed
+is drawn in PDFium's own, so that each machine draws alike. A file encrypted with a password is
+`permission_denied`, one without its end mark `truncated`. PDF has no checksums: like a viewer,
+PDFium repairs what it can of a damaged file.
+
 **Depth.**
 
 {depth}
@@ -37,7 +43,8 @@ and 17; PPM 41 and 51, of 16 bits 97 and 211; BMP 48 and 51; TGA 51 and 53; SGI 
 of JPEG 92 and 55; GIF 128 and 63; PCX 128 and 53; QOI 138 and 85; WebP 188 and 192; TIFF of
 floats 219 and 342; AVIF 220 and 117; 12-bit JPEG 243 and 212; lossless JPEG 272 and 52; PNG 278
 and 51; TIFF LZW 290 and 54; JPEG XL 323 and 142; JPEG-LS 443 and 120; TIFF of 16 bits 609 and
-122; PFM 684 and 727; HDR 854 and 589; HEIC 1010 and 104.
+122; PFM 684 and 727; HDR 854 and 589; HEIC 1010 and 104; a page
+of PDF that holds such a photo 150 and 27.
 
 **Decoded smaller**, against decoding all of it (mean and largest difference of the 8-bit
 pixels, and how much faster): JPEG 0.16, 2, 3.4 times; progressive JPEG 0.16, 2, 1.6 times; JPEG
@@ -55,7 +62,8 @@ none that announces its end or carries a checksum is `ok` with other pixels.
 **What the extra installs** (wheels for Linux, MB, and licence): imagecodecs 26.5, BSD-3, with
 libraries of BSD, MIT, zlib and IJG licences; pi-heif 1.5, BSD-3, with libheif and libde265
 (LGPL-3, linked dynamically); rawpy 3, MIT, with LibRaw (LGPL-2.1 or CDDL); tifffile 0.2, BSD-3;
-pydicom 2.4, MIT.
+pydicom 2.4, MIT; pypdfium2 4, BSD-3 and Apache-2.0, with PDFium (BSD-3 and Apache-2.0) and what is
+in it (FreeType, OpenJPEG, libtiff and others, of BSD's and MIT's kind).
 
 **Older models** (no `decoding` in the contract, or `decoding: 1`) keep the pixels they always had:
 the high byte of 16 bits, floats as 0 to 255, no profiles, TIFFs as Pillow turns them. Only what

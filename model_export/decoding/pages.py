@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from imagecensus.model_export.decoding.readers import dicom, heif, tiff_tags
+from imagecensus.model_export.decoding.readers import dicom, heif, pdf, tiff_tags
 from imagecensus.model_export.decoding.signatures import identify
 
 _MARK = b"imagecensus:page\x00"
@@ -20,7 +20,7 @@ _START = len(_MARK) + _NUMBER
 _ANIMATED = {"GIF": "GIF", "WEBP": "WEBP", "AVIF": "AVIF", "PNG": "PNG"}
 SUFFIXES = frozenset(
     ("tif", "tiff", "btf", "gif", "webp", "png", "apng", "avif", "avifs", "heic", "heif", "hif")
-    + ("heics", "heifs", "dcm", "dicom")
+    + ("heics", "heifs", "dcm", "dicom", "pdf")
 )
 
 
@@ -52,6 +52,8 @@ def count(file: bytes) -> int:
             return heif.count_images(file)
         if name == "DICOM":
             return dicom.count_frames(file)
+        if name == "PDF":
+            return pdf.count_pages(file)
         if name in _ANIMATED and (name != "PNG" or b"acTL" in file[:4096]):
             image: Any = Image.open(io.BytesIO(file), formats=(_ANIMATED[name],))
             return int(getattr(image, "n_frames", 1))

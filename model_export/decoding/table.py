@@ -17,6 +17,7 @@ from imagecensus.model_export.decoding.readers import (
     jpeg2000,
     jpeg_xl,
     netpbm,
+    pdf,
     pillow_reader,
     png,
     qoi,
@@ -105,6 +106,10 @@ FORMATS = {
             name="DICOM", open=dicom.open_dicom, open_page=dicom.open_dicom,
             libraries="pydicom; imagecodecs",
             note="the first frame, with the window that the file states",
+        ),
+        Format(
+            name="PDF", open=pdf.open_pdf, open_page=pdf.open_pdf, libraries="pypdfium2",
+            note="its first page, drawn at 144 pixels to an inch or more; its size is in points",
         ),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ import random
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ PILLOW = {
     "JPEG 2000": ("JPEG2000", {}), "TGA": ("TGA", {"compression": "tga_rle"}),
     "PCX": ("PCX", {}), "PPM": ("PPM", {}), "SGI": ("SGI", {}), "DDS": ("DDS", {}),
     "ICO": ("ICO", {"sizes": [(128, 96)]}), "MPO": ("MPO", {}),
+    "PDF": ("PDF", {"quality": 95, "creationDate": time.gmtime(0), "modDate": time.gmtime(0)}),
     **{f"TIFF {name}": ("TIFF", {"compression": name}) for name in (
         "raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "zstd", "group3", "group4",
     )},
@@ -50,6 +52,8 @@ HEIC = pathlib.Path(__file__).parents[2] / "data" / "heic"
 def whole(name: str) -> bytes:
     """A file of each kind."""
     image, buffer = photo(5, (128, 96)), io.BytesIO()
+    if name == "PDF":
+        pytest.importorskip("pypdfium2")
     if name in PILLOW:
         kind, options = PILLOW[name]
         image = image.convert("1") if "group" in name else image
