@@ -10,6 +10,7 @@ from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra
 from imagecensus.model_export.decoding.metadata import exif_of
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
+from imagecensus.model_export.decoding.readers.jpeg_xl_profile import read_profile
 
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 _SIZES = (9, 13, 18, 30)
@@ -35,6 +36,7 @@ def open_jpeg_xl(data: bytes) -> Opened:
         return LoadedImage(
             image=from_pixels(pixels, colours),
             orientation=orientation,
+            icc=read_profile(data),
             exif=exif_of(read_exif(data)),
             depth_scaled=scaled,
         )

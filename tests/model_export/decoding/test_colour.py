@@ -1,5 +1,6 @@
 """Colour: profiles against the arithmetic of ICC, alpha, and the photometrics of TIFF."""
 
+import ctypes
 import io
 import struct
 
@@ -70,6 +71,53 @@ def test_profiles_become_srgb_as_icc_computes(name, kind):
     assert info.colour_converted
     assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (6 if kind == "JPEG" else 3)
     assert np.abs(out - PIXELS).mean() > 4  # it is no small thing
+
+
+def jpeg_xl_of(pixels: np.ndarray, icc: bytes, *, lossless: bool) -> bytes:
+    """A JPEG XL with a profile, which imagecodecs has no way to write, by the libjxl in it."""
+    jpegxl = pytest.importorskip("imagecodecs._jpegxl")
+    lib = ctypes.CDLL(jpegxl.__file__)
+    for name in ("JxlEncoderCreate", "JxlEncoderFrameSettingsCreate"):
+        getattr(lib, name).restype = ctypes.c_void_p
+    encoder = ctypes.c_void_p(lib.JxlEncoderCreate(None))
+    info = (ctypes.c_uint32 * 64)()
+    lib.JxlEncoderInitBasicInfo(info)
+    info[1], info[2] = pixels.shape[1], pixels.shape[0]
+    info[9] = lossless  # uses_original_profile
+    assert lib.JxlEncoderSetBasicInfo(encoder, info) == 0
+    assert lib.JxlEncoderSetICCProfile(encoder, icc, ctypes.c_size_t(len(icc))) == 0
+    how = ctypes.c_void_p(lib.JxlEncoderFrameSettingsCreate(encoder, None))
+    if lossless:
+        lib.JxlEncoderSetFrameLossless(how, 1)
+    else:
+        lib.JxlEncoderSetFrameDistance(how, ctypes.c_float(0.1))
+    kind = (ctypes.c_uint64 * 3)(3 | 2 << 32, 0, 0)  # 3 channels of uint8
+    data = pixels.astype(np.uint8).tobytes()
+    assert lib.JxlEncoderAddImageFrame(how, kind, data, ctypes.c_size_t(len(data))) == 0
+    lib.JxlEncoderCloseInput(encoder)
+    out = ctypes.create_string_buffer(1 << 20)
+    at, left = ctypes.c_void_p(ctypes.addressof(out)), ctypes.c_size_t(len(out))
+    assert lib.JxlEncoderProcessOutput(encoder, ctypes.byref(at), ctypes.byref(left)) == 0
+    lib.JxlEncoderDestroy(encoder)
+    return out.raw[: len(out) - left.value]
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_of_jpeg_xl_become_srgb(name, lossless):
+    """Lossless ones are stored in the profile, others as XYB, which libjxl decodes to one."""
+    info, out = decode(jpeg_xl_of(PIXELS, profile_of(*PROFILES[name]), lossless=lossless))
+    difference = np.abs(out - by_hand(PIXELS, *PROFILES[name]))
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (3 if lossless else 8)
+    assert info.colour_converted or not lossless
+
+
+def test_jpeg_xl_of_srgb_is_not_converted():
+    codecs = pytest.importorskip("imagecodecs")
+    for options in ({"lossless": True}, {"distance": 0.1}):
+        for pixels in (PIXELS.astype(np.uint8), PIXELS[..., 0].astype(np.uint8)):
+            info, _ = decode(codecs.jpegxl_encode(pixels, **options))
+            assert not info.colour_converted
 
 
 def test_avif_with_alpha_by_two_decoders():
