@@ -6,7 +6,9 @@ import dataclasses
 
 from PIL import Image
 
-ORIENTATION = 0x0112
+from imagecensus.model_export.decoding.exif_block import ORIENTATION, ExifBlock
+
+Exif = Image.Exif | ExifBlock
 _MAKE, _MODEL, _DATE_TIME = 0x010F, 0x0110, 0x0132
 _EXIF, _GPS, _DATE_TIME_ORIGINAL = 0x8769, 0x8825, 0x9003
 _LONGEST = 100  # characters of a text that becomes a cell
@@ -25,7 +27,7 @@ class CameraFacts:
 NOTHING = CameraFacts()
 
 
-def read_orientation(exif: Image.Exif | None) -> int:
+def read_orientation(exif: Exif | None) -> int:
     """1 to 8; 1 where there is none or a damaged one, which is no reason to lose an image."""
     try:
         value = int(exif.get(ORIENTATION, 1)) if exif else 1
@@ -34,7 +36,7 @@ def read_orientation(exif: Image.Exif | None) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def read_camera(exif: Image.Exif | None, gps: bool = False) -> CameraFacts:
+def read_camera(exif: Exif | None, gps: bool = False) -> CameraFacts:
     """What is there and can be read; never raises."""
     if not exif:
         return NOTHING
@@ -52,15 +54,13 @@ def read_camera(exif: Image.Exif | None, gps: bool = False) -> CameraFacts:
     )
 
 
-def exif_of(blob: bytes | None) -> Image.Exif | None:
+def exif_of(blob: bytes | None, xmp: bytes | None = None) -> ExifBlock | None:
     """EXIF from its bytes, with or without the `Exif` in front; None where it is damaged."""
-    if not blob:
+    if not blob and not xmp:
         return None
-    exif = Image.Exif()
     try:
-        exif.load(blob)
-        return exif
-    except Exception:
+        return ExifBlock(blob or b"", xmp or b"")
+    except ValueError:
         return None
 
 
@@ -70,12 +70,14 @@ def _text(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     text = value.split("\x00")[0]
-    text = "".join(c for c in text if c.isprintable()).strip()[:_LONGEST]
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
+    text = text.strip()[:_LONGEST]
     # Cameras whose clock was never set write blanks or zeros in the date's places.
     return text if text.strip(" :0") else None
 
 
-def _position(exif: Image.Exif) -> tuple[float | None, float | None]:
+def _position(exif: Exif) -> tuple[float | None, float | None]:
     gps = exif.get_ifd(_GPS) if _GPS in exif else {}
     if not all(tag in gps for tag in (1, 2, 3, 4)):
         return None, None

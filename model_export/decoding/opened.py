@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from imagecensus.model_export.decoding import colour
+from imagecensus.model_export.decoding.metadata import Exif
 
 Size = tuple[int, int]  # width, height
 Need = Callable[[int], Size]  # an orientation → the size that both sides must keep when reduced
@@ -35,7 +36,7 @@ class LoadedImage:
     image: Image.Image
     orientation: int = 1
     icc: bytes | None = None
-    exif: Image.Exif | None = None
+    exif: Exif | None = None
     pages: int | None = 1
     depth_scaled: bool = False
     share: float | None = None

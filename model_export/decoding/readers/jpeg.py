@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
-from imagecensus.model_export.decoding.metadata import read_orientation
+from imagecensus.model_export.decoding.metadata import Exif, exif_of, read_orientation
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progressive
@@ -72,7 +72,7 @@ def open_jpeg(data: bytes) -> Opened:
     scalable = frame is not None and frame.is_scalable
 
     def load(need: Need) -> LoadedImage:
-        exif = _exif(image)
+        exif = exif_of(image.info.get("exif"), image.info.get("xmp"))
         orientation = read_orientation(exif)
         if scalable:
             image.draft(None, need(orientation))
@@ -97,15 +97,6 @@ def open_pillow(data: bytes) -> Image.Image:
         raise ImageError("decode_error", "the JPEG header is damaged", "JPEG") from None
     image.decodermaxblock = len(data)  # at once, not by 64 KB: 2 % of decoding
     return image
-
-
-def _exif(image: Image.Image) -> Image.Exif | None:
-    if "exif" not in image.info and "xmp" not in image.info:
-        return None
-    try:
-        return image.getexif()
-    except Exception:  # a broken EXIF block is no reason to lose a good image
-        return None
 
 
 def _open_deep(data: bytes, frame: Frame) -> Opened:
@@ -136,10 +127,8 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
     return Opened(format="JPEG", width=frame.width, height=frame.height, load=load)
 
 
-def _exif_of_file(data: bytes) -> Image.Exif | None:
+def _exif_of_file(data: bytes) -> Exif | None:
     """EXIF of a JPEG that Pillow does not open: its first APP1."""
-    from imagecensus.model_export.decoding.metadata import exif_of
-
     at = data.find(b"Exif\x00\x00", 0, 1 << 16)
     if at < 4:
         return None

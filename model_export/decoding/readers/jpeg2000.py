@@ -7,7 +7,7 @@ from PIL import Image
 
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, unsupported
-from imagecensus.model_export.decoding.metadata import exif_of, read_orientation
+from imagecensus.model_export.decoding.metadata import Exif, exif_of, read_orientation
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers.pillow_reader import describe, open_with_pillow
 
@@ -60,7 +60,7 @@ def _read_codestream(data: bytes) -> tuple[list[int], bool, int]:
     return [(d & 0x7F) + 1 for d in depths], any(d & 0x80 for d in depths), levels
 
 
-def _exif(data: bytes) -> Image.Exif | None:
+def _exif(data: bytes) -> Exif | None:
     """From the box that ExifTool and others write."""
     at = data.find(_EXIF)
     if at < 8:
