@@ -107,6 +107,7 @@ class Job:
     passthrough: pa.Schema
     references: Iterator[pa.RecordBatch]
     run: Run
+    delta: bool  # whether the run ends with a version of the output's Delta table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) ->
         fault_injection.reached("pipeline.done")
         if lock:
             lock.check_held()
-        report = close_run(job, work)
+        report = close_run(job, work, lock.check_held if lock else lambda: None)
     print(summary(layout, report))
     _write_page(options, layout.output, report)
     return _exit_code(options, job.run, report["totals"])
@@ -205,6 +206,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
 
     started = time.time()
     process.forgo_pandas()
+    delta = _keeps_delta(options, layout)
     present = dataset_ingredients(layout)
     chosen = _choose_model(options, present)
     less: dict[str, Any] = {"accept_truncated": options.accept_truncated}
@@ -246,9 +248,20 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
     run.left_out = selection.left_out
     return Job(
         options=options, beam_args=beam_args, layout=layout, contract=contract, top_k=top_k,
-        identity=identity, passthrough=passthrough, run=run,
+        identity=identity, passthrough=passthrough, run=run, delta=delta,
         references=itertools.chain([first], references),
     )  # fmt: skip
+
+
+def _keeps_delta(options: ClassifyOptions, layout: Layout) -> bool:
+    """Whether the output has a Delta table, or shall get one. Raises UserError: no library."""
+    from imagecensus.transforms.dataset import delta_table, work_plan
+
+    # What shards do is committed by the next run over everything.
+    there = layout.shard == work_plan.WHOLE and delta_table.exists(layout)
+    if there or options.table == "delta":
+        delta_table.check_library()
+    return there or options.table == "delta"
 
 
 def _run(options: ClassifyOptions, chosen: _Chosen, fingerprint: str, started: float) -> Run:
@@ -386,10 +399,13 @@ def run_work(job: Job, work: Work) -> None:
         )  # fmt: skip
 
 
-def close_run(job: Job, work: Work) -> dict[str, Any]:
-    """Looks at what was written, counts, and writes the run report; returns it."""
+def close_run(job: Job, work: Work, check_held: Callable[[], None]) -> dict[str, Any]:
+    """Looks at what was written, counts, and writes the run report; returns it.
+
+    `check_held` raises where another run has taken the output over.
+    """
     from imagecensus.transforms import activity
-    from imagecensus.transforms.dataset import inventory, ledger, work_plan
+    from imagecensus.transforms.dataset import delta_table, inventory, ledger, work_plan
 
     run, layout, plan = job.run, job.layout, work.planned.plan
     after = inventory.take_inventory(layout.parts, plan, run.fingerprint, work.present.ledger)
@@ -404,6 +420,9 @@ def close_run(job: Job, work: Work) -> dict[str, Any]:
     ledger.write_ledger(layout.state, run.run_id, new, after.ledger if alone else None)
     pending = sum(unit.rows for unit in after.pending)
     counts = count_totals(run, after.totals, sum(unit.rows for unit in plan.units), pending)
+    if job.delta and counts["balanced"]:
+        about = {"run_id": run.run_id, "rows": counts["rows"], "interrupted": run.interrupted}
+        run.delta = delta_table.commit(layout, after.damaged, about, check_held)
     report = write_run_report(layout, run, after.totals, counts)
     write_gone(layout, work.planned.gone)
     fields = {"run_id": run.run_id, **counts, "seconds": round(time.time() - run.started, 3)}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from imagecensus.jobs.classification.remote_job import RUNNING, read_job, state_of
 from imagecensus.jobs.command.options import argument, parse_options
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms.dataset import compaction
+from imagecensus.transforms.dataset import compaction, delta_table
 from imagecensus.transforms.dataset.epoch import raise_epoch
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.storage import store
@@ -48,6 +48,9 @@ def compact(output: str) -> compaction.Compacted:
     except (OSError, ValueError, KeyError):
         raise UserError(f"{output}: no output of classify is there; name its --output") from None
     run_id = uuid.uuid4().hex[:12]
+    delta = delta_table.exists(layout)
+    if delta:
+        delta_table.check_library()
     with layout.locked() as lock:
         job = read_job(layout)
         if job and state_of(job, layout) == RUNNING:
@@ -55,6 +58,9 @@ def compact(output: str) -> compaction.Compacted:
         raise_epoch(layout.epoch, run_id)  # workers that outlived their run write nothing more
         done = compaction.compact(layout, fingerprint, run_id)
         lock.check_held()
+        if delta:
+            about = {"run_id": run_id, "rows": done.rows, "compacted": True}
+            delta_table.commit(layout, (), about, lock.check_held)
     return done
 
 

@@ -117,6 +117,13 @@ class ClassifyOptions:
     cancel: bool = option(
         False, "end the job that runs for this output, and do nothing else", "run"
     )
+    table: str = option(
+        "parquet",
+        "delta: keep a Delta table, too, with a version for each run, in the folder `delta` of the"
+        " output (needs the extra delta); reruns go on with it",
+        "run",
+        choices=("parquet", "delta"),
+    )
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
@@ -262,8 +269,9 @@ def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
     problems = []
     if options.relocate and not all(options.relocate):
         problems.append("--relocate: OLD and NEW must not be empty")
-    if options.relocate and options.shard != "0/1":
-        problems.append("--relocate is for a run over everything; give it without --shard")
+    for flag, given in (("--relocate", options.relocate), ("--table", options.table == "delta")):
+        if given and options.shard != "0/1":
+            problems.append(f"{flag} is for a run over everything; give it without --shard")
     if options.verify not in ("changed", "all") and not _is_share(options.verify):
         problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
     return problems

@@ -21,8 +21,9 @@ from imagecensus.transforms.dataset.plan_units import Planned
 from imagecensus.transforms.engines.registry import ENGINES
 from imagecensus.transforms.storage import store
 
-if TYPE_CHECKING:  # it imports Beam, which is prepared first
+if TYPE_CHECKING:  # Beam, which the first imports, is prepared before
     from imagecensus.transforms.counters import Stages
+    from imagecensus.transforms.dataset.delta_table import Committed
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
 _SHOWN_LABELS = 8
@@ -66,6 +67,7 @@ class Run:
     interrupted: bool = False
     template: str = ""  # where the pipeline was written, in place of being run
     left: str = ""  # the job that was left running
+    delta: Committed | None = None  # what the output's Delta table got of it
 
     def add_stage(self, stage: str, cpu: float, wall: float) -> None:
         self.stage_cpu[stage] = cpu
@@ -143,6 +145,7 @@ def write_run_report(
         "gone": list(planned.gone[:_SHOWN_GONE]),
         "unlisted": list(planned.unlisted[:_SHOWN_GONE]),
         "parts": totals.parts,
+        "delta": dataclasses.asdict(run.delta) if run.delta else None,
         "statuses": dict(totals.statuses.most_common()),
         "labels": dict(totals.labels.most_common()),
         "rates": {
@@ -237,6 +240,12 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
     if noted:
         lines.append("noted      " + "; ".join(noted))
     lines.append(f"table      {layout.parts}")
+    if report["delta"]:
+        changes = "{added:,} files added, {removed:,} removed".format(**report["delta"])
+        lines.append(
+            f"delta      {store.join(layout.output, 'delta')}, version"
+            f" {report['delta']['version']:,} ({changes})"
+        )
     lines.append(f"run report {layout.run_report}")
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from fault_proxy import Fault
 from object_servers import BUCKET, Moto, forget_clients
 from samples import make_photos
@@ -109,6 +110,30 @@ def test_resume_adds_what_is_new_and_redoes_what_is_lost(there, expected):
     assert _classify(there, "out/grows", source="in/grows") == 0
     assert _answers(_table(there, "out/grows")) == expected
     assert all(there.get(name) == data for name, data in first.items() if name != lost)
+
+
+def test_a_delta_table_in_a_store(there, tmp_path):
+    """Three versions, of copies that the store made itself: no part is read and written again."""
+    for name in there.names("in/photos/")[:20]:
+        there.put(name.replace("in/photos", "in/delta"), there.get(name))
+    assert _classify(there, "out/delta", "--table=delta", source="in/delta") == 0
+    versions = [_table(there, "out/delta")]
+    there.put("in/delta/00001.jpg", there.get("in/photos/00025.jpg"))
+    assert _classify(there, "out/delta", source="in/delta") == 0
+    versions.append(_table(there, "out/delta"))
+    assert main(["compact", there.uri("out/delta")]) == 0
+    versions.append(_table(there, "out/delta"))
+    for name in there.names("out/delta/delta/"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(there.get(name))
+    for number, expected in enumerate(versions):
+        found = DeltaTable(tmp_path / "out/delta/delta", version=number).to_pyarrow_table()
+        assert _answers(found) == _answers(expected)
+        assert found.sort_by("uri").column("etag_or_mtime") == expected.column("etag_or_mtime")
+    if isinstance(there, Moto):  # the library itself, with the settings that a user has
+        found = DeltaTable(there.uri("out/delta/delta"), storage_options={"AWS_ALLOW_HTTP": "1"})
+        assert found.version() == 2 and found.to_pyarrow_table().num_rows == 20
 
 
 def test_a_list_in_a_store(there):

@@ -86,6 +86,16 @@ class LocalStore:
         with open(path, "rb") as file:
             self.write(uri, file.read())
 
+    def copy(self, uri: str, target: str) -> None:
+        try:
+            os.link(path_of_uri(uri), path_of_uri(target))
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise not_writable(target, error) from None
+            self.write(target, self.read(uri))
+
     def delete(self, uri: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path_of_uri(uri))

@@ -117,6 +117,12 @@ class ObjectStore:
         with as_sentence(uri, "written"), _plain_errors(uri), open(path, "rb") as file:
             obstore.put(_client_of(uri), _name(uri), file)
 
+    def copy(self, uri: str, target: str) -> None:
+        import obstore
+
+        with as_sentence(uri, "copied"), _plain_errors(uri):
+            obstore.copy(_client_of(uri), _name(uri), _name(target))
+
     def delete(self, uri: str) -> None:
         import obstore
 

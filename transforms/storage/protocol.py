@@ -94,6 +94,12 @@ class Store(Protocol):
     def upload(self, uri: str, path: str) -> None:
         """Writes the object from a local file. Raises StorageError."""
 
+    def copy(self, uri: str, target: str) -> None:
+        """Makes an object a second time in its own store, without its bytes coming here.
+
+        On disk it is a link, so it is for what is never changed. Raises StorageError.
+        """
+
     def delete(self, uri: str) -> None:
         """Removes an object; it may be gone already. Raises StorageError."""
 

@@ -139,6 +139,14 @@ def local_copy(location: str) -> Iterator[str]:
         yield path
 
 
+def copy(location: str, target: str) -> None:
+    """Makes an object that never changes a second time in its store; on disk a link.
+
+    Raises StorageError.
+    """
+    store_of(location).copy(location, target)
+
+
 def exists(location: str) -> bool:
     """Raises StorageError where a store does not tell."""
     if not is_remote(location):

@@ -69,6 +69,9 @@ class WebStore:
     def upload(self, uri: str, path: str) -> None:
         raise _read_only(uri)
 
+    def copy(self, uri: str, target: str) -> None:
+        raise _read_only(target)
+
     def delete(self, uri: str) -> None:
         raise _read_only(uri)
 
