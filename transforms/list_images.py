@@ -30,6 +30,7 @@ from imagecensus.transforms.inputs.files import (
     reference_batch,
 )
 from imagecensus.transforms.inputs.iiif import COLUMNS, is_iiif, list_iiif
+from imagecensus.transforms.inputs.inventories import is_inventory, list_inventory
 from imagecensus.transforms.inputs.manifests import (
     list_manifest,
     manifest_columns,
@@ -44,7 +45,7 @@ from imagecensus.transforms.storage import store
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
 _UNNAMED = ("parquet", "tfrecord", PAGES)  # kinds whose members have numbers for names
-IIIF = "iiif"  # a kind of list, beside those of `manifest_kind`
+IIIF, INVENTORY = "iiif", "inventory"  # kinds of lists, beside those of `manifest_kind`
 
 
 def list_images(
@@ -86,6 +87,8 @@ def list_images(
             kind = _manifest_kind(text, uri_column, image_column)
             if kind == IIIF:
                 yield from list_iiif(text)
+            elif kind == INVENTORY:
+                yield from _list_with_archives(text, how, list_inventory(text, how.selection))
             elif kind:
                 yield from list_manifest(
                     text, uri_column, columns=columns, kind=kind, image_column=image_column
@@ -126,6 +129,8 @@ def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]
     kind = _manifest_kind(text, uri_column, image_column)
     if kind == IIIF:
         return passed_through(pa.schema(COLUMNS))
+    if kind == INVENTORY:
+        return []
     if kind:
         return manifest_columns(text, uri_column, kind)
     return passed_through(_table_columns(text, image_column))
@@ -135,6 +140,8 @@ def _manifest_kind(text: str, uri_column: str, image_column: str) -> str:
     """What kind of list an input is; "": it holds images itself."""
     if is_iiif(text):
         return IIIF
+    if not uri_column and not image_column and is_inventory(text):
+        return INVENTORY
     kind = manifest_kind(text)
     if kind == "parquet" and _holds_images(text, uri_column, image_column):
         return ""
@@ -160,10 +167,15 @@ class _Archives:
     selection: Selection
 
 
-def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
-    """The files of one input, and in the place of an archive its members."""
+def _list_with_archives(
+    text: str, how: _Archives, objects: Iterator[File] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The files of one input, and in the place of an archive its members.
+
+    `objects`: those that an inventory names, with paths from their bucket on; None: it is none.
+    """
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
-    columns = _table_columns(text, how.image_column)
+    columns = _table_columns(text, how.image_column) if objects is None else pa.schema([])
     passed = {f.name: new for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
@@ -184,7 +196,9 @@ def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
         )
 
     chunk: list[File] = []
-    for reference, members in _expand(text, members_of, how.selection, how.all_pages):
+    files = list_files(text, how.selection) if objects is None else objects
+    remote = store.is_remote(text) or objects is not None
+    for reference, members in _expand(files, remote, members_of, how.all_pages):
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
@@ -192,7 +206,9 @@ def _list_with_archives(text: str, how: _Archives) -> Iterator[pa.RecordBatch]:
             chunk = []
         for batch in members or ():
             how.selection.left_out.update(listing.left_out_of(batch))
-            chosen = _chosen(batch, path_in_input(text, reference[0]), how.selection)
+            uri = reference[0]
+            path = store.split(uri)[1] if objects is not None else path_in_input(text, uri)
+            chosen = _chosen(batch, path, how.selection)
             if chosen.num_rows:
                 yield _renamed(chosen, passed)
     if chunk:
@@ -225,17 +241,17 @@ _Listing = concurrent.futures.Future[list[pa.RecordBatch] | None] | None
 
 
 def _expand(
-    text: str,
+    files: Iterator[File],
+    remote: bool,
     members_of: Callable[[File], Iterator[pa.RecordBatch] | None],
-    selection: Selection,
     all_pages: bool,
 ) -> Iterator[tuple[File, Iterable[pa.RecordBatch] | None]]:
     """Each file of an input, and its members where it is an archive; in order.
 
     Archives in a bucket are listed some at a time, as each listing waits for many requests.
     """
-    if not store.is_remote(text):
-        for reference in list_files(text, selection):
+    if not remote:
+        for reference in files:
             yield reference, members_of(reference)
         return
 
@@ -249,7 +265,7 @@ def _expand(
         concurrent.futures.ThreadPoolExecutor(_LISTED_AT_ONCE) as pool,
     ):
         ahead: collections.deque[tuple[File, _Listing]] = collections.deque()
-        for reference in list_files(text, selection):
+        for reference in files:
             looked_into = all_pages or not reference[0].endswith(_IMAGES)
             ahead.append((reference, pool.submit(list_packed, reference) if looked_into else None))
             if len(ahead) > 2 * _LISTED_AT_ONCE:

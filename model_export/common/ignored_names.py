@@ -76,6 +76,8 @@ KINDS = {
     "system": ("system file or folder", "system files or folders"),
     "own": ("folder of imagecensus", "folders of imagecensus"),
     "links": ("link in an archive", "links in archives"),
+    "versions": ("former version", "former versions"),
+    "markers": ("delete marker", "delete markers"),
     "special": ("pipe, socket or device", "pipes, sockets or devices"),
 }
 

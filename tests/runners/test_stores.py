@@ -7,6 +7,7 @@ where one of them cannot be had, its tests skip with the reason.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from urllib.parse import quote_plus
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -147,6 +149,42 @@ def test_a_list_in_a_store(there):
     assert sorted(row["taken"] for row in rows) == sorted({*range(PHOTOS), 98, 99} - {1})
     assert {row["taken"]: row["status"] for row in rows}[99] == "not_found"
     assert {row["taken"]: row["uri"] for row in rows}[98] == there.uri("in/photos/00001.jpg")
+
+
+def test_an_inventory_takes_the_place_of_a_listing(there):
+    """No listing, no question about an image, one read each; and the same rows."""
+    root = there.root + "/"
+    found = list(store.store_of(root).list(root + "in/photos/"))
+    if root.startswith("gs"):
+        lines = ["bucket,name,size,generation,etag,timeDeleted,updated"]
+        for uri, size, version, _ in found:
+            lines.append(f"{BUCKET},{uri.removeprefix(root)},{size},{version},CAE=,,2026-11-01")
+        lines.append(lines[1].replace(",,2026", ",2026-10-01,2026"))
+        inventory = "lists/inventory.csv"
+        there.put(inventory, "\n".join(lines).encode())
+    elif root.startswith("s3"):
+        inventory = "lists/b/all/2026-11-01T00-00Z/manifest.json"
+        lines = [
+            f'"{BUCKET}","{quote_plus(uri.removeprefix(root))}","true","false","{size}","{version}"'
+            for uri, size, version, _ in found
+        ]
+        lines.append(lines[0].replace('"true","false"', '"true","true"'))
+        there.put("lists/b/all/data/1.csv.gz", gzip.compress("\n".join(lines).encode()))
+        said = {"destinationBucket": f"arn:aws:s3:::{BUCKET}", "fileFormat": "CSV",
+                "fileSchema": "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag",
+                "files": [{"key": "lists/b/all/data/1.csv.gz"}]}  # fmt: skip
+        there.put(inventory, json.dumps(said).encode())
+    else:
+        pytest.skip("Azure's inventories are not read")
+    with there.harm():
+        assert _classify(there, "out/inventory", "--no-report", source=inventory) == 0
+        about = [line for line in there.requests if re.search(r"in(/|%2F)photos", line)]
+    assert len(about) == PHOTOS
+    assert all(re.match(there.reading(r"in(/|%2F)photos"), line) for line in about)
+    assert _report(there, "out/inventory")["totals"]["left_out"].keys() <= {"versions", "markers"}
+    assert _classify(there, "out/listed", "--no-report") == 0
+    first, second = (_table(there, f"out/{name}") for name in ("inventory", "listed"))
+    assert first.to_pylist() == second.to_pylist()
 
 
 def test_a_glob_in_a_store(there):

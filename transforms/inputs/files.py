@@ -240,16 +240,24 @@ def list_bucket(text: str, selection: Selection) -> Iterator[File]:
         for uri, size, version, _ in store.store_of(text).list(root + prefix)
         if (matches(uri[len(root) :]) if matches else _under(uri[len(root) :], prefix))
     )
-    found, before = 0, selection.left_out.total()
-    top = root + prefix.rpartition("/")[0]
+    found, before = False, selection.left_out.total()
+    for file in chosen_objects(there, root + prefix.rpartition("/")[0], selection):
+        found = True
+        yield file
+    if not found and selection.left_out.total() == before:
+        raise InputError(f"{text}: no objects there; check the prefix")
+
+
+def chosen_objects(there: Iterable[File], top: str, selection: Selection) -> Iterator[File]:
+    """The objects below a prefix, in order of uri, that are listed; the others are counted.
+
+    `top`: what the paths that patterns see are relative to.
+    """
     for file in without_sidecars(
         _not_ignored(there, top, selection), lambda file: file[0], selection.left_out
     ):
-        found += 1
         if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/").encode()):
             yield file
-    if not found and selection.left_out.total() == before:
-        raise InputError(f"{text}: no objects there; check the prefix")
 
 
 def _not_ignored(files: Iterable[File], top: str, selection: Selection) -> Iterator[File]:

@@ -255,7 +255,7 @@ def test_duplicate_columns_are_kept_apart(tmp_path):
 
 def test_inventories_pin_size_and_version_without_a_request(tmp_path):
     text = "bucket,name,size,generation\nphotos,a/1.jpg,123,987\nphotos,2.jpg,,\n"
-    first, second = listed(write(tmp_path / "inventory.csv", text))
+    second, first = listed(write(tmp_path / "inventory.csv", text))
     assert [first[name] for name in ("uri", "size")] == ["gs://photos/a/1.jpg", 123]
     assert (first["etag_or_mtime"], second["uri"]) == ("987", "gs://photos/2.jpg")
     rows = listed(write(tmp_path / "s3.csv", 'Bucket,Key,Size,ETag\nb,k.jpg,5,"""abc"""\n'))
