@@ -45,7 +45,10 @@ demo: env  ## make a small archive, train on part of it, classify the rest
 
 .PHONY: test
 test: env chromium engines  ## run the tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests $(AT_ONCE)
+
+# Two processes share the tests, file by file.
+AT_ONCE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: chromium
 chromium:  ## install a browser where apt can, for the tests that drive one (they skip without)
@@ -177,7 +180,7 @@ test-latest: chromium  ## run the tests with the newest releases that setup.py a
 	python=$$($(FIND_PYTHON)) && "$$python" -m venv --clear $(VENV)-latest
 	$(VENV)-latest/bin/pip install --quiet uv
 	$(VENV)-latest/bin/uv pip install --quiet --python $(VENV)-latest --editable '.[dev]'
-	$(VENV)-latest/bin/python -m pytest tests
+	$(VENV)-latest/bin/python -m pytest tests $(AT_ONCE)
 
 .PHONY: licences
 licences: env  ## list the licence of each locked package; fails on one that may not be shipped

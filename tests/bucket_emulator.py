@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from imagecensus.transforms.decoders import lease
 from imagecensus.transforms.storage import store
 
 
@@ -18,6 +19,7 @@ def emulated_bucket(name: str):
     port = emulator._api._httpd.socket.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+        patch.setattr(lease, "_open", [])  # decoders that started before do not know of it
         store.bucket_client.cache_clear()
         yield store.bucket_client().bucket(name)
     store.bucket_client.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -13,10 +14,15 @@ import pytest
 from object_servers import SERVERS, forget_clients, missing
 from samples import SHARED_DATA, export_tiny
 
+from imagecensus.transforms.decoders import lease
 from imagecensus.transforms.storage import protocol
+
+# They take longest, and begin first: what begins last is waited for.
+_LONG = ("flink", "test_stores.py", "test_fit.py", "test_classify.py", "test_demo.py")
 
 
 def pytest_collection_modifyitems(items):
+    _group(items)
     if importlib.util.find_spec("tfx_bsl") is None:
         skip = pytest.mark.skip(reason="no tfx-bsl here")
         for item in items:
@@ -28,6 +34,19 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "real_data" in item.keywords:
             item.add_marker(skip)
+
+
+def _group(items) -> None:
+    """A process of `--dist loadgroup` runs the tests of a file together, and all that need Flink:
+    they share what is slow to start.
+    """
+    groups = {}
+    for item in items:
+        name = "flink" if "flink" in item.keywords else item.path.name
+        item.add_marker(pytest.mark.xdist_group(name))
+        groups.setdefault(name, []).append(item)
+    first = [groups.pop(name, []) for name in _LONG]
+    items[:] = [item for group in (*first, *groups.values()) for item in group]
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +108,9 @@ def servers(tmp_path_factory):
 
 
 @pytest.fixture
-def reach(servers, monkeypatch):
+def reach(servers, monkeypatch, own_decoders):
     """Starts the emulator of a store by name, and sets what a user of it sets."""
+    held = contextlib.ExitStack()
 
     def start(name: str):
         server = servers(name)
@@ -101,9 +121,12 @@ def reach(servers, monkeypatch):
             monkeypatch.setenv(variable, value)
         monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
         forget_clients()
+        held.close()
+        held.enter_context(lease.lease())  # its processes see what was set
         return server
 
-    yield start
+    with held:
+        yield start
     forget_clients()
 
 
@@ -129,10 +152,14 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def shared_decoders():
-    """Decoder processes that start once for all tests of a module."""
-    from imagecensus.transforms.decoders.lease import lease
-
-    with lease():
+@pytest.fixture(scope="session", autouse=True)
+def _decoders():
+    """Decoder processes that start once for all tests, where these take the usual limits."""
+    with lease.lease():
         yield
+
+
+@pytest.fixture
+def own_decoders(monkeypatch):
+    """For a test that harms its decoders, or sets what they look at when they start."""
+    monkeypatch.setattr(lease, "_open", [])

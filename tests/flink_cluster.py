@@ -43,6 +43,7 @@ rest.bind-address: localhost
 rest.port: {cluster.rest_port}
 heartbeat.interval: 2000
 heartbeat.timeout: 10000
+io.tmp.dirs: {cluster.state}/tmp
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 3
 restart-strategy.fixed-delay.delay: 1 s
@@ -62,6 +63,9 @@ _OPENED = [
     *(_CONCURRENT, f"{_CONCURRENT}.atomic", f"{_CONCURRENT}.locks"),
     *("java.lang.reflect", "sun.nio.ch"),
 ]
+# Machines of a test live for minutes: the compiler that pays off in hours would cost more.
+_LIGHT = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+_CLASSES = f"{fetch_engines.FLINK_HOME}/lib/*"
 _JAVA_17 = [
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED),
@@ -70,12 +74,13 @@ _JAVA_17 = [
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Where the cluster keeps its files (`state`) and listens."""
+    """Where the cluster keeps its files (`state`) and listens, and what its machines are told."""
 
     state: pathlib.Path
     rest_port: int = 8081
     rpc_port: int = 6123
     pool_port: int = 50000
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def job_flags(self) -> list[str]:
@@ -92,7 +97,7 @@ class Cluster:
 
     def up(self) -> None:
         """Starts what does not run yet; returns when the TaskManagers have registered."""
-        self.state.mkdir(parents=True, exist_ok=True)
+        (self.state / "tmp").mkdir(parents=True, exist_ok=True)
         (self.state / "config.yaml").write_text(_CONFIG.format(cluster=self))
         (self.state / "log4j.properties").write_text(_LOGGING)
         jvm, _ = self._memory("GET_JM_RESOURCE_PARAMS")
@@ -154,12 +159,12 @@ class Cluster:
 
     def _java(self, jvm: list[str]) -> list[str]:
         logging = f"-Dlog4j.configurationFile=file:{self.state}/log4j.properties"
-        return ["java", *jvm, *_JAVA_17, logging, "-cp", f"{fetch_engines.FLINK_HOME}/lib/*"]
+        return ["java", *_LIGHT, *jvm, *_JAVA_17, logging, "-cp", _CLASSES]
 
     def _memory(self, command: str) -> tuple[list[str], list[str]]:
         """JVM flags, and the dynamic properties that Flink wants spelled out."""
         told = subprocess.run(
-            ["java", "-cp", f"{fetch_engines.FLINK_HOME}/lib/*",
+            ["java", *_LIGHT, "-cp", _CLASSES,
              "org.apache.flink.runtime.util.bash.BashJavaUtils", command,
              "--configDir", str(self.state)],
             capture_output=True, text=True, check=True,
@@ -173,7 +178,8 @@ class Cluster:
             return
         # The pool starts its workers with plain `python`, in the folder it was started in.
         bin_folder = os.path.dirname(sys.executable)
-        environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        path = f"{bin_folder}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, **self.environment}
         with open(self.state / f"{name}.log", "w") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -201,7 +207,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster_in(state: pathlib.Path):
+def cluster_in(state: pathlib.Path, environment: dict[str, str]):
     """A cluster of its own, on free ports, for as long as the block lasts."""
     with contextlib.ExitStack() as probes:
         sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
@@ -209,7 +215,7 @@ def cluster_in(state: pathlib.Path):
             probe.bind(("127.0.0.1", 0))
         ports = [probe.getsockname()[1] for probe in sockets]
     fetch_engines.verify_jar(fetch_engines.job_server_jar())
-    cluster = Cluster(state, *ports)
+    cluster = Cluster(state, *ports, environment)
     try:
         cluster.up()
         yield cluster

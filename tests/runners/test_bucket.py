@@ -40,7 +40,7 @@ def gcs(tmp_path_factory, tiny_model):
 
 
 @pytest.fixture(autouse=True)
-def client(gcs, monkeypatch, tmp_path):
+def client(gcs, monkeypatch, tmp_path, own_decoders):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs.url)
     monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

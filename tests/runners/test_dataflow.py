@@ -114,7 +114,7 @@ IMAGE = "--sdk_container_image=registry/imagecensus:1"
 
 
 @pytest.fixture
-def submit(tiny_model, tmp_path, monkeypatch, capfd):
+def submit(tiny_model, tmp_path, monkeypatch, capfd, own_decoders):
     """submit(*flags): what a submission with these flags besides `BEAM_FLAGS` brings."""
     gcs = Emulator(tmp_path / "buckets")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)

@@ -16,21 +16,13 @@ import fetch_engines
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 
 from imagecensus.jobs.cli import main
-from imagecensus.transforms.fault_injection import VARIABLE
 
-pytestmark = [
-    pytest.mark.flink,
-    pytest.mark.skipif(
-        fetch_engines.job_server_jar() is None or not (fetch_engines.FLINK_HOME / "lib").is_dir(),
-        reason="no Flink in the user's cache; make flink-env fetches it (needs Java and Maven)",
-    ),
-]
+pytestmark = pytest.mark.flink
 PHOTOS = 198  # and 2 that are none
-HELD_AT = 33  # of the units that a worker begins: there a machine dies
+HELD_AT = 33  # of the units that a worker begins (conftest.py): there a machine dies
 
 
 def command(photos, model, output, *flags) -> list[str]:
@@ -80,23 +72,6 @@ def expected(photos, tiny_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("in-process")
     classify(photos, tiny_model, output)
     return read_rows(output)
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """A file that gets a line for each unit that a worker of the cluster begins."""
-    return tmp_path_factory.mktemp("counts") / "begun"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory, begun):
-    folder = begun.parent
-    faults = [f"unit.begun:*:{begun}", f"part.renamed:*:{folder}/written"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, ";".join([*faults, f"unit.begun:{HELD_AT}:{folder}/held"]))
-        (folder / "held.go").touch()
-        with cluster_in(tmp_path_factory.mktemp("flink")) as cluster:
-            yield cluster
 
 
 LOCAL = [

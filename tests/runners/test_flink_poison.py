@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import subprocess
 
 import fetch_engines
 import pytest
-from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 from test_flink import command
-from test_flink import pytestmark as needs_flink
 
-pytestmark = needs_flink
-POISON = str(pathlib.Path(__file__).parents[1] / "poison")
+pytestmark = pytest.mark.flink
 
 
-@pytest.fixture
-def poisoned_cluster(tmp_path, monkeypatch):
-    """A cluster whose workers have the defective decoder."""
-    monkeypatch.setenv("PYTHONPATH", POISON)
-    with cluster_in(tmp_path / "flink") as cluster:
-        monkeypatch.delenv("PYTHONPATH")
-        yield cluster
-
-
-def test_poison_costs_its_own_rows_in_a_worker_pool(poisoned_cluster, tmp_path, tiny_model):
+def test_poison_costs_its_own_rows_in_a_worker_pool(cluster, tmp_path, tiny_model):
     make_photos(tmp_path / "photos", 60)
     poison = {"00007.jpg": b"eat", "00031.jpg": b"segv", "00052.jpg": b"hang"}
     for name, how in poison.items():
         (tmp_path / "photos" / name).write_bytes(b"\xff\xd8\xffPOISON:" + how)
     output = tmp_path / "out"
-    run = command(tmp_path / "photos", tiny_model, output, *poisoned_cluster.job_flags)
+    run = command(tmp_path / "photos", tiny_model, output, *cluster.job_flags)
     run += ["--decode-seconds=5", "--decode-memory=1G"]
     done = subprocess.run(run, cwd=fetch_engines.ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,18 +12,11 @@ import urllib.request
 
 import fetch_engines
 import pytest
-from flink_cluster import cluster_in
 from samples import make_photos, read_rows
 
 from imagecensus.jobs.cli import main
 
-pytestmark = [
-    pytest.mark.flink,
-    pytest.mark.skipif(
-        fetch_engines.job_server_jar() is None or not (fetch_engines.FLINK_HOME / "lib").is_dir(),
-        reason="no Flink in the user's cache; make flink-env fetches it (needs Java and Maven)",
-    ),
-]
+pytestmark = pytest.mark.flink
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +29,6 @@ def photos(tmp_path_factory):
         for copy in range(1, 24):
             os.link(path, folder / str(copy) / os.path.basename(path))
     return folder
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with cluster_in(tmp_path_factory.mktemp("flink")) as cluster:
-        yield cluster
 
 
 def start(cluster, photos, model, output, *flags) -> subprocess.Popen:

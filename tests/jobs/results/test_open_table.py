@@ -1,9 +1,9 @@
 """The commands over a finished table, where the table is in a bucket."""
 
 import os
-import socket
 
 import pytest
+from bucket_emulator import emulated_bucket
 from samples import make_photos
 from tables import row, write_table
 
@@ -15,19 +15,10 @@ pytestmark = pytest.mark.gcs
 
 
 @pytest.fixture
-def bucket(monkeypatch):
+def bucket():
     """A bucket on loopback; `gs://tables`."""
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    store.bucket_client.cache_clear()
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="tables")
-    server.start()
-    yield "gs://tables"
-    server.stop()
-    store.bucket_client.cache_clear()
+    with emulated_bucket("tables"):
+        yield "gs://tables"
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.read_images import read_image
 
-pytestmark = pytest.mark.usefixtures("shared_decoders")
-
 
 def contents(path, **options) -> dict:
     """Name in the archive ("": itself) → bytes, or status and message."""

@@ -29,20 +29,11 @@ from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import Status
 
-pytestmark = pytest.mark.usefixtures("shared_decoders")
-
 STATUSES = {status.value for status in Status}
 FILES = [(f"class-{i % 3}/{i:03d}.jpg", bytes([i]) * (50 + 37 * i)) for i in range(20)]
 quick = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def decoders():
-    """Processes for all tests of this module."""
-    with lease():
-        yield
 
 
 def listed(*inputs, **kwargs) -> list[dict]:

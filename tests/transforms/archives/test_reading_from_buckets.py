@@ -1,7 +1,6 @@
 """Packed archives in every store: read by ranges, never whole, from emulators on loopback."""
 
 import pytest
-from bucket_emulator import emulated_bucket
 from object_servers import SERVERS
 from packing import KINDS, NAMED, pack
 
@@ -15,14 +14,10 @@ pytestmark = pytest.mark.gcs
 FILES = [(f"{i:03d}.jpg", bytes([i]) * 3000) for i in range(40)]
 
 
-@pytest.fixture(params=["gs in this process", *SERVERS])
-def folder(request, tmp_path):
+@pytest.fixture(params=list(SERVERS))
+def folder(request, reach, tmp_path):
     """A folder of the test's own in each store."""
-    if request.param in SERVERS:
-        yield request.getfixturevalue("reach")(request.param).uri(f"archives/{tmp_path.name}")
-        return
-    with emulated_bucket("archives"):
-        yield "gs://archives/x"
+    return reach(request.param).uri(f"archives/{tmp_path.name}")
 
 
 def put(folder, kind, tmp_path) -> str:
