@@ -528,6 +528,7 @@ def test_the_commands_of_the_page_run_as_printed(there, tmp_path, monkeypatch):
     scheme = there.root.partition(":")[0]
     kinds = {"gs": ("gs://",), "s3": ("s3://",), "az": ("az://", "abfss://")}[scheme]
     printed = [line for line in _PRINTED if line.split()[2].startswith(kinds)]
+    printed = [line for line in printed if "manifest.json" not in line]  # inventories: above
     assert printed
     for name in there.names("in/photos/")[:2]:
         there.put(name.replace("in/photos", "photos"), there.get(name))
