@@ -7,6 +7,7 @@ units, and goes through the decoder underneath TFXIO, which needs no TensorFlow 
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zlib
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives.example_proto import NoExample, count_values
 from imagecensus.transforms.archives.members import (
     MAX_HEADER,
     ArchiveBroken,
@@ -36,6 +38,7 @@ IMAGE_FEATURES = (
 )  # fmt: skip
 _HEADER = struct.Struct("<QI")
 _CHUNK = 256
+_MOST = 10_000  # images of one record
 _mine = threading.local()
 _CHUNK_BYTES = 32 << 20
 _SCALARS = (pa.types.is_int64, pa.types.is_float32, pa.types.is_large_binary)
@@ -50,6 +53,9 @@ def list_members(
     file: Stream, size: int | None, kind: str, image_feature: str, columns: pa.Schema
 ) -> Iterator[tuple[list[Member], pa.RecordBatch]]:
     """All records, named by their number, with the features that are to go along with them.
+
+    Of a record with several images, the further ones are named `7.1`, `7.2`, and have their place
+    in the feature as a fifth entry of `Member.where`.
 
     Args:
       file: a seekable stream of the (decompressed) file.
@@ -66,28 +72,68 @@ def list_members(
     file.seek(0)
     members: list[Member] = []
     records: list[bytes] = []
+    rows: list[int] = []  # which of `records` each member is in
     held = 0
     broken = None
+    # What is packed is read to its end anyway, and never back.
+    needed = bool(len(columns)) or kind != "tfrecord"
     try:
-        for number, (offset, length) in enumerate(_frames(file, size)):
+        for number, (offset, length) in enumerate(frames(file, size)):
             if size is not None and offset + length + 4 > size:
                 text = f"a record of {length:,} bytes, the file ends before that"
                 members.append(failed(str(number), "truncated", text, length))
+                rows.append(len(records))
                 records.append(b"")
                 raise ArchiveBroken("truncated", "the file ends within a record")
-            members.append(Member(str(number), length, (kind, offset, length, feature)))
+            where = (kind, offset, length, feature)
+            members.append(Member(str(number), length, where))
+            rows.append(len(records))
+            records.append(b"")
             # A record too large to hold goes without its columns.
-            whole = len(columns) and length <= MAX_HEADER
-            records.append(file.read(length) if whole else b"")
-            held += len(records[-1])
-            if len(members) == _CHUNK or held > _CHUNK_BYTES:
-                yield members, _columns(records, columns)
-                members, records, held = [], [], 0
+            record = _read(file, length) if needed and length <= MAX_HEADER else None
+            count = _count_images(file, where, record)
+            members += [Member(f"{number}.{k}", length, (*where, k)) for k in range(1, count)]
+            rows += [rows[-1]] * (count - 1)
+            if record and len(columns):
+                records[-1] = record
+                held += length
+            if len(members) >= _CHUNK or held > _CHUNK_BYTES:
+                yield members, _columns(records, columns).take(pa.array(rows))
+                members, records, rows, held = [], [], [], 0
     except ArchiveBroken as error:
         broken = error
-    yield members, _columns(records, columns)
+    yield members, _columns(records, columns).take(pa.array(rows, pa.int64()))
     if broken:
         raise broken
+
+
+def _count_images(file: Stream, where: tuple[str, int, int, str], record: bytes | None) -> int:
+    """How many images a record holds, at least 1 and up to `_MOST`; 1 where that is not known.
+
+    Args:
+      file: of the records; asked where the record was not read.
+      where: of the member.
+      record: its bytes, where they were read.
+    """
+    kind, offset, length, feature = where
+    try:
+        if record is not None:
+            count = count_values(io.BytesIO(record), 0, length, feature)
+        else:
+            count = count_values(file, offset, length, feature) if kind == "tfrecord" else 1
+    except NoExample:  # reading it will say so
+        return 1
+    return min(max(count, 1), _MOST)
+
+
+def _read(file: Stream, length: int) -> bytes:
+    """The next bytes of a file. Raises ArchiveBroken."""
+    try:
+        return file.read(length)
+    except EOFError as error:
+        raise ArchiveBroken("truncated", str(error)) from None
+    except (OSError, zlib.error) as error:
+        raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
 
 
 def column_schema(file: Stream, image_feature: str) -> pa.Schema:
@@ -123,7 +169,7 @@ def read_member(read_at: Callable[[int, int], bytes], where: Sequence[Any]) -> b
     Raises:
       ImageError: `truncated`, `read_error` or `not_an_image`.
     """
-    offset, length, feature = where
+    offset, length, feature, *at = where
     data = read_at(offset, length + 4)
     if len(data) < length + 4:
         raise ImageError("truncated", "the file ends within the record")
@@ -139,10 +185,12 @@ def read_member(read_at: Callable[[int, int], bytes], where: Sequence[Any]) -> b
     values: list[bytes] | None = features.column(feature)[0].as_py()
     if not values:
         raise ImageError("not_an_image", f"the record has no feature {feature!r}")
-    return values[0]
+    if at and at[0] >= len(values):
+        raise ImageError("read_error", f"image {at[0]} of the record is not there any more")
+    return values[at[0] if at else 0]
 
 
-def _frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
+def frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
     """(offset, length) of each record; the caller may read the record, and must not seek else."""
     at = 0
     try:
@@ -167,13 +215,10 @@ def _frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
 
 
 def _first_record(file: Stream) -> bytes:
-    for _, length in _frames(file, None):
+    for _, length in frames(file, None):
         if length > MAX_HEADER:
             raise ArchiveBroken("too_large", f"the first record has {length:,} bytes")
-        try:
-            return file.read(length)
-        except EOFError as error:
-            raise ArchiveBroken("truncated", str(error)) from None
+        return _read(file, length)
     return b""
 
 

@@ -1,6 +1,7 @@
 """Packed archives: what is listed of them, what is read, and what hostile ones can do."""
 
 import functools
+import gzip
 import io
 import json
 import os
@@ -405,6 +406,33 @@ def test_features_of_tfrecords(tmp_path):
     spoiled[-5] ^= 1
     (tmp_path / "x.tfrecord").write_bytes(good + framed(b"junk") + bytes(spoiled) + good)
     assert list(contents(path).values()) == [b"good", "read_error", "read_error", b"good"]
+
+
+@pytest.mark.parametrize("named", [True, False])  # with and without the columns that go along
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_each_image_of_a_record_is_a_row(tmp_path, packing, named):
+    from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
+
+    images = [[b"a"], [b"b0", b"b1", b"b2"], None, [], [b"", b"c1"], [b"d" * 100_000, b"e"]]
+    columns = {"n": [[i] for i in range(len(images))], "image": images, "z": [[b"z"]] * len(images)}
+    records = RecordBatchToExamplesEncoder().encode(pa.RecordBatch.from_pydict(columns))
+    data = b"".join(map(framed, [*records, b"\x0a\x05junk", *records[:1]]))
+    path = str(tmp_path / f"x.tfrecord{packing}")
+    Path(path).write_bytes(gzip.compress(data) if packing else data)
+    assert contents(path, named) == {
+        "0": b"a", "1": b"b0", "1.1": b"b1", "1.2": b"b2", "2": "not_an_image",
+        "3": "not_an_image", "4": b"", "4.1": b"c1", "5": b"d" * 100_000, "5.1": b"e",
+        "6": "read_error", "7": b"a",
+    }  # fmt: skip
+    rows = listed(path if named else tmp_path)
+    if named:
+        assert [row["n"] for row in rows] == [0, 1, 1, 1, 2, 3, 4, 4, 5, 5, None, 0]
+    if not packing:  # the bytes may be read in one process and opened in another one
+        *where, _, index = json.loads(rows[3]["member"])
+        record = Path(path).read_bytes()[where[1] :][: where[2] + 4]
+        assert index == 2
+        assert json.loads(as_stored(rows[3]["member"])) == ["record", where[1], where[2] + 4]
+        assert unpack(rows[3]["member"], record) == b"b2"
 
 
 @pytest.mark.parametrize("kind", ["tfrecord", "tfrecord.gz"])
