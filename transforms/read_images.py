@@ -58,7 +58,7 @@ def read_image(
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("not_found", "there is no such file any more") from None
+        raise ImageError("not_found", "there is no such file") from None
     except PermissionError as error:
         raise ImageError("permission_denied", error.strerror or str(error)) from None
     except Exception as error:

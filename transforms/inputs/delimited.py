@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from imagecensus.transforms.inputs.text_lines import is_utf8
@@ -29,7 +29,10 @@ class Record(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What the first line says: the names as written, and the dialect."""
+    """What the first line says: the names as written, and the dialect.
+
+    A blank behind the `delimiter`: one follows each, and is not of the field.
+    """
 
     line: int
     names: list[str]
@@ -46,7 +49,7 @@ def read_header(lines: Iterator[tuple[int, str]], wanted: set[str]) -> Header | 
 
     Args:
       lines: numbered; those up to the header are consumed.
-      wanted: names of columns in lower case.
+      wanted: names of columns, as `plain_name` gives them.
 
     Returns:
       None: there is no line.
@@ -65,12 +68,26 @@ def read_header(lines: Iterator[tuple[int, str]], wanted: set[str]) -> Header | 
             delimiter, names = max(
                 found,
                 key=lambda item: (
-                    any(name.strip().lower() in wanted for name in item[1]),
+                    any(plain_name(name) in wanted for name in item[1]),
                     len(item[1]),
                 ),
             )
+            if len(names) > 1 and all(name.startswith(" ") for name in names[1:]):
+                delimiter += " "
+                names = _parse(line.rstrip("\r\n"), delimiter) or names
             return Header(number, names, delimiter)
     return None
+
+
+def plain_name(name: str) -> str:
+    """A column's name as it is compared: `Image Path` is `image_path`."""
+    return re.sub(r"[\s.-]+", "_", name.strip().casefold())
+
+
+def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    return csv.reader(
+        lines, delimiter=delimiter[0], skipinitialspace=len(delimiter) > 1, strict=True
+    )
 
 
 def read_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Record]:
@@ -88,8 +105,7 @@ def read_records(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[R
 def _each_a_record(chunk: list[tuple[int, str]], delimiter: str) -> list[list[str]] | None:
     """The fields of lines that are a record each; None: they are not."""
     try:
-        reader = csv.reader((line for _, line in chunk), delimiter=delimiter, strict=True)
-        rows = list(reader)
+        rows = list(_reader((line for _, line in chunk), delimiter))
     except csv.Error:
         return None
     # As many records as lines, and none of two lines: then each line is a record.
@@ -132,7 +148,7 @@ def _record_at(
         if used > 1 and '"' not in part:
             continue
         try:
-            rows = list(csv.reader(["".join(parts)], delimiter=delimiter, strict=True))
+            rows = list(_reader(["".join(parts)], delimiter))
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 continue
@@ -143,6 +159,6 @@ def _record_at(
 
 def _parse(line: str, delimiter: str) -> list[str] | None:
     try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True), None)
+        return next(_reader([line], delimiter), None)
     except csv.Error:
         return None

@@ -12,6 +12,7 @@ from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web import policy
 from imagecensus.transforms.storage.web.iiif import sized, unsized
 
+_QUOTED = re.compile(r"(['\"])(.+)\1", re.DOTALL)  # as Windows copies a path
 _SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
 
 
@@ -28,8 +29,8 @@ def resolve(text: str, base: str) -> str:
     if store.is_web(text):  # one with a secret in it: its row says that it is not read
         address = redact_address(text.encode(errors="replace").decode())
         return sized(address, policy.current().image_side)
-    if text.startswith("file://"):
-        path = store.path_of_uri("file://" + text[7:].removeprefix("localhost"))
+    if text.startswith("file:/"):  # file:/a, file:///a and file://localhost/a are the same
+        path = store.path_of_uri("file://" + text[5:].removeprefix("//").removeprefix("localhost"))
         return store.uri_of_path(os.path.abspath(path))
     if store.is_address(text):  # of a store that is not read: its row says so
         text = text.encode(errors="replace").decode()
@@ -42,8 +43,8 @@ def resolve(text: str, base: str) -> str:
 def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     """The reference of what a text means. What is not there is listed: its row will say so.
 
-    Blanks around a name and backslashes in it are believed only where a file has that name; what no
-    file is called may be called so in another Unicode form, as on a Mac's disk.
+    Blanks and quotes around a name and backslashes in it are believed only where a file has that
+    name; what no file is called may be called so in another Unicode form, as on a Mac's disk.
 
     Args:
       text, base: see `resolve`.
@@ -59,7 +60,7 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     found = reference_of(store.path_of_uri(uri))
     if found is not None and found[1] >= 0:
         return found
-    plain = text.strip()
+    plain = _QUOTED.sub(r"\2", text.strip())
     forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
     for other in (plain, text.replace("\\", "/"), plain.replace("\\", "/"), *forms):
         if other not in ("", text):

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import as_type, narrow_type, passed_names
+from imagecensus.transforms.inputs.delimited import plain_name
 from imagecensus.transforms.inputs.files import CHUNK, InputError, is_glob
 from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.packed_members import (
@@ -41,6 +42,7 @@ _SNIFFED = 64 << 10
 _SIZES = ("size", "bytes")
 _VERSIONS = ("etag_or_mtime", "generation", "e_tag", "etag")
 _NO_MEMBER = "the archive has no such member"
+_LONGEST = 1 << 14  # bytes of a location: no file system or store has longer ones
 
 
 def manifest_kind(text: str) -> str:
@@ -94,7 +96,7 @@ def _sniffed(path: str) -> str:
         return ""
     line = text.partition(b"\n")[0].strip().lower()
     names = [name.strip(b' "') for d in (b",", b";", b"\t", b"|") for name in line.split(d)]
-    if any(name.decode("utf-8", "replace") in URI_COLUMNS for name in names):
+    if any(plain_name(name.decode("utf-8", "replace")) in URI_COLUMNS for name in names):
         return "delimited"
     # Control characters but tabs, ends of lines and NULs that separate: no text.
     return "" if any(c < 32 and c not in (0, 9, 10, 13) for c in line) else TEXT
@@ -182,7 +184,7 @@ def _passed(
 def _uri_columns(rows: ListOfRows, wanted: str) -> tuple[str, ...]:
     """The column of locations; or two of an inventory: of buckets, and of the names in them."""
     lower = {name.casefold(): name for name in rows.schema.names}
-    if not wanted and not set(URI_COLUMNS) & set(lower) and "bucket" in lower:
+    if not wanted and not set(URI_COLUMNS) & set(map(plain_name, lower)) and "bucket" in lower:
         for name in ("name", "key"):
             if name in lower:
                 return lower["bucket"], lower[name]
@@ -227,6 +229,11 @@ def _entries(
             found.append(_Entry(name, status="read_error", message=f"{which} {error}"))
         elif not text or not text.strip():
             found.append(_Entry(name, status="not_found", message=f"{which} names no image"))
+        elif text.startswith("data:") or len(text) > _LONGEST:
+            message = (
+                f"{which} holds the image itself, or other data; write it to a file of its own"
+            )
+            found.append(_Entry(name, status="unsupported_format", message=message))
         else:
             size, version = sizes[index] or "", versions[index] or ""
             if not version.startswith("W/"):

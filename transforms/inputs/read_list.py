@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import TypeProof, as_type, from_text, narrow_type
-from imagecensus.transforms.inputs.delimited import Header, Record, read_header, read_records
+from imagecensus.transforms.inputs.delimited import (
+    Header,
+    Record,
+    plain_name,
+    read_header,
+    read_records,
+)
 from imagecensus.transforms.inputs.files import CHUNK, InputError
 from imagecensus.transforms.inputs.text_lines import (
     PACKED_SUFFIXES,
@@ -30,7 +36,10 @@ from imagecensus.transforms.inputs.text_lines import (
 )
 from imagecensus.transforms.storage import store
 
-URI_COLUMNS = ("uri", "path", "file", "filename", "file_name", "image", "image_path", "url")
+URI_COLUMNS = (
+    "uri", "path", "file", "filename", "file_name", "image", "image_path", "url", "filepath",
+    "file_path", "img_path", "image_file", "image_filename", "image_name", "fname", "img",
+)  # fmt: skip
 KINDS = {
     ".csv": "delimited", ".tsv": "delimited", ".tab": "delimited",
     ".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet",
@@ -85,7 +94,7 @@ class ListOfRows:
             return wanted
         for candidate in (wanted,) if wanted else usual:
             for name in names:
-                if name.strip().casefold() == candidate.casefold():
+                if plain_name(name) == plain_name(candidate):
                     return name
         has = f"it has {', '.join(names)}"[: 3 * _SHOWN]
         if wanted:
@@ -244,7 +253,8 @@ def _fitting(records: Iterable[Record], rows: ListOfRows) -> Iterator[Record]:
     header = rows.header
     assert header
     names = [name.strip().casefold() for name in header.names]
-    where = min((names.index(usual) for usual in URI_COLUMNS if usual in names), default=0)
+    plain = [plain_name(name) for name in names]
+    where = min((plain.index(usual) for usual in URI_COLUMNS if usual in plain), default=0)
     words = {*names, *URI_COLUMNS}  # no image is called so, but a column
     for record in records:
         fields = record.fields

@@ -273,6 +273,40 @@ def test_blanks_and_backslashes_are_believed_where_a_file_is(tmp_path):
     write(tmp_path / "list.txt", " in/00000.jpg \nin\\00000.jpg\nin/b.jpg \nno/such.jpg \n")
     found = [row["uri"] for row in listed(tmp_path / "list.txt")]
     assert found == [path, path, spaced, f"{tmp_path}/no/such.jpg "]
+    # As Windows copies a path; a name that has the quotes itself is that file.
+    write(tmp_path / "list.txt", f'"in\\00000.jpg"\n\'{path}\'\n"no.jpg"\n')
+    found = [row["uri"] for row in listed(tmp_path / "list.txt")]
+    assert found == [path, path, f'{tmp_path}/"no.jpg"']
+    os.link(path, tmp_path / '"no.jpg"')
+    assert [row["size"] for row in listed(tmp_path / "list.txt")] == [os.stat(path).st_size] * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["filepath", "File Path", "image path ", "IMG_PATH", "image.name", "fname"]
+)
+def test_usual_names_of_the_column_of_locations_are_found_as_people_write_them(tmp_path, name):
+    rows = listed(write(tmp_path / "list.csv", f"id,{name},label\n1,a.jpg,x\n"))
+    assert [(row["uri"], row["manifest_label"]) for row in rows] == [(f"{tmp_path}/a.jpg", "x")]
+
+
+def test_what_is_data_and_no_location_is_a_row_of_its_line(tmp_path):
+    text = f"image,n\na.jpg,1\ndata:image/jpeg;base64,/9j/4AAQ,2\n{'/9j/4AAQ' * 4000},3\n"
+    rows = listed(write(tmp_path / "list.csv", text.replace("base64,/", "base64;/")))
+    assert [row["uri"].rpartition("/")[2] for row in rows] == [
+        "a.jpg", "list.csv#line=3", "list.csv#line=4",
+    ]  # fmt: skip
+    assert {status for status, _ in failures(rows).values()} == {"unsupported_format"}
+
+
+def test_a_blank_behind_each_delimiter_is_of_no_field(tmp_path):
+    text = 'path, label, n\na.jpg, "x, y", 1\nb.jpg, z ,2\nc.jpg, "two\nlines", 3\n'
+    rows = listed(write(tmp_path / "list.csv", text))
+    assert not failures(rows)
+    assert [(row["manifest_label"], row["n"]) for row in rows] == [
+        ("x, y", 1), ("z ", 2), ("two\nlines", 3),
+    ]  # fmt: skip
+    rows = listed(write(tmp_path / "list.csv", "path,label\na.jpg, x\n"))
+    assert rows[0]["manifest_label"] == " x"  # the first line has none
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
@@ -321,6 +355,7 @@ def test_resolve_is_one_rule(tmp_path):
     assert resolve("/a.jpg", "gs://b") == "/a.jpg"
     assert resolve("file:///a%20b.jpg", "") == "/a b.jpg"
     assert resolve("file://localhost/a.jpg", "/x") == "/a.jpg"
+    assert resolve("file:/a%20b.jpg", "/x") == "/a b.jpg"
     assert resolve("file:///b%FF.jpg", "") == "file:///b%FF.jpg"
     assert resolve("hdfs://h/a.jpg", "/x") == "hdfs://h/a.jpg"
 
