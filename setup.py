@@ -54,8 +54,8 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets"],
     "browse": ["starlette", "uvicorn"],
     # Image formats that Pillow does not read, or reads wrongly: HEIC, JPEG XL, camera raw,
-    # scientific TIFF, DICOM, PDF.
-    "formats": ["pi-heif", "rawpy", "tifffile", "imagecodecs", "pydicom", "pypdfium2"],
+    # scientific TIFF, DICOM, PDF; and Deflate64 in zips.
+    "formats": ["pi-heif", "rawpy", "tifffile", "imagecodecs", "pydicom", "pypdfium2", "inflate64"],
     "quantize": ["nncf"],
     "delta": ["deltalake"],
     "huggingface": ["huggingface-hub"],

@@ -1,8 +1,8 @@
 """Parquet files with a column of images, of any type that can hold bytes.
 
-Plain, large, view or fixed-size binary, a dictionary of them, Hugging Face's struct<bytes, path>,
-a field of a struct, lists of any of these: an image each. `--image-column` names a field of a
-struct with a dot.
+Plain, large, view or fixed-size binary, lists of 8-bit integers, a dictionary of them, Hugging
+Face's struct<bytes, path>, a field of a struct, lists of any of these: an image each.
+`--image-column` names a field of a struct with a dot.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ def holds_bytes(kind: pa.DataType) -> bool:
     """Whether a value of the type has, or is, bytes."""
     if isinstance(kind, pa.BaseExtensionType):
         return holds_bytes(kind.storage_type)
+    if _is_octets(kind):
+        return True
     if pa.types.is_dictionary(kind) or _is_list(kind):
         return holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
@@ -112,6 +114,11 @@ def holds_bytes(kind: pa.DataType) -> bool:
 
 def _is_list(kind: pa.DataType) -> bool:
     return any(is_list(kind) for is_list in _LISTS)
+
+
+def _is_octets(kind: pa.DataType) -> bool:
+    """Whether a value is bytes written as a list of numbers."""
+    return _is_list(kind) and (pa.types.is_uint8(kind.value_type) or kind.value_type == pa.int8())
 
 
 def _bytes_field(kind: pa.StructType) -> str | None:
@@ -189,7 +196,7 @@ def _counts(parquet: pq.ParquetFile, column: str) -> Iterator[int] | None:
     kind = _type_of(parquet.schema_arrow, column)
     while kind is not None and pa.types.is_struct(kind):
         kind = kind.field(_bytes_field(kind)).type
-    if kind is None or not _is_list(kind):
+    if kind is None or not _is_list(kind) or _is_octets(kind):
         return None
 
     def counted() -> Iterator[int]:
@@ -296,6 +303,9 @@ def _buffer(value: pa.Scalar, place: int) -> pa.Buffer | None:
     """The bytes in a scalar; None: there are none."""
     inner = _unwrapped(value)
     while isinstance(inner, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, *_VIEWS)):
+        if _is_octets(inner.type):
+            numbers = inner.values.drop_null()
+            return pa.py_buffer(numbers.to_numpy(zero_copy_only=False).tobytes())
         if len(inner) <= place:
             return None
         inner, place = _unwrapped(inner.values[place]), 0

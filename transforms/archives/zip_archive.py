@@ -31,14 +31,15 @@ _UNICODE_PATH = 0x7075  # an extra field of Info-ZIP
 _FOLDER = 0x10  # an attribute of DOS
 _BACKSLASHED = (0, 10, 11, 14)  # systems whose paths have backslashes: FAT, NTFS, MVS, VFAT
 _END = struct.Struct("<4s2H")
-_ZSTD, _XZ = 93, 95
+_DEFLATE64, _ZSTD, _XZ = 9, 93, 95
 _METHODS = (
-    zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, _ZSTD, _XZ,
+    zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, _DEFLATE64,
+    _ZSTD, _XZ,
 )  # fmt: skip
+_PIECE = 4096  # bytes of Deflate64 opened at once: they give at most 4 MB
 _OTHER_METHODS = {
-    1: "shrunk", 6: "imploded", 9: "Deflate64, as Windows Explorer makes it of large files",
-    20: "Zstandard, an early draft", 94: "MP3", 96: "JPEG, by WinZip", 97: "WavPack", 98: "PPMd",
-    99: "encrypted with AES",
+    1: "shrunk", 6: "imploded", 20: "Zstandard, an early draft", 94: "MP3", 96: "JPEG, by WinZip",
+    97: "WavPack", 98: "PPMd", 99: "encrypted with AES",
 }  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple[Any, ...]) ->
         data = read_at(offset, start + packed)
     if len(data) < start + packed:
         raise ImageError("truncated", "the archive ends before the member does")
-    if method in (_ZSTD, _XZ):
+    if method in (_DEFLATE64, _ZSTD, _XZ):
         return _unpacked(data[start : start + packed], size, method, crc)
     info = zipfile.ZipInfo()
     info.compress_size, info.file_size, info.compress_type = packed, size, method
@@ -205,7 +206,10 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple[Any, ...]) ->
 
 def _unpacked(data: bytes, size: int, method: int, crc: int) -> bytes:
     try:
-        content = open_packed(io.BytesIO(data), "zst" if method == _ZSTD else "xz").read(size)
+        if method == _DEFLATE64:
+            content = _inflated64(data, size)
+        else:
+            content = open_packed(io.BytesIO(data), "zst" if method == _ZSTD else "xz").read(size)
     except (EOFError, OSError) as error:
         raise ImageError("read_error", f"damaged: {error}") from None
     if len(content) < size:
@@ -213,3 +217,22 @@ def _unpacked(data: bytes, size: int, method: int, crc: int) -> bytes:
     if zlib.crc32(content) != crc:
         raise ImageError("read_error", "the member's checksum is wrong")
     return content
+
+
+def _inflated64(data: bytes, size: int) -> bytes:
+    """Deflate64, as Windows Explorer makes it of large files. Raises OSError, ImageError."""
+    try:
+        import inflate64  # an extra
+    except ImportError:
+        raise ImageError(
+            "unsupported_format", "Deflate64 needs pip install 'imagecensus[formats]'"
+        ) from None
+    inflater, content = inflate64.Inflater(), bytearray()
+    for start in range(0, len(data), _PIECE):
+        if len(content) > size or inflater.eof:
+            break
+        try:
+            content += inflater.inflate(data[start : start + _PIECE])
+        except ValueError as error:
+            raise OSError(str(error)) from None
+    return bytes(content[:size])

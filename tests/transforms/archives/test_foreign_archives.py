@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -13,6 +15,7 @@ import pytest
 from packing import PACK, add_to_tar, pack
 
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.archives import zip_archive
 from imagecensus.transforms.archives.reading import Place
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images
@@ -139,9 +142,14 @@ def test_a_zip_with_names_in_utf8_beside_those_of_dos(tmp_path):
     assert contents(tmp_path / "a.zip") == {name: b"x", "other.jpg": b"y"}
 
 
-@pytest.mark.parametrize(("method", "packing"), [(93, "zst"), (95, "xz")])
+def deflate64(data):
+    deflater = pytest.importorskip("inflate64").Deflater()
+    return deflater.deflate(data) + deflater.flush()
+
+
+@pytest.mark.parametrize(("method", "packing"), [(9, "deflate64"), (93, "zst"), (95, "xz")])
 def test_zips_with_newer_methods(tmp_path, method, packing):
-    body = PACK[packing](b"image" * 500)
+    body = (PACK | {"deflate64": deflate64})[packing](b"image" * 500)
     zip_of(tmp_path / "a.zip", (b"a.jpg", body))
     data = bytearray((tmp_path / "a.zip").read_bytes())
     for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
@@ -155,7 +163,31 @@ def test_zips_with_newer_methods(tmp_path, method, packing):
     assert "checksum" in contents(tmp_path / "a.zip")["a.jpg"]
 
 
-@pytest.mark.parametrize(("method", "what"), [(9, "Deflate64"), (98, "PPMd"), (77, "unknown")])
+@pytest.mark.parametrize("fault", ["bomb", "cut", "damaged", "not installed"])
+def test_deflate64_that_is_not_what_it_says_is_a_failed_row(monkeypatch, fault):
+    image = os.urandom(300_000) + b"a" * 300_000
+    packed, size = bytearray(deflate64(image)), len(image)
+    if fault == "bomb":
+        size = 1000
+    elif fault == "cut":
+        del packed[200_000:]
+    elif fault == "damaged":
+        packed[1:5000] = b"\xff" * 4999
+    else:
+        monkeypatch.setitem(sys.modules, "inflate64", None)
+    header = struct.pack("<4s22xHH", b"PK\3\4", 0, 0)
+    where = (0, 0, len(packed), size, 9, 0, zlib.crc32(image))
+    with pytest.raises(ImageError) as told:
+        zip_archive.read_member(lambda at, length: (header + packed)[at : at + length], where)
+    status, said = {
+        "bomb": ("read_error", "checksum"), "cut": ("truncated", "of 600,000 declared"),
+        "damaged": ("read_error", "damaged: "),
+        "not installed": ("unsupported_format", "[formats]"),
+    }[fault]  # fmt: skip
+    assert told.value.status == status and said in str(told.value)
+
+
+@pytest.mark.parametrize(("method", "what"), [(6, "imploded"), (98, "PPMd"), (77, "unknown")])
 def test_methods_that_are_not_read_are_named(tmp_path, method, what):
     zip_of(tmp_path / "a.zip", (b"a.jpg", b"x"), method=zipfile.ZIP_DEFLATED)
     data = bytearray((tmp_path / "a.zip").read_bytes())
@@ -222,6 +254,10 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         ("plain", pa.array(TWO, pa.binary())),
         ("large", pa.array(TWO, pa.large_binary())),
         ("view", pa.array(TWO, pa.binary_view())),
+        ("numbers", pa.array([list(b) for b in TWO], pa.list_(pa.uint8()))),
+        ("signed numbers", pa.array([[n - 256 if n > 127 else n for n in b] for b in TWO],
+                                    pa.large_list(pa.int8()))),
+        ("lists of numbers", pa.array([[list(b)] for b in TWO], pa.list_(pa.list_(pa.uint8())))),
         ("fixed", pa.array(TWO, pa.binary(3))),
         ("dictionary", pa.array(TWO).dictionary_encode()),
         ("struct", pa.array([{"bytes": b, "path": None} for b in TWO], STRUCT)),
