@@ -24,6 +24,7 @@ from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
     absolute,
+    checksum_column,
     is_glob,
     list_files,
     path_in_input,
@@ -40,6 +41,7 @@ from imagecensus.transforms.inputs.manifests import (
 )
 from imagecensus.transforms.inputs.pipes import is_pipe
 from imagecensus.transforms.inputs.selection import Selection
+from imagecensus.transforms.records import CHECKSUM_COLUMN
 from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
@@ -72,7 +74,8 @@ def list_images(
       zip_encoding: of names in zips that do not say theirs; empty: UTF-8, else code page 437.
 
     Yields:
-      batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns.
+      batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns,
+      then `CHECKSUM_COLUMN` where the store tells checksums.
 
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
@@ -202,7 +205,7 @@ def _list_with_archives(
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
-            yield reference_batch(chunk)
+            yield _with_checksums(reference_batch(chunk), chunk)
             chunk = []
         for batch in members or ():
             how.selection.left_out.update(listing.left_out_of(batch))
@@ -210,9 +213,16 @@ def _list_with_archives(
             path = store.split(uri)[1] if objects is not None else path_in_input(text, uri)
             chosen = _chosen(batch, path, how.selection)
             if chosen.num_rows:
-                yield _renamed(chosen, passed)
+                renamed = _renamed(chosen, passed)
+                yield _with_checksums(renamed, [reference] * renamed.num_rows)
     if chunk:
-        yield reference_batch(chunk)
+        yield _with_checksums(reference_batch(chunk), chunk)
+
+
+def _with_checksums(batch: pa.RecordBatch, references: list[File]) -> pa.RecordBatch:
+    """The batch, and what stores say of the bytes of the files that its rows are, or lie in."""
+    checksums = checksum_column(references)
+    return batch if checksums is None else batch.append_column(CHECKSUM_COLUMN, checksums)
 
 
 def _chosen(batch: pa.RecordBatch, archive: str, selection: Selection) -> pa.RecordBatch:

@@ -118,11 +118,14 @@ def facts_in(rows: pa.Table | pa.RecordBatch) -> tuple[str, ...]:
 OUTPUT_COLUMNS = tuple(prediction_schema(embedding_size=1).names)
 
 
-# Columns of the plan alone, which no table has: which input listed the image, and under which uri
-# the part before this revision of the unit has its row (null: it is to be classified).
+# Columns of the plan alone, which no table has: which input listed the image; what its store says
+# of the bytes of its object, or of its archive (null: nothing, or the version does); and under
+# which uri the part before this revision of the unit has its row (null: it is to be classified).
 SOURCE_COLUMN = "imagecensus.source"
+CHECKSUM_COLUMN = "imagecensus.checksum"
 TAKEN_COLUMN = "imagecensus.taken"
-PLAN_COLUMNS = (SOURCE_COLUMN, TAKEN_COLUMN)
+LISTED_COLUMNS = (SOURCE_COLUMN, CHECKSUM_COLUMN)
+PLAN_COLUMNS = (*LISTED_COLUMNS, TAKEN_COLUMN)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

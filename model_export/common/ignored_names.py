@@ -29,6 +29,13 @@ FOLDERS = {
 # Where one of these lies, the folder is this program's own: a dataset, or a model.
 _OWN = (b"_imagecensus", b"assets.extra/contract.json")
 _TRAINING = b".training"
+# What a dataset has in its folder, where that is itself an input.
+DATASET_ENTRIES = frozenset(
+    (
+        "_imagecensus", "predictions", "run_report.json", "gone.csv", "report.html", "evaluation",
+        "corrections.csv",
+    )
+)  # fmt: skip
 
 _IMAGES = """
     3fr apng arw avci avcs avif avifs bay bigtif blp bmp bpg btf cap cin cr2 cr3 crw cur dc2
@@ -108,6 +115,11 @@ def is_own(folder: str | bytes) -> bool:
     if path.endswith(_TRAINING) and is_own(path.removesuffix(_TRAINING)):
         return True
     return any(os.path.lexists(os.path.join(path, name)) for name in _OWN)
+
+
+def is_dataset(folder: str | bytes) -> bool:
+    """Whether a local folder holds a dataset of this program."""
+    return os.path.lexists(os.path.join(os.fsencode(folder), _OWN[0]))
 
 
 def is_image_name(name: str) -> bool:

@@ -138,6 +138,45 @@ def test_a_delta_table_in_a_store(there, tmp_path):
         assert found.version() == 2 and found.to_pyarrow_table().num_rows == 20
 
 
+def test_objects_that_only_moved_keep_their_rows(there, photos, tmp_path):
+    """What the listing says of their bytes tells it: no object is read, none is asked for."""
+    names = sorted(os.listdir(photos))
+    for name in names[:10]:
+        there.put(f"in/disk/old/{name}", (photos / name).read_bytes())
+    command = ["-m", "zipfile", "-c", f"{tmp_path}/a.zip", *names[10:14]]
+    subprocess.run([sys.executable, *command], cwd=photos, check=True)
+    there.put("in/disk/a.zip", (tmp_path / "a.zip").read_bytes())
+    assert _classify(there, "out/disk", source="in/disk") == 0
+    before = _answers(_table(there, "out/disk"))
+    for name in names[:8]:
+        there.put(f"in/disk/new/{name}", there.get(f"in/disk/old/{name}"))
+        store.delete(there.uri(f"in/disk/old/{name}"))
+    there.put("in/disk/b.zip", there.get("in/disk/a.zip"))
+    store.delete(there.uri("in/disk/a.zip"))
+    there.put(f"in/disk/new/{names[20]}", (photos / names[8]).read_bytes())  # the old one is there
+    with there.harm():
+        assert _classify(there, "out/disk", "--drop-gone", source="in/disk") == 0
+        asked = [
+            line for line in there.requests if re.search(r"in(/|%2F)disk(/|%2F)old.*jpg", line)
+        ]
+    report = _report(there, "out/disk")
+    tells = not there.root.startswith("az")  # its versions say nothing of the bytes
+    assert report["totals"]["moved"] == (12 if tells else 0)
+    assert report["rates"]["images"] == (1 if tells else 13)
+    assert not asked
+    after = _table(there, "out/disk").to_pylist()
+    answers = {os.path.basename(row["uri"]): (row["label"], row["score"]) for row in after}
+    assert len(after) == 15
+    assert {name: answers[name.replace("a.zip", "b.zip")] for name in before} == before
+    listed = {row["uri"]: row["etag_or_mtime"] for row in after}
+    versions = {
+        found.uri: found.version for found in store.store_of(there.root).list(there.uri("in/disk/"))
+    }
+    assert all(versions[uri.partition("#")[0]] == version for uri, version in listed.items())
+    assert _classify(there, "out/disk", source="in/disk") == 0
+    assert _report(there, "out/disk")["totals"]["already_listed"] == 15
+
+
 def test_a_list_in_a_store(there):
     lines = ["uri,taken"]
     lines += [f"{there.uri(name)},{at}" for at, name in enumerate(there.names("in/photos/"))]

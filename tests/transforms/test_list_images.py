@@ -25,6 +25,7 @@ from imagecensus.transforms.list_images import (
 )
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import REF_COLUMNS
+from imagecensus.transforms.storage.protocol import Stored
 from imagecensus.transforms.storage.store import path_of_uri, uri_of_path
 
 
@@ -269,6 +270,8 @@ CARD = {
     "DCIM/IMG_1.WAV": "sounds", "DCIM/IMG_10.txt": True, "DCIM/MVI_2.MP4": True,
     "DCIM/.nomedia": "hidden", "DCIM/Thumbs.db": "system", "README.md": True,
     "@eaDir/IMG_1.JPG/SYNOPHOTO_THUMB_M.jpg": "system", "out/_imagecensus/dataset.json": "own",
+    "net/assets.extra/contract.json": "own", "net.training/plots/curves.png": "own",
+    "user.training/1.jpg": True,
 }  # fmt: skip
 
 
@@ -290,8 +293,8 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, where, monkeypatch):
                 tar.add(tmp_path / "card" / name, name)
     if where == "store":
         source = "gs://census/card"
-        there = [(f"{source}/{name}", 1, "1", "") for name in names]
-        monkeypatch.setattr(files.store, "exists", lambda uri: False)
+        there = [Stored(f"{source}/{name}", 1, "1", 0.0) for name in names]
+        monkeypatch.setattr(files.store, "exists", lambda uri: uri in [one.uri for one in there])
         monkeypatch.setattr(
             files.store, "store_of",
             lambda text: types.SimpleNamespace(list=lambda prefix: iter(there)),
@@ -306,6 +309,23 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, where, monkeypatch):
     assert {uri[len(source) + 1 :] for uri in found} == {n for n in names if CARD[n] is True}
     wanted = collections.Counter(CARD[name] for name in names if CARD[name] is not True)
     assert +selection.left_out == wanted
+
+
+def test_own_folders_are_known_in_whatever_order_a_store_lists(monkeypatch):
+    """Ranges of names come in turns, a page of each."""
+    names = [
+        "a/_imagecensus/x.json", "b/_imagecensus/x.json", "a/predictions/1.png", "c/1.jpg",
+        "b/predictions/1.png", "_imagecensus/x.json", "predictions/1.png", "report.html",
+        "z/predictions/2.jpg",
+    ]  # fmt: skip
+    there = [Stored(f"gs://census/{name}", 1, "1", 0.0) for name in names]
+    monkeypatch.setattr(
+        files.store, "store_of", lambda text: types.SimpleNamespace(list=lambda prefix: iter(there))
+    )
+    selection = Selection()
+    found = [uri for uri, *_ in files.list_files("gs://census/", selection)]
+    assert found == ["gs://census/c/1.jpg", "gs://census/z/predictions/2.jpg"]
+    assert selection.left_out == {"own": 3}
 
 
 @pytest.mark.parametrize(

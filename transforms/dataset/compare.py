@@ -20,7 +20,12 @@ import pyarrow as pa
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset import raw_pairs
 from imagecensus.transforms.dataset.work_plan import Plan, PlanFile
-from imagecensus.transforms.records import REF_COLUMNS, SOURCE_COLUMN
+from imagecensus.transforms.records import (
+    CHECKSUM_COLUMN,
+    LISTED_COLUMNS,
+    REF_COLUMNS,
+    SOURCE_COLUMN,
+)
 from imagecensus.transforms.storage import store
 
 MEMORY_LIMIT = "2GB"
@@ -31,6 +36,7 @@ _BATCH = 1 << 17
 # Of a passthrough column: the image's list has it, has it not, or it is found out here.
 _GIVEN, _NOT_GIVEN, _FOUND = "102"
 _QUOTE = "'"
+_OF_A_MOVE = ("n", "file", "row", "new")
 _FAILED = '["failed"%'
 # A reference without a version: the file is not there, or nobody has looked (objects of a store).
 _STATE = f"""CASE
@@ -59,14 +65,23 @@ class Edit:
 
 
 class Move(NamedTuple):
-    """A new image that may be one of the plan which is not there any more."""
+    """A new image that may be one of the plan which is not there any more.
+
+    `member`: where it is in an archive, None: a file of its own. `told`: the store's listing says
+    that the bytes are the same.
+    """
 
     n: int  # row of the listing
     file: int
     row: int
     old: str
     new: str
+    old_container: str | None
+    container: str | None
+    member: str | None
+    size: int
     version: str
+    told: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,11 +117,11 @@ class Comparison:
     ) -> None:
         """Args:
         plan: what is known.
-        schema: `REF_SCHEMA`, passthrough columns, and `SOURCE_COLUMN`.
+        schema: `REF_SCHEMA`, passthrough columns, and `LISTED_COLUMNS`.
         relocate: images under the first uri are looked for under the second one.
         """
         self._plan, self.schema, self._relocate = plan, schema, relocate
-        passed = [f.name for f in schema if f.name not in (*REF_COLUMNS, SOURCE_COLUMN)]
+        passed = [f.name for f in schema if f.name not in (*REF_COLUMNS, *LISTED_COLUMNS)]
         # Lists may name a column as SQL or this module does: here they are numbered.
         self._passed = {name: f"c{number}" for number, name in enumerate(passed)}
         names = [self._passed.get(name, name) for name in schema.names]
@@ -197,24 +212,35 @@ class Comparison:
         )  # fmt: skip
 
     def likely_moves(self) -> list[Move]:
-        """New images of the size and version of one of the plan that was not listed, one to one.
+        """New images that have what one of the plan that was not listed had, one to one.
 
-        Where several have the same, their names decide.
+        That is the size, and the version or the store's checksum; of members, their archive's, and
+        the same place in it. Where several have the same, their names decide, or the archives'.
         """
         if self._relocate or not self._plan.files:
             return []
-        name = "regexp_extract({}.uri, '[^/]*$')".format
+        base = "regexp_extract(coalesce({0}.container, {0}.uri), '[^/]*$')".format
+        inside = "substr({0}.uri, length({0}.container) + 1)".format
+        pairs = " UNION ".join(
+            f"""SELECT f.rowid AS n, l.file, l.row, l.uri AS old, f.uri AS new,
+              l.container AS old_container, f.container, f.member, f.size,
+              f.etag_or_mtime AS version,
+              (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS told,
+              {base("l")} = {base("f")} AS alike
+            FROM f JOIN l ON f.size = l.size AND f.member IS NOT DISTINCT FROM l.member
+              AND {inside("f")} IS NOT DISTINCT FROM {inside("l")} AND f."{same}" = l."{same}"
+            WHERE f."{same}" <> '' AND (f.size > 0 OR f.container IS NOT NULL)
+              AND f.uri IS DISTINCT FROM f.container AND f.rowid NOT IN (SELECT n FROM twice)"""
+            for same in ("etag_or_mtime", CHECKSUM_COLUMN)
+        )
         found = self._db.execute(
-            f"""SELECT n, file, row, old, new, version FROM (
-              SELECT f.rowid AS n, l.file, l.row, l.uri AS old, f.uri AS new,
-                f.etag_or_mtime AS version, {name("l")} = {name("f")} AS alike,
-                count(*) OVER (PARTITION BY f.rowid) AS there,
-                count(*) OVER (PARTITION BY l.file, l.row) AS here
-              FROM (SELECT rowid, * FROM listed ANTI JOIN planned USING (uri)) f
-              JOIN (SELECT * FROM planned ANTI JOIN listed USING (uri)) l
-                ON f.size = l.size AND f.etag_or_mtime = l.etag_or_mtime
-              WHERE f.container IS NULL AND l.container IS NULL AND f.size > 0
-                AND f.etag_or_mtime <> '' AND f.rowid NOT IN (SELECT n FROM twice))
+            f"""WITH f AS (SELECT rowid, * FROM listed ANTI JOIN planned USING (uri)),
+              l AS (SELECT * FROM planned ANTI JOIN listed USING (uri)),
+              pairs AS ({pairs})
+            SELECT * EXCLUDE (alike, there, here) FROM (SELECT *,
+              count(*) OVER (PARTITION BY n) AS there,
+              count(*) OVER (PARTITION BY file, row) AS here
+              FROM pairs)
             WHERE alike OR (here = 1 AND there = 1) ORDER BY alike DESC, n"""
         ).fetchall()
         moves: list[Move] = []
@@ -229,10 +255,9 @@ class Comparison:
         """Lets the rows of images that only moved go along with them; returns the counts then."""
         if not moves:
             return compared
-        self._db.executemany(
-            f"INSERT INTO met VALUES (?, ?, ?, ?, {UPDATED})",
-            [(move.n, move.file, move.row, move.new) for move in moves],
-        )
+        columns = {name: [getattr(move, name) for move in moves] for name in _OF_A_MOVE}
+        self._db.register("moves", pa.table(columns))
+        self._db.execute(f"INSERT INTO met SELECT n, file, row, new, {UPDATED} FROM moves")
         self._verdict[[move.n for move in moves]] = UPDATED
         self._db.execute(
             "DELETE FROM gone g WHERE EXISTS (SELECT 1 FROM met m WHERE m.file = g.file"
@@ -378,7 +403,7 @@ class Comparison:
             if state == ABSENT:
                 found[at] = None
                 continue
-            values = {name: row[name] for name in (*REF_COLUMNS, SOURCE_COLUMN)}
+            values = {name: row[name] for name in (*REF_COLUMNS, *LISTED_COLUMNS)}
             passed = zip(self._passed.items(), given, strict=True)
             values |= {name: row[column] for (name, column), flag in passed if flag != _NOT_GIVEN}
             found[at] = Edit(values=values, again=state == CHANGED)

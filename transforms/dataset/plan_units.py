@@ -26,9 +26,9 @@ from imagecensus.transforms.dataset.work_plan import (
 )
 from imagecensus.transforms.inputs.column_types import as_text
 from imagecensus.transforms.records import (
+    LISTED_COLUMNS,
     PLAN_COLUMNS,
     REF_FIELDS,
-    SOURCE_COLUMN,
     TAKEN_COLUMN,
     Unit,
 )
@@ -96,7 +96,7 @@ def plan_units(
     """Appends to the plan: units of the new images, and revisions of those that have changed.
 
     Args:
-      references: batches from `list_images`; `SOURCE_COLUMN` may say which input lists them.
+      references: batches from `list_images`; they may have `LISTED_COLUMNS`.
       folder: where the plan lives.
       fingerprint: of the dataset; goes into the units' names.
       passthrough: the manifests' columns of this dataset; images that lack them get nulls.
@@ -110,11 +110,13 @@ def plan_units(
     """
     plan = plan if plan is not None else read_plan(folder, shard)
     revising = revising or Revising()
-    schema = pa.schema([*REF_FIELDS, *passthrough, pa.field(SOURCE_COLUMN, pa.string())])
+    own = [pa.field(name, pa.string()) for name in LISTED_COLUMNS]
+    schema = pa.schema([*REF_FIELDS, *passthrough, *own])
     with Comparison(plan, schema, revising.relocate) as comparison:
         cut = _gather(references, comparison, schema, limit, shard)
         compared = comparison.judge(None if cut else revising.whole)
-        moves = same_content(comparison.likely_moves(), plan, revising.hashes)
+        gone = frozenset(compared.gone)
+        moves = same_content(comparison.likely_moves(), plan, revising.hashes, gone)
         compared = comparison.take_moves(moves, compared)
         before_writing()
         writer = PlanWriter(folder, shard=shard, dry_run=dry_run)

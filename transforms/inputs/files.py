@@ -11,6 +11,7 @@ and how many entries were seen before.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import json
@@ -22,12 +23,20 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.ignored_names import ignored_kind, is_own, without_sidecars
+from imagecensus.model_export.common.ignored_names import (
+    DATASET_ENTRIES,
+    ignored_kind,
+    is_dataset,
+    is_own,
+    without_sidecars,
+)
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact_address
 from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.inputs.selection import Selection, translate
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.protocol import Stored
 
 CHUNK = 8192
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
@@ -35,7 +44,14 @@ _LISTING_STATUS = {
     errno.EACCES: "permission_denied", errno.EPERM: "permission_denied", errno.ENOENT: "not_found",
 }  # fmt: skip
 _OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
+_TRAINING = ".training"
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
+
+
+class Version(str):
+    """An object's version, and its checksum where the store tells one."""
+
+    checksum = ""
 
 
 class Unlisted(str):
@@ -144,6 +160,9 @@ def _walk(
         names, error = _entries(path)
         if error:
             yield (store.uri_of_path(path), -1, _unlisted(error, len(names)))
+        if path == top and is_dataset(path):
+            names = [one for one in names if os.fsdecode(one[0]) not in DATASET_ENTRIES]
+            selection.left_out["own"] += 1
         # Files at once; folders go on the stack, last first, so that they come in name order.
         kept = _kept(names, selection)
         for name in without_sidecars(
@@ -191,7 +210,8 @@ def _entries(path: bytes) -> tuple[list[tuple[bytes, bool]], OSError | None]:
 def _unlisted(error: OSError, seen: int) -> Unlisted:
     status = _LISTING_STATUS.get(error.errno or 0, "read_error")
     code = errno.errorcode.get(error.errno or 0, "")
-    text = f"the folder could not be listed: {error.strerror} ({code}) after {seen:,} entries"
+    entries = counted(seen, "entry", "entries")
+    text = f"the folder could not be listed: {error.strerror} ({code}) after {entries}"
     return Unlisted(json.dumps(["failed", status, text]))
 
 
@@ -236,9 +256,9 @@ def list_bucket(text: str, selection: Selection) -> Iterator[File]:
     if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
         prefix += "/"  # a folder; not its neighbours whose names begin alike
     there = (
-        (uri, size, version)
-        for uri, size, version, _ in store.store_of(text).list(root + prefix)
-        if (matches(uri[len(root) :]) if matches else _under(uri[len(root) :], prefix))
+        (found.uri, found.size, _version(found))
+        for found in store.store_of(text).list(root + prefix)
+        if (matches(found.uri[len(root) :]) if matches else _under(found.uri[len(root) :], prefix))
     )
     found, before = False, selection.left_out.total()
     for file in chosen_objects(there, root + prefix.rpartition("/")[0], selection):
@@ -260,25 +280,69 @@ def chosen_objects(there: Iterable[File], top: str, selection: Selection) -> Ite
             yield file
 
 
+def _version(found: Stored) -> Version:
+    version = Version(found.version)
+    version.checksum = found.checksum
+    return version
+
+
+def checksum_column(references: list[File]) -> pa.Array | None:
+    """What stores say of the bytes of the files; None: nothing."""
+    said = [getattr(version, "checksum", "") or None for _, _, version in references]
+    return pa.array(said, pa.string()) if any(said) else None
+
+
 def _not_ignored(files: Iterable[File], top: str, selection: Selection) -> Iterator[File]:
     """The objects below a prefix that are not ignored by a name on their way, nor our own."""
-    own = ""
+    own = _OwnFolders(top)
     for file in files:
         path = file[0][len(top) :].lstrip("/")
         *folders, base = path.split("/")
         if not base:
             continue  # a folder's own object
-        marks = [at for at, name in enumerate(folders) if name in _OWN_FOLDERS and at]
-        if marks and not (own and path.startswith(own)):  # what lies beside it comes after it
-            own = "/".join(folders[: marks[0]]) + "/"
-            selection.left_out["own"] += 1
-        if own and path.startswith(own):
+        before = len(own.found)
+        if own.holds(folders, base):
+            selection.left_out["own"] += len(own.found) - before
             continue
         kinds = [kind for kind in map(ignored_kind, (*folders, base)) if kind]
         if kinds:
             selection.left_out[kinds[0]] += 1
         else:
             yield file
+
+
+class _OwnFolders:
+    """Outputs, models and trainings below a prefix, as their objects come along in a listing.
+
+    What marks an output or a model comes before what else it has, by its name; of a training the
+    model beside it is asked for, once.
+    """
+
+    def __init__(self, top: str) -> None:
+        self._top = top.rstrip("/") + "/"
+        self.found: set[str] = set()  # paths from the top on; "": the top itself is an output
+        self._asked: set[str] = set()
+
+    def holds(self, folders: list[str], base: str) -> bool:
+        """Whether an object lies in one of them."""
+        for at, name in enumerate(folders):
+            if name in _OWN_FOLDERS and (at or name == _OWN_FOLDERS[0]):
+                self.found.add("/".join(folders[:at]))
+            elif name.endswith(_TRAINING) and name != _TRAINING:
+                self._look("/".join(folders[: at + 1]))
+        if not self.found:
+            return False
+        if "" in self.found and (folders[0] if folders else base) in DATASET_ENTRIES:
+            return True
+        return any("/".join(folders[:at]) in self.found for at in range(1, len(folders) + 1))
+
+    def _look(self, training: str) -> None:
+        if training not in self._asked:
+            self._asked.add(training)
+            model = self._top + training.removesuffix(_TRAINING)
+            with contextlib.suppress(store.StorageError, OSError):
+                if store.exists(f"{model}/assets.extra/contract.json"):
+                    self.found.add(training)
 
 
 def _is_object(uri: str) -> bool:

@@ -112,4 +112,6 @@ class GoogleStore:
 
 def _stored(uri: str, blob: Any) -> Stored:
     modified = blob.updated.timestamp() if blob.updated else 0.0
-    return Stored(uri, blob.size, str(blob.generation), modified)
+    # 66 bits of the MD5, or all of the CRC32C of what was put together of parts.
+    checksum = (blob.md5_hash or blob.crc32c or "")[:11]
+    return Stored(uri, blob.size, str(blob.generation), modified, checksum)

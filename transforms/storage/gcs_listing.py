@@ -18,7 +18,7 @@ _PAGE = 1000  # objects; the most that one request gives
 _PAGES_AHEAD = 3
 _MOST_RANGES = 64
 _DEEPEST = 200  # letters that all names have in common
-_FIELDS = "items(name,size,generation,updated),prefixes,nextPageToken"
+_FIELDS = "items(name,size,generation,updated,md5Hash,crc32c),prefixes,nextPageToken"
 
 
 def list_objects(bucket: str, prefix: str) -> Iterator[Any]:

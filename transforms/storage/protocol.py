@@ -50,6 +50,7 @@ class Stored(NamedTuple):
     size: int
     version: str  # generation, ETag, or mtime in nanoseconds; what `read` takes as `version`
     modified: float  # seconds since 1970 by the store's clock
+    checksum: str = ""  # of the bytes, where the store tells one without being asked
 
 
 class Store(Protocol):
