@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from packing import pack
 from samples import SHARED_DATA, make_photos, photo, read_rows
 
 from imagecensus.jobs import classify as jobs_classify
@@ -163,6 +164,32 @@ def test_another_recipe_is_refused_and_named(
     assert f"({change}: " in said and "never mixed" in said
     assert sorted((output / "predictions").iterdir()) == before
     assert "Traceback" not in said
+
+
+def test_a_limit_may_be_raised_and_what_was_too_large_is_retried(tiny_model, tmp_path, capsys):
+    paths = make_photos(tmp_path / "in", 3)
+    limit = sorted(os.path.getsize(path) for path in paths)[1]
+    output = tmp_path / "out"
+    arguments = {"model": tiny_model, "output": output}
+    assert classify(tmp_path / "in", f"--max-bytes={limit}", **arguments) == 0
+    assert report_of(output)["statuses"] == {"ok": 2, "too_large": 1}
+    assert classify(tmp_path / "in", "--max-bytes=1M", "--retry-failed", **arguments) == 0
+    assert report_of(output)["statuses"] == {"ok": 3} and report_of(output)["rates"]["images"] == 1
+    capsys.readouterr()
+    assert classify(tmp_path / "in", f"--max-bytes={limit}", **arguments) == 2
+    assert "max_bytes: 1048576 there" in capsys.readouterr().err
+
+
+def test_an_output_among_the_images_is_listed_by_no_run(tiny_model, tmp_path):
+    """`cd photos && imagecensus classify . --output .`, and that folder for another output."""
+    make_photos(tmp_path, 3)
+    for _ in range(2):
+        assert classify(tmp_path, model=tiny_model, output=tmp_path) == 0
+    totals = totals_of(tmp_path)
+    assert (totals["rows"], totals["predicted"], totals["failed"]) == (3, 3, 0)
+    assert classify(tmp_path, model=tiny_model, output=tmp_path.parent / "other") == 0
+    assert totals_of(tmp_path.parent / "other")["rows"] == 3
+    assert totals_of(tmp_path.parent / "other")["left_out"]["own"] == 1
 
 
 def test_embeddings_are_a_fixed_size_column(archive, tiny_model, tmp_path):
@@ -374,7 +401,7 @@ def test_text_and_video_are_no_failed_images(tiny_model, tmp_path, capsys):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")
     assert classify(tmp_path / "texts", model=tiny_model, output=tmp_path / "none") == 1
-    assert "none of the 1 files is an image" in capsys.readouterr().err
+    assert "no image among 1 file;" in capsys.readouterr().err
     with_nothing = ("--include", "*.png")
     assert classify(tmp_path / "texts", *with_nothing, model=tiny_model, output=output) == 2
     assert "no images there; left out by rule: 1 excluded" in capsys.readouterr().err
@@ -495,7 +522,7 @@ def test_a_rerun_looks_again_at_what_changed_came_and_went(archive, tiny_model, 
     assert classify(archive, model=tiny_model, output=output) == 0
     said = capsys.readouterr().out
     assert "listed     15 = 1 new + 12 known + 2 changed + 0 duplicates" in said
-    assert "gone       1 images" in said
+    assert "gone       1 image not listed any more" in said
     totals = totals_of(output)
     assert (totals["changed"], totals["gone"], totals["rows"]) == (2, 1, 16)
     assert report_of(output)["rates"]["images"] == 3
@@ -547,7 +574,7 @@ def test_a_moved_archive_takes_its_rows_along(archive, tiny_model, tmp_path, cap
     photo(79).save(moved / "new.jpg")
     relocated = ["--relocate", str(archive), f"{moved}/"]
     classify(moved, *relocated, "--dry-run", model=tiny_model, output=output)
-    assert "would classify 1 images" in capsys.readouterr().out
+    assert "would classify 1 image in 1 unit with" in capsys.readouterr().out
     assert classify(moved, *relocated, model=tiny_model, output=output) == 0
     totals = totals_of(output)
     assert (totals["added"], totals["already_listed"], totals["moved"]) == (1, 14, 15)
@@ -653,7 +680,7 @@ def test_rows_lost_doubled_or_swapped_are_found_and_said(tiny_model, tmp_path, c
     capsys.readouterr()
     assert classify(tmp_path / "in", model=tiny_model, output=output) == 0
     said = capsys.readouterr().out
-    assert "damaged    1 parts did not hold their units' rows" in said
+    assert "damaged    1 part did not hold the rows of their units" in said
     assert read_rows(output).drop_columns(["top_k"]) == before.drop_columns(["top_k"])
 
 
@@ -693,7 +720,7 @@ def test_images_that_only_moved_keep_their_rows(tiny_model, tmp_path, capsys):
     capsys.readouterr()
     assert classify(disk, model=tiny_model, output=output) == 0
     said = capsys.readouterr().out
-    assert "moved      3 rows went along with their images" in said
+    assert "moved      3 rows went along with what moved" in said
     assert "listed     5 = 2 new + 3 known" in said
     after = {row["uri"]: row for row in read_rows(output).to_pylist()}
     assert len(after) == 7 and report_of(output)["rates"]["images"] == 2
@@ -702,3 +729,37 @@ def test_images_that_only_moved_keep_their_rows(tiny_model, tmp_path, capsys):
     assert str(paths[4]) in after and str(paths[2]) in after  # what became of them is not known
     assert classify(disk, model=tiny_model, output=output) == 0
     assert "listed     5 = 0 new + 5 known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "tar.gz", "tfrecord", "parquet"])
+def test_members_of_an_archive_that_was_renamed_keep_their_rows(kind, tiny_model, tmp_path, capsys):
+    disk, output = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    photos = [pathlib.Path(path) for path in make_photos(tmp_path / "photos", 12)]
+    files = [(path.name, path.read_bytes()) for path in photos]
+    for name, some in (("a", files[:4]), ("b", files[4:8]), ("c", files[8:])):
+        pack(kind, [*some, (f"{name}.txt", b"no image")], disk / f"{name}.{kind}")
+    assert classify(disk, model=tiny_model, output=output) == 0
+    before = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    # One has another name, one another folder; a third, too, and bytes of the same length and time.
+    os.rename(disk / f"a.{kind}", disk / f"z.{kind}")
+    (disk / "old").mkdir()
+    os.rename(disk / f"b.{kind}", disk / "old" / f"b.{kind}")
+    times = (disk / f"c.{kind}").stat()
+    (disk / f"c.{kind}").unlink()
+    changed = [(name, data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]) for name, data in files[8:]]
+    pack(kind, [*changed, ("c.txt", b"no image")], disk / "old" / f"c.{kind}")
+    os.utime(disk / "old" / f"c.{kind}", ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    assert classify(disk, "--drop-gone", model=tiny_model, output=output) == 0
+    assert "moved      10 rows went along with what moved" in capsys.readouterr().out
+    assert report_of(output)["rates"]["images"] == 5
+    after = {row["uri"]: row for row in read_rows(output).to_pylist()}
+    assert len(before) == len(after) == 15
+    for uri, row in before.items():
+        name = os.path.relpath(uri, disk)
+        now = "z" + name[1:] if name.startswith("a.") else f"old/{name}"
+        moved = after[str(disk / now)]
+        assert (moved == row | {"uri": str(disk / now)}) == (name[0] != "c"), name
+    assert classify(disk, model=tiny_model, output=output) == 0
+    assert report_of(output)["rates"]["images"] == 0

@@ -119,6 +119,9 @@ class Layout:
             store.remove_temporary(folder)
 
 
+_LIMITS = ("max_pixels", "max_side", "max_bytes")
+
+
 def ingredients(
     contract: Contract,
     *,
@@ -173,7 +176,8 @@ def claim(
 ) -> tuple[str, pa.Schema]:
     """Makes the output a dataset of these ingredients, or checks that it is one.
 
-    Lists may bring further columns: they are added to those that the dataset has.
+    Lists may bring further columns: they are added to those that the dataset has. Limits may be
+    raised.
 
     Returns:
       the fingerprint that the dataset was begun with, and its columns.
@@ -197,7 +201,8 @@ def claim(
         raise MixError(f"{layout.dataset}: damaged ({error}); choose another --output") from None
     grown, schema = _grown(present.get("columns") or {}, passthrough)
     wanted = wanted | {"columns": grown}
-    differing = [key for key in wanted if key != "columns" and present.get(key) != wanted[key]]
+    taken = {"columns", *(key for key in _LIMITS if _is_raised(present.get(key), wanted[key]))}
+    differing = [key for key in wanted if key not in taken and present.get(key) != wanted[key]]
     if differing:
         what = "; ".join(
             f"{key}: {_short(present.get(key))} there, {_short(wanted[key])} now"
@@ -207,10 +212,15 @@ def claim(
             f"{layout.output}: holds predictions made otherwise ({what}); datasets are never mixed:"
             " choose another --output, or run as before"
         )
-    if present.get("columns") != wanted["columns"] and not dry_run:
+    if any(present.get(key) != wanted[key] for key in taken) and not dry_run:
         record["ingredients"] = wanted
         store.write(layout.dataset, json.dumps(record, indent=1).encode())
     return fingerprint, schema
+
+
+def _is_raised(there: Any, now: int) -> bool:
+    """Whether a limit is higher: rows stay true, and `--retry-failed` takes what was too large."""
+    return isinstance(there, int) and now > there
 
 
 def _grown(columns: dict[str, str], passthrough: pa.Schema) -> tuple[dict[str, str], pa.Schema]:
