@@ -1,7 +1,8 @@
 """TensorFlow Datasets as labelled images. An optional extra: `pip install imagecensus[tfds]`.
 
 The stored files are handed on as they are, so that they are decoded by the one preprocessing
-function like any other image.
+function like any other image. Of TFRecords each is read by its place, in any order; sets in
+another format, from front to back.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagecensus.model_export.training.splits import DataError, Split
+from imagecensus.transforms.archives import tfrecord_archive
+from imagecensus.transforms.archives.members import ArchiveBroken
+from imagecensus.transforms.storage import byte_ranges
 
 if TYPE_CHECKING:  # an extra
     from tensorflow_datasets.core import DatasetBuilder
@@ -63,16 +67,63 @@ def read_tfds(name: str) -> tuple[list[str], dict[str, Split]]:
 
 
 def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, label: str) -> Split:
-    def examples() -> Iterator[dict[str, Any]]:
-        # In order, and not decoded: the bytes are those of the files.
+    def examples(decoders: Any) -> Iterator[dict[str, Any]]:
         yield from builder.as_dataset(
-            split=split, shuffle_files=False, decoders={image: tfds.decode.SkipDecoding()}
-        ).as_numpy_iterator()
+            split=split, shuffle_files=False, decoders=decoders,
+            read_config=tfds.ReadConfig(add_tfds_id=True),
+        ).as_numpy_iterator()  # fmt: skip
 
-    ids = np.asarray([example[label] for example in examples()], np.int32)
+    ids, places = [], []
+    for example in examples(tfds.decode.PartialDecoding({label: True})):
+        ids.append(example[label])
+        places.append(example["tfds_id"].decode())
     names = tuple(f"tfds:{builder.info.full_name}/{split}/{row}" for row in range(len(ids)))
+    labels = np.asarray(ids, np.int32)
+    records = _records([str(path) for path in builder.info.splits[split].filepaths], places, image)
+    if records:
+        return Split(names=names, labels=labels, open=records)
 
     def readers() -> Iterator[Callable[[], bytes]]:
-        return (functools.partial(bytes, example[image]) for example in examples())
+        # In order, and not decoded: the bytes are those of the files.
+        skip = {image: tfds.decode.SkipDecoding()}
+        return (functools.partial(bytes, example[image]) for example in examples(skip))
 
-    return Split(names=names, labels=ids, open=readers, any_order=False)
+    return Split(names=names, labels=labels, open=readers, any_order=False)
+
+
+def _records(
+    paths: list[str], places: list[str], feature: str
+) -> Callable[[], Iterator[Callable[[], bytes]]] | None:
+    """Readers of the images of TFRecords, which may be called in any order; None: they are none.
+
+    Args:
+      paths: of the files.
+      places: of each image, `FILE__NUMBER`, as tfds calls them: its record's number in the file.
+      feature: of the images.
+    """
+    found: dict[str, tuple[int, np.ndarray]] = {}  # by name: which of the paths, and its records
+    for number, path in enumerate(paths):
+        try:
+            with open(path, "rb") as file:
+                frames = list(tfrecord_archive.frames(file, os.path.getsize(path)))
+        except (OSError, ArchiveBroken):  # in another format, or not on this disk
+            return None
+        found[os.path.basename(path)] = number, np.array(frames, np.int64).reshape(-1, 2)
+    where = np.empty((len(places), 3), np.int64)
+    for row, place in enumerate(places):
+        name, _, record = place.rpartition("__")
+        number, frames_of = found[name]
+        where[row] = number, *frames_of[int(record)]
+
+    def readers() -> Iterator[Callable[[], bytes]]:
+        for number, offset, length in where.tolist():
+            yield functools.partial(_read_record, paths[number], offset, length, feature)
+
+    return readers
+
+
+def _read_record(path: str, offset: int, length: int, feature: str) -> bytes:
+    def read_at(start: int, count: int) -> bytes:
+        return byte_ranges.read_range(path, start, count)
+
+    return tfrecord_archive.read_member(read_at, (offset, length, feature))

@@ -10,9 +10,14 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="the extra `tfds` is no
 
 from images import CLASSES, draw  # noqa: E402
 
+from imagecensus.jobs.training_data import tfds as tfds_module  # noqa: E402
 from imagecensus.jobs.training_data.sources import read_training_data  # noqa: E402
 from imagecensus.model_export.preprocess import PreprocessSpec  # noqa: E402
-from imagecensus.model_export.training.decoded_images import ArrayCache, decode_images  # noqa: E402
+from imagecensus.model_export.training.decoded_images import (  # noqa: E402
+    ArrayCache,
+    StreamedImages,
+    decode_images,
+)
 from imagecensus.model_export.training.labelled_data import SplitFractions  # noqa: E402
 from imagecensus.model_export.training.splits import DataError  # noqa: E402
 
@@ -62,6 +67,35 @@ def test_images_labels_and_splits_are_those_of_the_data_set(tmp_path, monkeypatc
         for pixels, label in zip(images.take(np.arange(len(split))), split.labels, strict=True):
             drawn = (np.asarray(draw(CLASSES[label], i, 24)) for i in range(13))
             assert any(np.array_equal(pixels, image) for image in drawn)
+
+
+def test_a_set_larger_than_the_caches_is_streamed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    data = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    spec = PreprocessSpec(height=24, width=24)
+
+    def decode(split, size):
+        cache = ArrayCache(directory=str(tmp_path / "cache"), memory_bytes=size, disk_bytes=0)
+        return decode_images(split, spec, cache, "x")
+
+    for split in data.splits.values():
+        kept, streamed = decode(split, 2**20), decode(split, 0)
+        assert isinstance(streamed, StreamedImages) and not isinstance(kept, StreamedImages)
+        order = np.random.default_rng(0).permutation(len(split))
+        assert np.array_equal(streamed.take(order), kept.take(order))
+        assert np.array_equal(streamed.hashes, kept.hashes)
+
+
+def test_a_set_in_another_format_is_read_from_front_to_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    usual = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    monkeypatch.setattr(tfds_module, "_records", lambda *_: None)
+    other = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    for name, split in usual.splits.items():
+        assert split.any_order and not other.splits[name].any_order
+        assert np.array_equal(split.labels, other.splits[name].labels)
+        contents = [read() for read in split.open()]
+        assert contents == [read() for read in other.splits[name].open()]
 
 
 def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
