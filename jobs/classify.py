@@ -41,6 +41,7 @@ from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
 from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact
 
 if TYPE_CHECKING:
@@ -478,7 +479,10 @@ def _write_page(options: ClassifyOptions, output: str, report: dict[str, Any]) -
     if options.no_report or not report["totals"]["rows"]:
         return
     if report["parts"] > MOST_PARTS:
-        print(f"page       `imagecensus report {output}` writes it, from {report['parts']:,} parts")
+        print(
+            f"page       `imagecensus report {output}` writes it,"
+            f" from {counted(report['parts'], 'part')}"
+        )
         return
     try:
         from imagecensus.jobs.report import write_report
@@ -505,7 +509,7 @@ def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> in
         )
     if run.interrupted:
         print(
-            f"imagecensus: interrupted with {counts['pending']:,} images to go;"
+            f"imagecensus: interrupted with {counted(counts['pending'], 'image')} to go;"
             " run the same command again to resume",
             file=sys.stderr,
         )
@@ -516,15 +520,15 @@ def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> in
     images = counts["rows"] - counts["not_images"]
     if counts["failed"] > options.max_failure_rate * images:
         print(
-            f"imagecensus: {counts['failed']:,} of {images:,} images failed, more than"
+            f"imagecensus: {counts['failed']:,} of {counted(images, 'image')} failed, more than"
             f" --max-failure-rate={options.max_failure_rate:g}; see the column `error`",
             file=sys.stderr,
         )
         return 1
     if counts["rows"] and not images:
         print(
-            f"imagecensus: none of the {counts['rows']:,} files is an image; see the column"
-            " `error`",
+            f"imagecensus: no image among {counted(counts['rows'], 'file')};"
+            " see the column `error`",
             file=sys.stderr,
         )
         return 1
@@ -549,9 +553,9 @@ def _dry_run_text(job: Job, work: Work) -> str:
     again = work.planned.again
     images = sum(again.get((unit.name, unit.revision), unit.rows) for unit in work.todo)
     return (
-        f"would classify {images:,} images in {len(work.todo):,}"
-        f" units with {job.run.model_name} ({job.run.engine}, {options.runner})\n"
-        f"{listed_line(count_totals(job.run, totals, 0, 0))}; {totals.rows:,} rows done;"
+        f"would classify {counted(images, 'image')} in {counted(len(work.todo), 'unit')}"
+        f" with {job.run.model_name} ({job.run.engine}, {options.runner})\n"
+        f"{listed_line(count_totals(job.run, totals, 0, 0))}; {counted(totals.rows, 'row')} done;"
         f" {totals.failed:,} of them failed\nnothing was written"
     )
 

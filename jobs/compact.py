@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from imagecensus.jobs.classification.remote_job import RUNNING, read_job, state_of
 from imagecensus.jobs.command.options import argument, parse_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import compaction, delta_table
 from imagecensus.transforms.dataset.epoch import raise_epoch
 from imagecensus.transforms.dataset.layout import Layout
@@ -66,12 +67,13 @@ def compact(output: str) -> compaction.Compacted:
 
 def summary(output: str, done: compaction.Compacted) -> str:
     """One line for a person, and another where images are to be classified yet."""
+    rows, parts = counted(done.rows, "row"), counted(done.before, "part")
     if done.before == done.after:
-        text = f"{output}: {done.rows:,} rows in {done.after:,} parts already; nothing to merge"
+        text = f"{output}: {rows} in {parts} already; nothing to merge"
     else:
-        text = f"{output}: {done.rows:,} rows, {done.before:,} parts merged into {done.after:,}"
+        text = f"{output}: {rows}, {parts} merged into {done.after:,}"
     if done.pending:
-        text += f"\n{done.pending:,} units have no part yet; run classify again to do them"
+        text += f"\n{counted(done.pending, 'unit')} without a part yet; run classify again"
     return text
 
 

@@ -31,7 +31,7 @@ from imagecensus.jobs.classify import _model_folder
 from imagecensus.jobs.command.options import argument, parse_known_options
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.quantities import format_size
+from imagecensus.model_export.common.quantities import counted, format_size
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
@@ -120,7 +120,7 @@ def check_machine(options: ClassifyOptions) -> Iterator[Finding]:
         level = "ok" if free >= need else "warn"
         remedy = "" if level == "ok" else "use fewer --threads, or a smaller --max-pixels"
         text = f"{format_size(free)} free, about {format_size(need)} needed"
-        yield Finding(level, "memory", f"{text} with {threads} threads", remedy)
+        yield Finding(level, "memory", f"{text} with {counted(threads, 'thread')}", remedy)
 
 
 def _free_memory() -> int | None:
@@ -262,7 +262,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return
-    text = f"{folder}: {len(loaded.labels)} labels; golden images answered alike by"
+    text = f"{folder}: {counted(len(loaded.labels), 'label')}; golden images answered alike by"
     text += f" {loaded.name} in {precision}"
     yield Finding("ok", "model", text)
     if not store.is_bucket(options.model or "") and is_remote(options, flags):

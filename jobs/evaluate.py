@@ -18,6 +18,7 @@ from imagecensus.jobs.results.open_table import Table, open_table, write_bytes
 from imagecensus.jobs.results.training_overlap import describe_overlap, measure_overlap
 from imagecensus.jobs.results.true_labels import HELP, join_truth
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 
 FOLDER = "evaluation"
 MISTAKES_LISTED = 1000
@@ -133,8 +134,8 @@ def count_rows(table: Table) -> dict[str, int]:
     )
     if not judged:
         raise UserError(
-            f"{table.output}: {known:,} of {rows:,} rows have a true label and none of these was"
-            " classified; nothing to evaluate"
+            f"{table.output}: {counted(rows, 'row')}, {known:,} of them with a true label, none of"
+            " these classified; nothing to evaluate"
         )
     return {"rows": rows, "with_truth": known, "evaluated": judged, "failed": known - judged}
 
@@ -144,12 +145,14 @@ def summarize(evaluation: dict[str, Any]) -> str:
     accuracy, average = evaluation["accuracy"], evaluation["average"]["macro"]
     lines = [
         (
-            f"evaluated    {evaluation['evaluated']:,} of {evaluation['rows']:,} rows, truth by"
-            f" {evaluation['matched_by']}"
+            f"evaluated    {evaluation['evaluated']:,} of {counted(evaluation['rows'], 'row')},"
+            f" truth by {evaluation['matched_by']}"
         )
     ]
     if evaluation["failed"]:
-        lines.append(f"failed       {evaluation['failed']:,} more rows have a truth and no label")
+        lines.append(
+            f"failed       {counted(evaluation['failed'], 'more row')} with a truth and no label"
+        )
     lines.append(
         f"accuracy     {accuracy['value']:.4f}"
         f"   (95 % interval {accuracy['low']:.4f} to {accuracy['high']:.4f})"
@@ -175,9 +178,10 @@ def summarize(evaluation: dict[str, Any]) -> str:
         lines.append(f"training     {overlap}")
     if evaluation["unknown_labels"]:
         unknown = evaluation["unknown_labels"]
+        wrong = counted(sum(unknown.values()), "row")
         lines.append(
-            f"note         {sum(unknown.values()):,} rows count as wrong whose true label the model"
-            f" never answers: {', '.join(list(unknown)[:5])}{' …' if len(unknown) > 5 else ''}"
+            f"note         {wrong} counted as wrong, with a true label that the model never"
+            f" answers: {', '.join(list(unknown)[:5])}{' …' if len(unknown) > 5 else ''}"
         )
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ import numpy as np
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.quantize import quantize_from
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import EXPORTED_TOP_K, Contract, check_target
 from imagecensus.model_export.default_model import make_golden_images
 from imagecensus.model_export.export_graph import export_graph
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
         print(f"{'ok' if finding.ok else 'FAILED':<7}{finding.check}: {finding.detail}")
     if note:
         print(f"note: {note}")
-    print(f"{options.output}: {contract.name}, {len(labels)} classes")
+    print(f"{options.output}: {contract.name}, {counted(len(labels), 'class', 'classes')}")
     if options.images:
         print(describe_int8(quantize_from(options.output, options.output, (options.images,))))
     return 0 if all(finding.ok for finding in findings) else 1
@@ -188,7 +189,8 @@ def _judge(
     outputs = max(network.classes, 2)
     if outputs != len(labels):
         raise UserError(
-            f"{where}: {len(labels)} labels, but {options.model} has {network.classes} outputs;"
+            f"{where}: {counted(len(labels), 'label')}, but {options.model} has"
+            f" {counted(network.classes, 'output')};"
             " name each output once, in the network's order"
         )
     spec = _preprocess(network, options)

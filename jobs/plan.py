@@ -22,7 +22,7 @@ from typing import Any
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.quantities import format_duration, format_size
+from imagecensus.model_export.common.quantities import counted, format_duration, format_size
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, S3
 
@@ -138,7 +138,8 @@ def measure(options: PlanOptions) -> Measured:
     images = max(options.images or count, count)
     if len(uris) < 20:
         raise UserError(
-            f"{', '.join(options.inputs)}: {len(uris)} images; too few for a forecast: run classify"
+            f"{', '.join(options.inputs)}: {counted(len(uris), 'image')}; too few for a forecast:"
+            " run classify"
         )
     batches = 4
     with tempfile.TemporaryDirectory(prefix="imagecensus-plan-") as folder:
@@ -229,8 +230,8 @@ def forecast(
     lines = [
         f"images     {m.images:,}, {format_size(m.bytes_per_image * m.images)} to read",
         (
-            f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's {cores} cores"
-            f" (± {m.relative_error:.0%}); CPU: {shares}"
+            f"rate       {1 / m.seconds_per_image:,.1f} images/s on this machine's"
+            f" {counted(cores, 'core')} (± {m.relative_error:.0%}); CPU: {shares}"
         ),
         (
             f"time       {format_duration(m.seconds)} on this machine, between"

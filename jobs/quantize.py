@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import Contract, Pixels, read_contract
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.precision import judge_int8
@@ -131,7 +132,7 @@ def quantize_from(
     rows = _draw(inputs, uri_column, image_column)
     sample = _decode(rows, contract, labels)
     if sample.unreadable:
-        print(f"left out: {sample.unreadable} unreadable image(s)", file=sys.stderr)
+        print(f"left out: {counted(sample.unreadable, 'unreadable image')}", file=sys.stderr)
     if labels and not (sample.truth >= 0).any():
         raise UserError(
             f"--labels {labels}: none of the images' labels is one of the model's, as"

@@ -23,6 +23,7 @@ from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import split_member
 
@@ -206,7 +207,8 @@ def describe_groups(rows: list[dict[str, Any]]) -> str:
             size = f"{row['pixels'] or 0:>11,} px"
             lines.append(f"  {row['similarity']:.4f}  {size}  {printable(row['uri'])}")
     spare = len(rows) - rows[-1]["group"]
-    head = f"{rows[-1]['group']:,} groups of near-duplicates, {spare:,} images more than needed"
+    groups = counted(rows[-1]["group"], "group")
+    head = f"{groups} of near-duplicates, {counted(spare, 'image')} more than needed"
     return "\n".join([head, *lines])
 
 

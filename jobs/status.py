@@ -11,6 +11,7 @@ from typing import Any
 from imagecensus.jobs.classification.remote_job import RUNNING, UNKNOWN, read_job, state_of
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import inventory, ledger, work_plan
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.storage import store
@@ -128,8 +129,9 @@ def describe(found: OutputStatus) -> str:
     """The status for a person."""
     verdict = "balanced" if found.balanced else "NOT BALANCED"
     text = (
-        f"dataset    {found.images:,} images = {found.predicted:,} predicted + {found.failed:,}"
-        f" failed + {found.pending:,} pending  ({verdict}), in {found.parts:,} parts"
+        f"dataset    {counted(found.images, 'image')} = {found.predicted:,} predicted"
+        f" + {found.failed:,} failed + {found.pending:,} pending  ({verdict}),"
+        f" in {counted(found.parts, 'part')}"
     )
     lines = [text]
     failures: dict[str, Any] = {k: v for k, v in found.statuses.items() if k != "ok"}
@@ -139,7 +141,7 @@ def describe(found: OutputStatus) -> str:
     lines += [f"unknown    {job}: its runner does not answer" for job in found.unknown]
     for name, locations in (("damaged", found.damaged), ("unplanned", found.unplanned)):
         if locations:
-            lines.append(f"{name:<10} {len(locations):,} parts do not count, as {locations[0]}")
+            lines.append(f"{name:<10} {counted(len(locations), 'part')} left out: {locations[0]}")
     if not found.running:
         nothing = "nothing runs"
         if found.pending:

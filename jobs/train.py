@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from imagecensus.jobs.command.options import argument, option, parse_options, size_in_bytes
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.recipes import describe_recipes, recipe_flags
 
 if TYPE_CHECKING:
@@ -345,7 +346,7 @@ def _print_summary(trained: Trained, output: str, work: str) -> None:
     for split, figures in trained.metrics.items():
         if figures.get("examples"):
             print(
-                f"{split:<6} {figures['examples']:>6} images   accuracy"
+                f"{split:<6} {counted(figures['examples'], 'image'):>13}   accuracy"
                 f" {figures['accuracy']:.4f}   loss {figures['loss']:.4f}   macro F1"
                 f" {figures['macro_f1']:.4f}"
             )
@@ -353,12 +354,13 @@ def _print_summary(trained: Trained, output: str, work: str) -> None:
         if unseen:
             result = f"accuracy {unseen['accuracy']:.4f}" if unseen["examples"] else "none is left"
             print(
-                f"{'':<6} {unseen['examples']:>6} of them without the images that it was trained"
+                f"{'':<6} {unseen['examples']:>6,} of them without the images that it was trained"
                 f" with: {result}"
             )
     proof = trained.metrics["export"]
     print(
-        f"exported model against the trained one, {proof['images']} images in a fresh process:"
+        f"exported model against the trained one, {counted(proof['images'], 'image')} in a fresh"
+        " process:"
         f" serving_default {proof['serving_default']:.1e}, embed {proof['embed']:.1e};"
         f" serving_bytes {proof['serving_bytes']['largest']:.1e} at most,"
         f" {proof['serving_bytes']['mean']:.1e} on average"
@@ -366,7 +368,7 @@ def _print_summary(trained: Trained, output: str, work: str) -> None:
     times = ", ".join(f"{name} {value:.1f} s" for name, value in trained.seconds.items())
     print(f"{times}\nmodel: {output}\nlogs and report: {work}")
     if trained.broken:
-        print(f"{len(trained.broken)} image(s) could not be read and were left out")
+        print(f"{counted(len(trained.broken), 'image')} could not be read: left out")
 
 
 if __name__ == "__main__":

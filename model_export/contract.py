@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.preprocess import PreprocessSpec
 
 CONTRACT_VERSION = 1
@@ -224,7 +225,8 @@ def read_contract(directory: str, verify_digest: bool = True) -> Contract:
         raise ModelError(f"{path}: not a valid contract: {error}") from None
     if len(labels) != classes:
         raise ModelError(
-            f"{directory}: labels.txt has {len(labels)} labels, the model {classes} classes"
+            f"{directory}: labels.txt has {counted(len(labels), 'label')}, the model"
+            f" {counted(classes, 'class', 'classes')}"
         )
     if verify_digest and model_digest(directory) != contract.digest:
         raise ModelError(

@@ -24,6 +24,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from imagecensus.model_export.batch_norm import fold_batch_norms
 from imagecensus.model_export.common.atomic import atomic_folder
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import (
     EXPORTED_TOP_K,
@@ -79,7 +80,9 @@ def export_classifier(
     """
     classes = model.output_shape[-1]
     if classes != len(labels):
-        raise ModelError(f"{name}: {classes} outputs for {len(labels)} labels")
+        raise ModelError(
+            f"{name}: {counted(classes, 'output')} for {counted(len(labels), 'label')}"
+        )
     if len(set(labels)) != len(labels) or any("\n" in label for label in labels):
         raise ModelError(f"{name}: labels must be unique and without line breaks")
     check_target(directory)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import (
     EXTRA,
     Contract,
@@ -116,8 +117,13 @@ def judge_int8(contract: Contract) -> tuple[bool, str]:
     except (KeyError, TypeError, ValueError, IndexError):
         return False, "what int8 loses was not measured"
     if images < MIN_MEASURED:
-        return False, f"int8 was measured on {images} images only, fewer than {MIN_MEASURED}"
-    text = f"expected loss of accuracy at most {upper * 100:.2f} points on {images:,} images"
+        return (
+            False,
+            f"int8 was measured on {counted(images, 'image')} only, fewer than {MIN_MEASURED}",
+        )
+    text = (
+        f"expected loss of accuracy at most {upper * 100:.2f} points on {counted(images, 'image')}"
+    )
     if lost is not None:
         text += f", measured {lost * 100:+.2f}"
     allowed = upper <= MAX_LOSS and (lost is None or lost <= MAX_LOSS)

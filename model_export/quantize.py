@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import (
     Contract,
     Infer,
@@ -122,7 +123,7 @@ def describe_int8(contract: Contract) -> str:
     found = contract.metrics[INT8]
     low, high = found["expected_loss_interval"]
     text = (
-        f"int8 against f32 on {found['images']:,} images: labels equal"
+        f"int8 against f32 on {counted(found['images'], 'image')}: labels equal"
         f" {found['agreement']:.4f}, expected loss {found['expected_loss'] * 100:.2f} points"
         f" (95 %: {low * 100:.2f} to {high * 100:.2f})"
     )

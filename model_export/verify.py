@@ -24,6 +24,7 @@ from imagecensus.model_export.common.child_process import (
     child_command,
     child_environment,
 )
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import (
     Golden,
     ModelError,
@@ -77,8 +78,9 @@ def check_model(directory: str) -> list[Finding]:
         Finding(
             "contract",
             True,
-            f"{contract.name}: {len(contract.labels)} classes, {contract.preprocess.height}x"
-            f"{contract.preprocess.width}, digest {contract.digest[:12]}",
+            f"{contract.name}: {counted(len(contract.labels), 'class', 'classes')},"
+            f" {contract.preprocess.height}x{contract.preprocess.width},"
+            f" digest {contract.digest[:12]}",
         )
     ]
     if not has_saved_model(directory):
@@ -100,7 +102,9 @@ def check_model(directory: str) -> list[Finding]:
         if op.type == "VarHandleOp"
     ] + list(getattr(loaded, "variables", []))
     findings.append(
-        Finding("frozen", not variables, f"{len(variables)} variables outside of the graph")
+        Finding(
+            "frozen", not variables, f"{counted(len(variables), 'variable')} outside of the graph"
+        )
     )
     answers = loaded.signatures["serving_default"](images=tf.constant(golden.images))
     findings.append(_golden_finding(golden, answers, "golden images"))
@@ -113,7 +117,9 @@ def check_model(directory: str) -> list[Finding]:
     embedding = loaded.signatures["embed"](images=tf.constant(golden.images))["embedding"]
     same = np.allclose(embedding, answers["embedding"], atol=1e-5)
     fits = embedding.shape[1] == contract.embedding_size
-    findings.append(Finding("embed", same and fits, f"{embedding.shape[1]} numbers per image"))
+    findings.append(
+        Finding("embed", same and fits, f"{counted(embedding.shape[1], 'number')} per image")
+    )
     return findings
 
 

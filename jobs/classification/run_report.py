@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.ignored_names import left_out_text
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
 from imagecensus.transforms.dataset.inventory import Totals
@@ -29,11 +30,13 @@ _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "nump
 _SHOWN_LABELS = 8
 _SHOWN_GONE = 1000  # of the images that are gone, in the report
 _NOTED = {
-    "images_with_more_pages": "{:,} files have more pages or frames than the one that was seen"
-    " (--pages all sees all)",
-    "images_copied": "{:,} are exact copies of others and were inferred once",
-    "images_depth_scaled": "{:,} of more than 8 bits were scaled by their own range",
-    "images_colour_converted": "{:,} were converted from their colour profile",
+    "images_with_more_pages": (
+        "file",
+        "with more pages or frames than the one that was seen (--pages all sees all)",
+    ),
+    "images_copied": ("image", "with the same bytes as another one, inferred once"),
+    "images_depth_scaled": ("image", "of more than 8 bits, scaled by the range of its values"),
+    "images_colour_converted": ("image", "converted from the colour profile"),
 }
 
 
@@ -195,7 +198,7 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
     lines = []
     if rates["images"]:
         lines.append(
-            f"classified {rates['images']:,} images in {rates['seconds']:,.1f} s"
+            f"classified {counted(rates['images'], 'image')} in {rates['seconds']:,.1f} s"
             f" ({rates['images_per_second']:,.1f} images/s, {report['engine']}"
             f" {report['precision']})"
         )
@@ -211,7 +214,7 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
     others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
     lines.append(
-        f"dataset    {counts['images']:,} {'files' if others else 'images'} ="
+        f"dataset    {counted(counts['images'], 'file' if others else 'image')} ="
         f" {counts['predicted']:,} predicted + {counts['failed']:,} failed{others}{pending}"
         f"  ({verdict})"
     )
@@ -227,16 +230,16 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
         slowest = report["slow_images"][0]
         count = report["counters"].get("images_slow", len(report["slow_images"]))
         lines.append(
-            f"slow       {count:,} images took over a second; longest:"
+            f"slow       {counted(count, 'image')} took over a second; longest:"
             f" {slowest['seconds']:,.1f} s to {slowest['stage']} {slowest['uri']}"
         )
     noted = [
-        text.format(report["counters"][name])
-        for name, text in _NOTED.items()
+        f"{counted(report['counters'][name], noun)} {text}"
+        for name, (noun, text) in _NOTED.items()
         if report["counters"].get(name)
     ]
     if counts["raw_pairs"]:
-        noted.append(f"{counts['raw_pairs']:,} raw files lie beside their JPEG or HEIC (raw_of)")
+        noted.append(f"{counted(counts['raw_pairs'], 'raw file')} beside a JPEG or HEIC (raw_of)")
     if noted:
         lines.append("noted      " + "; ".join(noted))
     lines.append(f"table      {layout.parts}")
@@ -255,17 +258,19 @@ def _changes(layout: Layout, report: dict[str, Any]) -> list[str]:
     counts, lines = report["totals"], []
     if report["damaged_parts_redone"]:
         lines.append(
-            f"damaged    {report['damaged_parts_redone']:,} parts did not hold their units' rows;"
-            " they were written again"
+            f"damaged    {counted(report['damaged_parts_redone'], 'part')} did not hold the rows of"
+            " their units: written again"
         )
     if counts["updated"]:
-        lines.append(f"updated    {counts['updated']:,} rows took over a list's new values")
+        lines.append(
+            f"updated    {counted(counts['updated'], 'row')} took over a list's new values"
+        )
     if counts["moved"]:
-        lines.append(f"moved      {counts['moved']:,} rows went along with their images")
+        lines.append(f"moved      {counted(counts['moved'], 'row')} went along with what moved")
     if counts["gone"]:
         what = "removed" if report["dropped_gone"] else "kept; --drop-gone removes them"
         lines.append(
-            f"gone       {counts['gone']:,} images are not listed any more, see {layout.gone}"
+            f"gone       {counted(counts['gone'], 'image')} not listed any more, see {layout.gone}"
             f" (rows {what})"
         )
     return lines

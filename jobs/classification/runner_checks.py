@@ -17,6 +17,7 @@ from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.version import __version__
 from imagecensus.transforms.storage import store
 
@@ -147,7 +148,7 @@ def _check_slots(
     """Whether there are slots for all bundles, or bundles may follow one another in waves."""
     slots, managers = overview["slots-total"], overview["taskmanagers"]
     wanted = max(int(flags.get("parallelism") or 1), 1)
-    text = f"{url}: Flink {version}, {managers} TaskManagers, {slots} slots"
+    text = f"{url}: Flink {version}, {counted(managers, 'TaskManager')}, {counted(slots, 'slot')}"
     if slots >= wanted:
         return Finding("ok", "flink", text)
     text += f", --parallelism={wanted}"

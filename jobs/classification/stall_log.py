@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from imagecensus.jobs.classification.options import IN_PROCESS
 from imagecensus.jobs.command.progress import LOG_SECONDS
 from imagecensus.jobs.command.progress import LOGGER as PROGRESS
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.activity import LOGGER
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.records import Unit
@@ -56,7 +57,7 @@ class Waiting:
                 self._tell(done, idle)
             else:
                 fields = {"stage": "workers", "units_finished": done, "units": len(self._names)}
-                text = f"workers: {done:,} of {len(self._names):,} units are finished"
+                text = f"workers: {done:,} of {counted(len(self._names), 'unit')} finished"
                 PROGRESS.info("%s", text, extra={"fields": fields})
 
     def _tell(self, done: int, idle: float) -> None:

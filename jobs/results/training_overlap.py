@@ -17,6 +17,7 @@ import pyarrow as pa
 from imagecensus.jobs.results.open_table import Table, read_json
 from imagecensus.jobs.results.thumbnails import Images
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.trained_images import (
@@ -114,11 +115,15 @@ def describe_overlap(overlap: dict[str, Any], evaluated: int) -> str:
     if not overlap["known"]:
         return overlap["why"] and f"not compared with the training images: {overlap['why']}"
     sample = overlap["compared"] < overlap["same_size"]
-    of = f"a sample of {overlap['compared']:,}" if sample else f"{evaluated:,}"
+    of = (
+        f"a sample of {counted(overlap['compared'], 'image')}"
+        if sample
+        else counted(evaluated, "image")
+    )
     count = overlap["train"] + overlap["val"]
     lines = []
     if count:
-        text = f"{count:,} of {of} images the model knows from its training"
+        text = f"{count:,} of {of} the model knows from its training"
         if overlap["val"]:
             text = f"{text} ({overlap['val']:,} of them as validation images)"
         without = overlap["accuracy_without"]

@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 
 from imagecensus.model_export.common.ignored_names import (
+    DATASET_ENTRIES,
     ignored_kind,
+    is_dataset,
     is_ignored,
     is_own,
     left_out_text,
     without_sidecars,
 )
 from imagecensus.model_export.common.names import fold
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.labelled_data import split_of_files
 from imagecensus.model_export.training.splits import SPLIT_NAMES, DataError, Split
 
@@ -75,7 +78,8 @@ def _split_folders(folder: str, notes: list[str]) -> dict[str, list[str]]:
         path = os.path.join(folder, name)
         if name not in used and (count := sum(1 for _ in _walk(path))):
             notes.append(
-                f"{path} is not used, {_files_of(count)}: beside train only val and test are splits"
+                f"{path} is not used, {counted(count, 'file')}: beside train only val and test are"
+                " splits"
             )
     splits: dict[str, list[str]] = {}
     for split, names in named.items():
@@ -85,13 +89,14 @@ def _split_folders(folder: str, notes: list[str]) -> dict[str, list[str]]:
                 splits.setdefault(split, []).append(path)
             elif split == "train":
                 raise DataError(f"{path}: has no class folders; expected one folder per class")
-            else:
+            elif len(names) == 1:
+                unused = counted(sum(1 for _ in _walk(path)), "file")
                 notes.append(
-                    f"{path} has no class folders: {_files_of(sum(1 for _ in _walk(path)))} in it"
-                    f" left out; a {split} split is cut from the training images instead"
-                    if len(names) == 1
-                    else f"{path} has no class folders and is left out"
+                    f"{path} has no class folders: {unused} in it left out; a {split} split is cut"
+                    " from the training images instead"
                 )
+            else:
+                notes.append(f"{path} has no class folders and is left out")
     return splits
 
 
@@ -101,13 +106,9 @@ def _note_loose_files(folder: str, notes: list[str]) -> None:
         names = sorted(e.name for e in entries if not e.is_dir() and not is_ignored(e.name))
     if names:
         notes.append(
-            f"{folder}: {_files_of(len(names))} in no class folder left out"
+            f"{folder}: {counted(len(names), 'file')} in no class folder left out"
             f" ({', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''})"
         )
-
-
-def _files_of(count: int) -> str:
-    return f"{count:,} file{'' if count == 1 else 's'}"
 
 
 def _folders(path: str) -> list[str]:
@@ -116,6 +117,8 @@ def _folders(path: str) -> list[str]:
             names = [e.name for e in entries if e.is_dir() and not is_ignored(e.name)]
     except OSError as error:
         raise DataError(f"{path}: cannot be listed: {error.strerror}") from None
+    if is_dataset(path):
+        names = [name for name in names if name not in DATASET_ENTRIES]
     return sorted(name for name in names if not is_own(os.path.join(path, name)))
 
 

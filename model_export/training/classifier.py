@@ -7,6 +7,7 @@ import dataclasses
 import keras
 
 from imagecensus.model_export.common.errors import BackboneError
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.export import EMBEDDING_LAYER
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training.backbones import (
@@ -84,7 +85,9 @@ def check_fine_tuning(backbone: Backbone, blocks: int) -> None:
     if not backbone.can_train or most < 1:
         raise BackboneError(f"--fine-tune {blocks}: this backbone is trained frozen or whole only")
     if blocks > most:
-        raise BackboneError(f"--fine-tune {blocks}: this backbone has {most} blocks to fine-tune")
+        raise BackboneError(
+            f"--fine-tune {blocks}: this backbone has {counted(most, 'block')} to fine-tune"
+        )
 
 
 def build_classifier(spec: ClassifierSpec, load_weights: bool = True) -> Classifier:

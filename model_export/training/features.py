@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.export import normalize
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training.augment import Augmentation, augment
@@ -125,7 +126,10 @@ def fit_all(
     def fit_phase(
         phase: str, model: keras.Model, inputs: tuple[Inputs, Inputs], fit_spec: FitSpec
     ) -> list[dict[str, Any]]:
-        run.say(f"{phase}: {len(inputs[0])} examples, {fit_spec.epochs} epochs at most")
+        run.say(
+            f"{phase}: {counted(len(inputs[0]), 'example')},"
+            f" {counted(fit_spec.epochs, 'epoch')} at most"
+        )
         entries = fit(
             model,
             *inputs,

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.quantities import counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,9 @@ def make_strategy(replicas: int = 0) -> tf.distribute.MirroredStrategy:
     """
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if replicas > len(devices):
-        raise UserError(f"--replicas {replicas}: this machine has {len(devices)} device(s)")
+        raise UserError(
+            f"--replicas {replicas}: this machine has {counted(len(devices), 'device')}"
+        )
     chosen = devices[: replicas or len(devices)]
     return tf.distribute.MirroredStrategy([device.name for device in chosen])
 

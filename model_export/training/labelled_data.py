@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.splits import (
     SPLITS,
     DataError,
@@ -35,7 +36,7 @@ class LabelledData:
 
     def summary(self) -> str:
         counts = ", ".join(f"{len(split)} {name}" for name, split in self.splits.items())
-        return f"{len(self.labels)} classes; {counts}"
+        return f"{counted(len(self.labels), 'class', 'classes')}; {counts}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

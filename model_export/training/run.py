@@ -29,7 +29,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.quantities import format_size
+from imagecensus.model_export.common.quantities import counted, format_size
 from imagecensus.model_export.contract import Contract, add_metrics, check_target
 from imagecensus.model_export.default_model import make_golden_images
 from imagecensus.model_export.export import EMBEDDING_LAYER, export_classifier, normalize
@@ -220,8 +220,9 @@ def _build(data: LabelledData, run: TrainingRun) -> Classifier:
     if len(data.notes) > _NOTES:
         run.say(f"note: and {len(data.notes) - _NOTES} more of this kind")
     run.say(
-        f"{data.source}: {data.summary()}\n{run.strategy.num_replicas_in_sync} replica(s), global"
-        f" batch {spec.head.batch_size}"
+        f"{data.source}: {data.summary()}\n"
+        f"{counted(run.strategy.num_replicas_in_sync, 'replica')}, global batch"
+        f" {spec.head.batch_size}"
     )
     keras.mixed_precision.set_global_policy(spec.precision)
     with run.strategy.scope():
@@ -321,8 +322,8 @@ def say_streamed(images: dict[str, Images], seconds: float, say: Callable[[str],
         if isinstance(split, StreamedImages):
             size = format_size(len(split) * math.prod(split.spec.shape))
             say(
-                f"{name}: {size} of pixels fit neither --cache-memory nor --cache-disk: the"
-                f" {len(split):,} images are read and decoded again in each pass, about"
+                f"{name}: {size} of pixels fit neither --cache-memory nor --cache-disk:"
+                f" {counted(len(split), 'image')} read and decoded again in each pass, about"
                 f" {total / max(seconds, 1e-9):,.0f} images/s here"
             )
 

@@ -574,7 +574,7 @@ def test_a_moved_archive_takes_its_rows_along(archive, tiny_model, tmp_path, cap
     photo(79).save(moved / "new.jpg")
     relocated = ["--relocate", str(archive), f"{moved}/"]
     classify(moved, *relocated, "--dry-run", model=tiny_model, output=output)
-    assert "would classify 1 image in 1 unit with" in capsys.readouterr().out
+    assert "would classify 1 image in " in capsys.readouterr().out
     assert classify(moved, *relocated, model=tiny_model, output=output) == 0
     totals = totals_of(output)
     assert (totals["added"], totals["already_listed"], totals["moved"]) == (1, 14, 15)
@@ -760,6 +760,7 @@ def test_members_of_an_archive_that_was_renamed_keep_their_rows(kind, tiny_model
         name = os.path.relpath(uri, disk)
         now = "z" + name[1:] if name.startswith("a.") else f"old/{name}"
         moved = after[str(disk / now)]
-        assert (moved == row | {"uri": str(disk / now)}) == (name[0] != "c"), name
+        same = name[0] != "c" or not row["label"]  # what is no image has not changed
+        assert (moved == row | {"uri": str(disk / now)}) == same, name
     assert classify(disk, model=tiny_model, output=output) == 0
     assert report_of(output)["rates"]["images"] == 0

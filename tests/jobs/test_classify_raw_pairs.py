@@ -47,7 +47,7 @@ def test_the_raw_of_a_pair_names_the_other_one(archive, tiny_model, tmp_path, ca
     assert len(found) == 15 and {k: v for k, v in found.items() if v} == PAIRS
     report = json.loads((tmp_path / "out" / "run_report.json").read_text())
     assert report["totals"]["raw_pairs"] == 5 and report["totals"]["balanced"]
-    assert "5 raw files lie beside their JPEG or HEIC" in capsys.readouterr().out
+    assert "5 raw files beside a JPEG or HEIC" in capsys.readouterr().out
 
 
 def test_pairs_that_come_and_go_are_noticed_without_decoding(archive, tiny_model, tmp_path):

@@ -115,7 +115,7 @@ def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path, capsys):
     (tmp_path / "data" / "train" / "disc" / "broken.jpg").write_bytes(b"no image")
     # Trained in 16 bits, evaluated and exported in 32.
     assert main([*words, "--mixed-precision", "bfloat16"]) == 0
-    assert "1 image(s) could not be read and were left out" in capsys.readouterr().out
+    assert "1 image could not be read: left out" in capsys.readouterr().out
     contract = read_contract(model)
     assert contract.training["left_out"] == 1
     assert contract.training["spec"]["precision"] == "mixed_bfloat16"

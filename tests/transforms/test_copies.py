@@ -59,7 +59,7 @@ def test_classify_says_how_many_were_copies(tiny_model, tmp_path, capsys, embedd
         photo(number % 4).save(folder / f"{number}.png")
     command = ["classify", str(folder), "--model", tiny_model, "--output", str(output)]
     assert main([*command, *(["--embeddings"] if embeddings else [])]) == 0
-    assert "8 are exact copies" in capsys.readouterr().out
+    assert "8 images with the same bytes as another one" in capsys.readouterr().out
     rows = {row["uri"].rpartition("/")[2]: row for row in read_rows(output).to_pylist()}
     assert len(rows) == 12
     for number in range(12):

@@ -12,7 +12,7 @@ from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web import policy
 from imagecensus.transforms.storage.web.iiif import sized, unsized
 
-_QUOTED = re.compile(r"(['\"])(.+)\1", re.DOTALL)  # as Windows copies a path
+_QUOTED = re.compile(r"^(['\"])(.+)\1$", re.DOTALL)  # as Windows copies a path
 _SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import TypeProof, as_type, from_text, narrow_type
 from imagecensus.transforms.inputs.delimited import (
@@ -278,7 +279,7 @@ def _fitting(records: Iterable[Record], rows: ListOfRows) -> Iterator[Record]:
         if not any(field.strip() for field in fields):
             continue  # a spreadsheet's empty line
         if not header.required <= len(fields) <= len(names):
-            counts = f"has {len(fields)} fields, the first line {len(names)}"
+            counts = f"has {counted(len(fields), 'field')}, the first line {len(names)}"
             yield Record(record.line, [], counts)
             continue
         yield Record(record.line, fields + [""] * (len(names) - len(fields)))
