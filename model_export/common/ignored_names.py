@@ -33,7 +33,7 @@ _TRAINING = b".training"
 DATASET_ENTRIES = frozenset(
     (
         "_imagecensus", "predictions", "run_report.json", "gone.csv", "report.html", "evaluation",
-        "corrections.csv",
+        "corrections.csv", "delta",
     )
 )  # fmt: skip
 

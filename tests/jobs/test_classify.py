@@ -192,6 +192,21 @@ def test_an_output_among_the_images_is_listed_by_no_run(tiny_model, tmp_path):
     assert totals_of(tmp_path.parent / "other")["left_out"]["own"] == 1
 
 
+def test_units_of_which_every_image_is_gone_are_dropped(tiny_model, tmp_path):
+    paths = make_photos(tmp_path / "in", 5)
+    arguments = {"model": tiny_model, "output": tmp_path / "out"}
+    assert classify(tmp_path / "in", "--unit-images=2", **arguments) == 0
+    for gone in (paths[:2], paths[2:3]):
+        for path in gone:
+            os.unlink(path)
+        assert classify(tmp_path / "in", "--drop-gone", **arguments) == 0
+        assert totals_of(tmp_path / "out")["balanced"]
+    assert [row["uri"] for row in read_rows(tmp_path / "out").to_pylist()] == paths[3:]
+    make_photos(tmp_path / "in", 5)  # and come again
+    assert classify(tmp_path / "in", **arguments) == 0
+    assert totals_of(tmp_path / "out")["rows"] == 5
+
+
 def test_embeddings_are_a_fixed_size_column(archive, tiny_model, tmp_path):
     output = tmp_path / "out"
     classify(archive, "--embeddings", model=tiny_model, output=output)

@@ -271,7 +271,8 @@ def _edited(rows: pa.Table, edits: dict[int, Edit | None]) -> pa.RecordBatch:
         order[at] = rows.num_rows + len(changed)
         changed.append(row)
     both = pa.concat_tables([rows, pa.Table.from_pylist(changed, rows.schema)])
-    return both.take(pa.array(order[order >= 0])).combine_chunks().to_batches()[0]
+    kept = both.take(pa.array(order[order >= 0], pa.int64())).combine_chunks().to_batches()
+    return kept[0] if kept else pa.RecordBatch.from_pylist([], rows.schema)
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
