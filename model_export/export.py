@@ -83,8 +83,10 @@ def export_classifier(
         raise ModelError(
             f"{name}: {counted(classes, 'output')} for {counted(len(labels), 'label')}"
         )
-    if len(set(labels)) != len(labels) or any("\n" in label for label in labels):
-        raise ModelError(f"{name}: labels must be unique and without line breaks")
+    wrong = [label for at, label in enumerate(labels) if label in labels[:at] or "\n" in label]
+    if wrong:
+        shown = ", ".join(map(repr, wrong[:5]))
+        raise ModelError(f"{name}: labels must be unique and without line breaks; not so: {shown}")
     check_target(directory)
     top_k = min(top_k, classes)
     root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)

@@ -1,6 +1,7 @@
 """The labels of a classifier, as the tools that train classifiers write them.
 
-Text: a label a line; numbered ("0 cat", "0,cat", "0: cat"), with a heading or without; or behind
+Text: a label a line; numbered from 0 or 1 ("0 cat", "0,cat", "0: cat"), with a heading or without
+(`names:` of a YAML file); or behind
 WordNet ids ("n02123045 tabby"). JSON: a list; {id: label}; {label: id} (`class_indices` of Keras'
 generators); {id: [wnid, label]} (Keras' own index); a list of {"id": ..., "name": ...}; or an
 object that holds one of them (Hugging Face's `id2label`, Teachable Machine's `labels`).
@@ -17,7 +18,7 @@ import typing
 from imagecensus.model_export.common.errors import UserError
 
 _NUMBERED = re.compile(r"[\"']?(\d+)[\"']?\s*[\s:,;=|]\s*(\S.*)")
-_HEADING = re.compile(r"[\"']?\s*(id|index|class|label|#)", re.I)
+_HEADING = re.compile(r"[\"']?\s*(id|index|class|label|names:|#)", re.I)
 _WORDNET = re.compile(r"(n\d{8})[\s,:;]+(\S.*)")
 _WORDNET_ID = re.compile(r"n\d{8}")
 _BOMS = {
@@ -85,8 +86,9 @@ def _of_text(text: str) -> list[typing.Any]:
     found = [match for match in matches if match]
     if len(found) == len(matches):
         numbered = {int(match[1]): match[2].strip().strip("\"'") for match in found}
-        if sorted(numbered) == list(range(len(found))):
-            lines = [numbered[i] for i in range(len(found))]
+        first = min(numbered)
+        if first <= 1 and sorted(numbered) == list(range(first, first + len(found))):
+            lines = [numbered[i] for i in sorted(numbered)]
     named = [_WORDNET.fullmatch(line) for line in lines]
     if all(named):
         return [[match[1], match[2]] for match in named if match]

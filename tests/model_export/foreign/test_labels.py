@@ -18,6 +18,8 @@ KERAS_INDEX = {"0": ["n02123045", "cat"], "1": ["n02085620", "dog"], "2": ["n021
         ("windows.txt", b"\xef\xbb\xbfcat\r\ndog\r\nred fox\r\n"),
         ("powershell.txt", "cat\r\ndog\r\nred fox\r\n".encode("utf-16")),
         ("teachable_machine.txt", b"0 cat\n1 dog\n2 red fox\n"),
+        ("from_one.txt", b"1: cat\n2: dog\n3: red fox\n"),
+        ("names.yaml", b"names:\n  0: cat\n  1: dog\n  2: red fox\n"),
         ("shuffled.txt", b"2 red fox\n0 cat\n1 dog\n"),
         ("table.csv", b"class_id,label\n0,cat\n1,dog\n2,red fox\n"),
         ("quoted.csv", b'"0","cat"\n"1","dog"\n"2","red fox"\n'),
