@@ -208,8 +208,8 @@ def _unknown_labels(table: Table, source: str) -> dict[str, int]:
     }
     if not answers.intersection(truth):
         raise UserError(
-            f"--labels {source}: no true label is one of the model's; the truth has"
-            f" {', '.join(sorted(truth)[:4])}; the table has {', '.join(sorted(answers)[:4])}"
+            f"--labels {source}: no true label is among the answers for any image; the truth has"
+            f" {', '.join(sorted(truth)[:4])}; the answers are {', '.join(sorted(answers)[:4])}"
         )
     return {label: count for label, count in truth.items() if label not in answers}
 

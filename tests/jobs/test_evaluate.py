@@ -163,7 +163,11 @@ def test_a_source_that_is_none_is_refused(table, source, words, capsys):
     [
         ([("/p/cat/1.jpg", "cat"), ("/p/cat/1.jpg", "dog")], ("uri", "label"), "is both"),
         ([("/elsewhere.jpg", "cat")], ("uri", "label"), "none of its images"),
-        ([("/p/cat/1.jpg", "katze")], ("uri", "label"), "no true label is one of the model's"),
+        (
+            [("/p/cat/1.jpg", "katze")],
+            ("uri", "label"),
+            "no true label is among the answers for any image; the truth",
+        ),
         ([("/p/cat/1.jpg", "cat")], ("where", "label"), "--uri-column"),
         ([("/p/dog/6.jpg", "dog")], ("uri", "label"), "nothing to evaluate"),
         ([], ("uri", "label"), "none of its images"),
