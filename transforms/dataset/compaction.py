@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +38,7 @@ from imagecensus.transforms.storage import store
 
 ROWS = 131_072
 _BYTES = 256 << 20  # of a part in memory: rows with embeddings are large
-_AT_ONCE = 256  # parts that are read between two writes
+_AT_ONCE = 32_768  # rows that are read between two writes, or those of one part
 _READERS = 8
 _EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK)
@@ -170,9 +171,8 @@ def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> in
     present, fingerprint = task.present, task.fingerprint
     units = [unit for unit in task.plan.units if unit.name in present.parts]
     with SortedRows("uri") as rows, SortedRows("uri") as refs:
-        made_by = _gather_rows(rows, [present.parts[unit.name].file.location for unit in units])
-        for at in range(0, len(units), _AT_ONCE):
-            some = units[at : at + _AT_ONCE]
+        made_by = _gather_rows(rows, units, present)
+        for some in _some_at_a_time(units):
             tables = [pa.Table.from_batches([read_planned(unit)]) for unit in some]
             refs.add(_without_taken(pa.concat_tables(tables, promote_options="permissive")))
         size = min(task.rows_per_part, max(1, _BYTES // _row_bytes(rows.schema)))
@@ -188,13 +188,26 @@ def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> in
     return number + 1
 
 
-def _gather_rows(rows: SortedRows, locations: list[str]) -> dict[str, Any]:
+def _some_at_a_time(units: list[Unit]) -> Iterator[list[Unit]]:
+    """Units whose rows fit into memory together: parts may be large, of an earlier merge."""
+    some: list[Unit] = []
+    for unit in units:
+        if some and sum(one.rows for one in some) + unit.rows > _AT_ONCE:
+            yield some
+            some = []
+        some.append(unit)
+    if some:
+        yield some
+
+
+def _gather_rows(rows: SortedRows, units: list[Unit], present: Inventory) -> dict[str, Any]:
     """Reads all parts; returns what the footers of the merged ones say."""
     made_by: dict[str, Any] = {}
     runs: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:
-        for at in range(0, len(locations), _AT_ONCE):
-            tables = list(pool.map(parts.read_part, locations[at : at + _AT_ONCE]))
+        for some in _some_at_a_time(units):
+            locations = [present.parts[unit.name].file.location for unit in some]
+            tables = list(pool.map(parts.read_part, locations))
             for table in tables:
                 made_by = json.loads((table.schema.metadata or {}).get(parts.PROVENANCE_KEY, b"{}"))
                 runs.update(made_by.pop("run_ids", ()), {str(made_by.pop("run_id", ""))})

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.sql import quote_name
 
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = "512MB"
+THREADS = 4  # at most: each of them needs its share of the memory
 
 
 class SortedRows:
@@ -30,7 +31,11 @@ class SortedRows:
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="imagecensus-"))
         self._db = duckdb.connect(
             os.path.join(scratch, "rows"),
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": os.path.join(scratch, "spill")},
+            config={
+                "memory_limit": MEMORY_LIMIT,
+                "threads": min(THREADS, os.cpu_count() or 1),
+                "temp_directory": os.path.join(scratch, "spill"),
+            },
         )
         self._stack.callback(self._db.close)
         return self

@@ -118,6 +118,27 @@ def test_the_same_rows_in_few_sorted_files(layout, monkeypatch, beside, embeddin
     assert run_compact(layout).before == 4  # nothing to do
 
 
+def test_large_parts_are_read_one_at_a_time(layout, monkeypatch):
+    """Those of an earlier merge: so many of them as of small ones would not fit into memory."""
+    classify(layout, plan(layout, references(range(60))))
+    run_compact(layout, 30)
+    classify(layout, plan(layout, references(range(100))))
+    monkeypatch.setattr(compaction, "_AT_ONCE", 16)
+    read, concatenate = [], pa.concat_tables
+
+    def noting(tables, **options):
+        tables = list(tables)
+        read.append([table.num_rows for table in tables])
+        return concatenate(tables, **options)
+
+    before = rows_of(layout)
+    monkeypatch.setattr(compaction.pa, "concat_tables", noting)
+    run_compact(layout, 50, "fedcba")
+    assert [30] in read and [8, 8] in read
+    assert all(sum(rows) <= 16 or len(rows) == 1 for rows in read[:8])
+    assert rows_of(layout).equals(before)
+
+
 def newest(layout):
     return sorted(p.location for p in parts.list_part_files(layout.parts))[-1:]
 
