@@ -17,10 +17,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from imagecensus.jobs.classification.calibrate import model_with_int8
+from imagecensus.jobs.classification.interrupts import attach, cancel
 from imagecensus.jobs.classification.options import (
     EPILOG,
     IN_PROCESS,
@@ -28,6 +30,7 @@ from imagecensus.jobs.classification.options import (
     validate,
     validate_beam,
 )
+from imagecensus.jobs.classification.remote_job import name_of
 from imagecensus.jobs.classification.run_report import (
     Run,
     count_totals,
@@ -43,15 +46,41 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact
-
-if TYPE_CHECKING:
-    from imagecensus.model_export.contract import Contract
-    from imagecensus.transforms.dataset.inventory import Inventory
-    from imagecensus.transforms.dataset.layout import Layout
-    from imagecensus.transforms.dataset.plan_units import Planned
-    from imagecensus.transforms.engines.precision import Choice
-    from imagecensus.transforms.inputs.selection import Selection
-    from imagecensus.transforms.records import Unit
+from imagecensus.model_export.contract import Contract, check_digest, read_contract
+from imagecensus.model_export.default_model import default_model, former_default_model
+from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms import activity, fault_injection
+from imagecensus.transforms.activity import doing
+from imagecensus.transforms.dataset import (
+    compaction,
+    delta_table,
+    inventory,
+    ledger,
+    parts,
+    work_plan,
+)
+from imagecensus.transforms.dataset.epoch import raise_epoch
+from imagecensus.transforms.dataset.inventory import Inventory
+from imagecensus.transforms.dataset.layout import (
+    Layout,
+    claim,
+    dataset_ingredients,
+    fact_columns,
+    fingerprint_of,
+    ingredients,
+)
+from imagecensus.transforms.dataset.plan_units import Planned, Revising, plan_units
+from imagecensus.transforms.dataset.raw_pairs import with_column
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.engines.precision import Choice, choose_precision
+from imagecensus.transforms.engines.registry import choose_engine, match_engine, preload_engine
+from imagecensus.transforms.inputs.files import absolute
+from imagecensus.transforms.inputs.selection import Selection
+from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.local_run import LOCAL_RUN
+from imagecensus.transforms.records import SOURCE_COLUMN, Unit
+from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.locations import is_bucket
 
 # A IIIF server is asked for images whose longer side is so many times what the model sees: the
 # shorter side of all but panoramas is then no smaller.
@@ -78,11 +107,6 @@ def main(argv: list[str]) -> int:
 
 def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     """Plans, runs and reports; see `main`."""
-    from imagecensus.jobs.classification.interrupts import cancel
-    from imagecensus.transforms.dataset.layout import Layout
-    from imagecensus.transforms.decoders.lease import lease
-    from imagecensus.transforms.storage.locations import is_bucket
-
     options.web.apply()
     output = options.output
     if not is_bucket(output):
@@ -133,9 +157,6 @@ class Work:
 
 
 def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> int:
-    from imagecensus.jobs.classification.interrupts import attach
-    from imagecensus.transforms import activity, fault_injection
-
     job = prepare(options, beam_args, layout)
     if not options.dry_run:
         layout.make()
@@ -178,9 +199,7 @@ def _left_text(running: str) -> str:
 
 def _stop() -> None:
     """Lets a run in this process end with the unit in work: the output is another run's now."""
-    from imagecensus.transforms.decode_images import STOP
-
-    STOP.set()
+    LOCAL_RUN.stop.set()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,16 +214,6 @@ class _Chosen:
 
 def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> Job:
     """Loads and checks the model, and begins the listing. Raises UserError for every refusal."""
-    from imagecensus.transforms.dataset.layout import (
-        dataset_ingredients,
-        fact_columns,
-        fingerprint_of,
-        ingredients,
-    )
-    from imagecensus.transforms.dataset.raw_pairs import with_column
-    from imagecensus.transforms.inputs.selection import Selection
-    from imagecensus.transforms.list_images import passthrough_columns
-
     started = time.time()
     process.forgo_pandas()
     delta = _keeps_delta(options, layout)
@@ -256,8 +265,6 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
 
 def _keeps_delta(options: ClassifyOptions, layout: Layout) -> bool:
     """Whether the output has a Delta table, or shall get one. Raises UserError: no library."""
-    from imagecensus.transforms.dataset import delta_table, work_plan
-
     # What shards do is committed by the next run over everything.
     there = layout.shard == work_plan.WHOLE and delta_table.exists(layout)
     if there or options.table == "delta":
@@ -284,12 +291,6 @@ def _run(options: ClassifyOptions, chosen: _Chosen, fingerprint: str, started: f
 
 def _choose_model(options: ClassifyOptions, present: dict[str, Any]) -> _Chosen:
     """The model, its engine and precision. `present`: what the dataset was begun with."""
-    from imagecensus.jobs.classification.calibrate import model_with_int8
-    from imagecensus.model_export.contract import check_digest, read_contract
-    from imagecensus.model_export.safety import check_graph
-    from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import choose_engine, match_engine
-
     here = options.runner == IN_PROCESS
     engine = choose_engine(options.engine, options.precision, options.embeddings, here=here)
     model = _model_folder(options, present.get("model", ""))
@@ -318,12 +319,6 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     `check_held` raises where another run has taken the output over, before the plan is written.
     Raises UserError: the output holds another dataset, or parts that no plan knows.
     """
-    from imagecensus.transforms import fault_injection
-    from imagecensus.transforms.dataset import compaction, inventory, ledger, parts, work_plan
-    from imagecensus.transforms.dataset.epoch import raise_epoch
-    from imagecensus.transforms.dataset.layout import claim
-    from imagecensus.transforms.dataset.plan_units import Revising, plan_units
-
     options, layout, run = job.options, job.layout, job.run
     dry_run, shard = options.dry_run, options.shard_pair
     run.fingerprint, passthrough = claim(layout, job.identity, job.passthrough, dry_run)
@@ -377,18 +372,18 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
 
 def run_work(job: Job, work: Work) -> None:
     """Takes rows over where nothing else is to be done, and runs the pipeline over the rest."""
-    from imagecensus.jobs.classification.pipeline import Request, provenance, run_pipeline
-    from imagecensus.jobs.classification.remote_job import name_of
-    from imagecensus.transforms import activity
-    from imagecensus.transforms.dataset import parts
-
     run, layout = job.run, job.layout
     process.release_memory()  # of planning
     for unit in work.settled:
-        parts.settle(layout.parts, unit, provenance(job.options, run), job.options.compression)
+        parts.settle(layout.parts, unit, run.provenance(), job.options.compression)
     if work.todo:
         fields = {"run_id": run.run_id, "units": len(work.todo), "engine": run.engine}
         activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
+        if job.options.runner == IN_PROCESS:
+            preload_engine(run.engine, run.model, run.precision, job.options.threads)
+            process.import_beam()
+        from imagecensus.jobs.classification.pipeline import Request, run_pipeline  # brings Beam
+
         run_pipeline(
             Request(
                 options=job.options, beam_args=job.beam_args, layout=layout,
@@ -405,9 +400,6 @@ def close_run(job: Job, work: Work, check_held: Callable[[], None]) -> dict[str,
 
     `check_held` raises where another run has taken the output over.
     """
-    from imagecensus.transforms import activity
-    from imagecensus.transforms.dataset import delta_table, inventory, ledger, work_plan
-
     run, layout, plan = job.run, job.layout, work.planned.plan
     after = inventory.take_inventory(layout.parts, plan, run.fingerprint, work.present.ledger)
     if after.unplanned and layout.shard == work_plan.WHOLE:
@@ -435,9 +427,6 @@ def _list(
     options: ClassifyOptions, columns: pa.Schema, selection: Selection
 ) -> Iterator[pa.RecordBatch]:
     """The listing, with the input that each reference comes from."""
-    from imagecensus.transforms.list_images import list_images
-    from imagecensus.transforms.records import SOURCE_COLUMN
-
     for text in options.inputs:
         batches = list_images(
             (text,), options.uri_column, options.image_column, options.max_members, columns,
@@ -451,9 +440,6 @@ def _list(
 
 def _source(text: str) -> str:
     """An input as the plan remembers it."""
-    from imagecensus.transforms.inputs.files import absolute
-    from imagecensus.transforms.storage import store
-
     return text if store.is_remote(text) else store.uri_of_path(absolute(text))
 
 
@@ -461,8 +447,6 @@ def _reported(
     batches: Iterator[pa.RecordBatch], inputs: tuple[str, ...]
 ) -> Iterator[pa.RecordBatch]:
     """The batches; a listing that takes long, or gets stuck, says so."""
-    from imagecensus.transforms.activity import doing
-
     what, listed = redact(", ".join(inputs)), 0
     with progress_bar("listing", None, lambda: listed):
         while True:
@@ -537,11 +521,8 @@ def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> in
 
 def _model_folder(options: ClassifyOptions, begun_with: str) -> str:
     """`begun_with`: the digest of the dataset's model; empty: it is new."""
-    from imagecensus.transforms.storage import store
-
     if options.model:
         return store.local_folder(options.model)
-    from imagecensus.model_export.default_model import default_model, former_default_model
 
     # A dataset goes on with the default model that it was begun with, where an update has another.
     former = former_default_model(begun_with, options.weights) if begun_with else None

@@ -32,7 +32,14 @@ from imagecensus.jobs.command.options import argument, parse_known_options
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted, format_size
-from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA
+from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA, read_contract
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.engines.classify_batch import Classification, load_classifier
+from imagecensus.transforms.engines.precision import choose_precision
+from imagecensus.transforms.engines.registry import EngineError, choose_engine, match_engine
+from imagecensus.transforms.list_images import list_images
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
 
@@ -154,10 +161,6 @@ def check_credentials(options: ClassifyOptions) -> Iterator[Finding]:
 
 def check_inputs(options: ClassifyOptions) -> Iterator[Finding]:
     """Whether something is listed, and the first image can be read."""
-    from imagecensus.model_export.image_formats import ImageError
-    from imagecensus.transforms.list_images import list_images
-    from imagecensus.transforms.read_images import read_image
-
     for text in options.inputs:
         try:
             first = next(list_images((text,), options.uri_column, options.image_column), None)
@@ -225,12 +228,6 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
 
 def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
     """Whether the model loads in the engine and answers its golden images as recorded."""
-    from imagecensus.model_export.contract import read_contract
-    from imagecensus.model_export.safety import check_graph
-    from imagecensus.transforms.classify_images import Classification, ClassifierHandler
-    from imagecensus.transforms.engines.precision import choose_precision
-    from imagecensus.transforms.engines.registry import EngineError, choose_engine, match_engine
-
     asked, here = (options.engine, options.precision, options.embeddings), True
     try:
         choose_engine(*asked, here=False)
@@ -254,11 +251,13 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
             yield Finding("warn", "model", text, remedy)
             return
         how = Classification(
-            model=folder, engine=engine, precision=precision, threads=options.threads
+            model=folder,
+            engine=engine,
+            precision=precision,
+            threads=options.threads,
+            digest=options.model_digest,
         )
-        loaded = ClassifierHandler(
-            dataclasses.replace(how, digest=options.model_digest)
-        ).load_model()
+        loaded = load_classifier(how)
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return

@@ -26,6 +26,7 @@ from imagecensus.model_export.foreign.graph_file import (
     read_graph,
     read_graph_labels,
 )
+from imagecensus.model_export.foreign.keras_file import read_keras
 from imagecensus.model_export.foreign.labels import read_labels
 from imagecensus.model_export.foreign.network_checks import (
     RANGES,
@@ -152,7 +153,6 @@ def _export_keras(options: ExportOptions, labels: list[str]) -> tuple[Contract, 
 
     # isort: split
     from imagecensus.model_export.export import export_classifier
-    from imagecensus.model_export.foreign.keras_file import read_keras
 
     network = read_keras(options.model, options.image_size)
     spec, activation, note = _judge(network, options, labels)

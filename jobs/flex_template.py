@@ -11,14 +11,13 @@ import re
 import sys
 
 from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.jobs.cli import run_job
 
 WORKER_IMAGE = "IMAGECENSUS_WORKER_IMAGE"  # set by the template's image
 
 
 def main(argv: list[str]) -> int:
     """Runs `classify`; returns its exit code."""
-    from imagecensus.jobs.cli import run_job
-
     return run_job("imagecensus.jobs.classify", classify_arguments(argv))
 
 

@@ -19,10 +19,12 @@ import tempfile
 import time
 from typing import Any
 
+from imagecensus.jobs.classify import main as classify
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted, format_duration, format_size
+from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, S3
 
@@ -174,8 +176,6 @@ def sample_listing(
     inputs: tuple[str, ...], size: int, seed: int, stop_after: int | None
 ) -> tuple[int, list[str], list[int]]:
     """Reservoir sample over the listing: (images listed, uris, sizes)."""
-    from imagecensus.transforms.list_images import list_images
-
     rng = random.Random(seed)
     kept: list[tuple[str, int]] = []
     count = 0
@@ -194,8 +194,6 @@ def sample_listing(
 
 def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict[str, Any]:
     """Classifies some images by the real job: wall seconds, and CPU seconds by stage."""
-    from imagecensus.jobs.classify import main as classify
-
     manifest = os.path.join(folder, f"{name}.txt")
     with open(manifest, "w", encoding="utf-8") as file:
         file.writelines(uri + "\n" for uri in uris)

@@ -6,7 +6,6 @@ The same decoding, the same engines and the same columns as the batch job, witho
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,27 +14,33 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
+from imagecensus.model_export.default_model import default_model
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.safety import check_graph
+from imagecensus.transforms.decoders.decode_batch import Decoding, Pending, Pools
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
-from imagecensus.transforms.engines.registry import choose_engine, load_engine, match_engine
+from imagecensus.transforms.engines.classify_batch import (
+    Classification,
+    classify_batch,
+    load_classifier,
+)
+from imagecensus.transforms.engines.registry import choose_engine, match_engine
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
 from imagecensus.transforms.read_images import MAX_BYTES, read_image
-from imagecensus.transforms.records import FACTS, GPS_FACTS
+from imagecensus.transforms.records import FACTS, GPS_FACTS, REF_SCHEMA, ImageBatch, Unit
 from imagecensus.transforms.storage import store
 
 STDIN = "-"
 _BATCH = 32
 _BAR = 20
+_NO_UNIT = Unit(name="predict", plan="", row_group=0, rows=0)
 
 NamedBytes = tuple[str, bytes | ImageError]  # the file, or why there is none
 
@@ -103,13 +108,15 @@ class Predictor:
                 f"--top-k={top_k}: {model} answers with {self.contract.top_k} classes;"
                 " export it again with a larger top-k"
             )
-        self._top_k, self._gps = top_k, gps
-        stack = contextlib.ExitStack()
-        self._decoders = stack.enter_context(lease())
-        self._decoders.start()  # while the model is loaded
-        weakref.finalize(self, stack.close)
+        facts = (*FACTS, *GPS_FACTS) if gps else FACTS
+        self._decoding = Decoding(spec=self.contract.preprocess, facts=facts)
+        self._pools = Pools(self._decoding)  # they start while the model is loaded
+        weakref.finalize(self, self._pools.close)
         chosen = match_engine(choose_engine(engine), engine, model)
-        self._engine = load_engine(chosen, model)
+        self._how = Classification(
+            model=model, engine=chosen, top_k=min(top_k, len(self.contract.labels))
+        )
+        self._model = load_classifier(self._how)
 
     def predict(
         self, images: Iterable[NamedBytes], embeddings: bool = False
@@ -118,7 +125,7 @@ class Predictor:
 
         Args:
           images: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
-          embeddings: adds `embedding`, float32 [D].
+          embeddings: adds `embedding`, float32 [D]; None where the image failed.
         """
         batch: list[NamedBytes] = []
         for image in images:
@@ -129,43 +136,32 @@ class Predictor:
         if batch:
             yield from self._predict_batch(batch, embeddings)
 
-    def _predict_batch(self, batch: list[NamedBytes], embeddings: bool) -> list[dict[str, Any]]:
-        rows = []
-        pixels = np.empty((len(batch), *self.contract.preprocess.shape), np.uint8)
-        good: list[dict[str, Any]] = []
-        for name, data in batch:
-            row: dict[str, Any] = {"uri": name, "status": "ok"}
-            row |= dict.fromkeys(("error", "label", "class_id", "score", "top_k"))
-            row |= dict.fromkeys(("width", "height", "format"))
-            row["bytes"] = len(data) if isinstance(data, bytes) else None
-            facts = (*FACTS, *GPS_FACTS) if self._gps else FACTS
-            row |= dict.fromkeys(facts)
-            try:
-                if isinstance(data, ImageError):
-                    raise data
-                row["xxh128"] = xxhash.xxh3_128_hexdigest(data)
-                spec, out = self.contract.preprocess, pixels[len(good)]
-                info = self._decoders.decode(data, spec, out, gps=self._gps)
-                row |= {"width": info.width, "height": info.height, "format": info.format}
-                row |= {name: getattr(info, name) for name in facts if name != "xxh128"}
-                good.append(row)
-            except ImageError as error:
-                row |= {"status": error.status, "error": str(error), "format": error.image_format}
-            rows.append(row)
-        if good:
-            class_ids, scores, vectors = self._engine.infer(pixels[: len(good)])
-            for row, ids, row_scores, vector in zip(good, class_ids, scores, vectors, strict=True):
-                row |= self._answer(ids, row_scores)
-                if embeddings:
-                    row["embedding"] = vector
-        return rows
-
-    def _answer(self, class_ids: NDArray[np.int32], scores: NDArray[np.float32]) -> dict[str, Any]:
-        top = [
-            {"label": self.contract.labels[index], "class_id": int(index), "score": float(score)}
-            for index, score in zip(class_ids[: self._top_k], scores[: self._top_k], strict=True)
-        ]
-        return {**top[0], "top_k": top}
+    def _predict_batch(self, images: list[NamedBytes], embeddings: bool) -> list[dict[str, Any]]:
+        names, files = zip(*images, strict=True)
+        refs = pa.RecordBatch.from_pydict(
+            {
+                "uri": [name.encode(errors="replace").decode() for name in names],
+                "size": [-1] * len(names), "etag_or_mtime": [""] * len(names),
+                "container": [None] * len(names), "member": [None] * len(names),
+            },
+            REF_SCHEMA,
+        )  # fmt: skip
+        shape, facts = self.contract.preprocess.shape, self._decoding.facts
+        batch = ImageBatch.of(_NO_UNIT, refs, shape, facts=facts)
+        batch = Pending(batch, self._decoding, self._pools, files).result()
+        how = dataclasses.replace(self._how, embeddings=embeddings)
+        rows = classify_batch(
+            batch, self._model.engine, self._model.labels, how, self._model.embedding_size
+        ).rows
+        vectors = rows.column("embedding") if embeddings else None
+        without = {"etag_or_mtime", "embedding"}.intersection(rows.schema.names)
+        answers: list[dict[str, Any]] = rows.drop_columns([*without]).to_pylist()
+        for place, row in enumerate(answers):
+            row["uri"] = names[place]
+            if vectors is not None:
+                found = row["label"] is not None
+                row["embedding"] = vectors[place].values.to_numpy() if found else None
+        return answers
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -227,7 +223,6 @@ def _validate(options: Options) -> None:
 def _model_folder(options: Options) -> str:
     if options.model:
         return store.local_folder(options.model)
-    from imagecensus.model_export.default_model import default_model
 
     return default_model(options.weights)
 

@@ -22,6 +22,7 @@ from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import Contract, Pixels, read_contract
+from imagecensus.model_export.default_model import default_model
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.precision import judge_int8
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -35,6 +36,7 @@ from imagecensus.model_export.quantize import (
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
+from imagecensus.transforms.engines.precision import load_infer, race
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.list_images import check_inputs, list_images
 from imagecensus.transforms.read_images import MAX_BYTES
@@ -95,12 +97,7 @@ def main(argv: list[str]) -> int:
         problems.append("nncf is not installed; pip install imagecensus[quantize]")
     if problems:
         raise UserError("; ".join(problems))
-    if options.model:
-        model = store.local_folder(options.model)
-    else:
-        from imagecensus.model_export.default_model import default_model
-
-        model = default_model(options.weights)
+    model = store.local_folder(options.model) if options.model else default_model(options.weights)
     if not options.trust_model:
         check_graph(model)
     contract = quantize_from(model, options.output, (options.images,), options.labels)
@@ -157,8 +154,6 @@ def quantize_arrays(
     truth: NDArray[np.int64] | None,
 ) -> Contract:
     """`quantize_model` with our own engine; see there."""
-    from imagecensus.transforms.engines.precision import load_infer, race
-
     return quantize_model(
         model,
         output,

@@ -22,16 +22,22 @@ import warnings
 from typing import TYPE_CHECKING
 
 from imagecensus.jobs.command.options import argument, option, parse_options, size_in_bytes
+from imagecensus.jobs.training_data.int8_twin import add_int8_twin
+from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
+from imagecensus.model_export.preprocess import PreprocessSpec
+from imagecensus.model_export.quantize import describe_int8
+from imagecensus.model_export.training.augment import Augmentation
+from imagecensus.model_export.training.decoded_images import ArrayCache
+from imagecensus.model_export.training.labelled_data import LabelledData, SplitFractions
 from imagecensus.model_export.training.recipes import describe_recipes, recipe_flags
+from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.decoders.pool import Pool
 
 if TYPE_CHECKING:
-    from imagecensus.model_export.preprocess import PreprocessSpec
     from imagecensus.model_export.training.features import TrainingSpec
-    from imagecensus.model_export.training.labelled_data import LabelledData
     from imagecensus.model_export.training.run import Trained
-    from imagecensus.transforms.decoders.pool import Pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,6 @@ def main(argv: list[str]) -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
     import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401
-    from imagecensus.transforms.decoders.lease import lease
 
     with lease() as decoders:
         _train(options, decoders)
@@ -159,9 +164,6 @@ def main(argv: list[str]) -> int:
 
 
 def _train(options: TrainOptions, decoders: Pool) -> None:
-    from imagecensus.jobs.training_data.sources import read_training_data
-    from imagecensus.model_export.training.labelled_data import SplitFractions
-
     data = read_training_data(
         options.data,
         SplitFractions(val=options.val_fraction, test=options.test_fraction, seed=options.seed),
@@ -207,7 +209,6 @@ def _train_each_crop(options: TrainOptions, data: LabelledData) -> Trained:
 
 
 def _train_model(options: TrainOptions, data: LabelledData) -> Trained:
-    from imagecensus.model_export.training.decoded_images import ArrayCache
     from imagecensus.model_export.training.run import train
 
     spec = training_spec(options, len(data.labels))
@@ -236,7 +237,6 @@ def training_spec(options: TrainOptions, classes: int) -> TrainingSpec:
     Raises:
       UserError: a backbone, head or augmentation that does not exist.
     """
-    from imagecensus.model_export.training.augment import Augmentation
     from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
     from imagecensus.model_export.training.classifier import ClassifierSpec
     from imagecensus.model_export.training.features import TrainingSpec
@@ -291,10 +291,6 @@ def _preprocess(spec: PreprocessSpec, options: TrainOptions) -> PreprocessSpec:
 
 def _add_int8(options: TrainOptions, data: LabelledData, work: str) -> None:
     import shutil
-
-    from imagecensus.jobs.training_data.int8_twin import add_int8_twin
-    from imagecensus.model_export.quantize import describe_int8
-    from imagecensus.model_export.training.decoded_images import ArrayCache
 
     folder = os.path.join(work, "cache")
     cache = ArrayCache(

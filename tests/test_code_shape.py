@@ -7,9 +7,11 @@ too, until it is taken off.
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import pathlib
 import tokenize
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = ("jobs", "transforms", "model_export")
@@ -29,6 +31,13 @@ LONG_CALLS: set[tuple[str, str]] = {
     ("transforms/storage/web/fetch.py", "_follow"),
 }
 POSITIONAL_DATACLASSES: set[tuple[str, str]] = set()
+
+# What takes so long to import that it waits until it is needed. (A decoder process starts in half
+# the time without Arrow.) Our own modules that bring none of these are imported at the top.
+LATE = {
+    "apache_beam", "duckdb", "jinja2", "keras", "matplotlib", "obstore", "openvino", "pyarrow",
+    "sklearn", "starlette", "tensorflow", "urllib3",
+}  # fmt: skip
 
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
@@ -127,6 +136,58 @@ def test_calls_name_their_arguments():
 def test_dataclasses_are_made_by_keyword():
     found = {one for name in SOURCES for one in positional_dataclasses(name)}
     check(found, POSITIONAL_DATACLASSES, "write @dataclass(..., kw_only=True)")
+
+
+def imports_of(node: ast.AST, late: bool = False) -> Iterator[tuple[bool, int, str]]:
+    """Each import below a node: whether it is inside a function, its line and the module."""
+    if isinstance(node, ast.Import):
+        yield from ((late, node.lineno, alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from ((late, node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+    elif isinstance(node, ast.stmt | ast.Module | ast.ExceptHandler):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from imports_of(child, late or isinstance(node, _Function))
+
+
+def file_of(module: str) -> str:
+    """The file of one of our modules, or of the module that a name is in; "": it is not ours."""
+    if not module.startswith("imagecensus."):
+        return ""
+    path = module.removeprefix("imagecensus.").replace(".", "/")
+    names = (f"{path}.py", f"{path}/__init__.py", f"{path.rpartition('/')[0]}.py")
+    return next((name for name in names if name in SOURCES), "")
+
+
+@functools.cache
+def brought_by(name: str) -> set[str]:
+    """The packages that importing one of our files imports."""
+    seen, todo, packages = set(), [name], set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for late, _, module in imports_of(TREES[name]):
+            if late:
+                continue
+            todo += [file_of(module)] if file_of(module) else []
+            packages.add(module.partition(".")[0])
+    return packages
+
+
+def test_own_imports_are_at_the_top():
+    early = [
+        f"{name}:{line}: {module}"
+        for name in SOURCES
+        for late, line, module in imports_of(TREES[name])
+        if late
+        and file_of(module)
+        and not module.partition("common.")[2].startswith("quiet_")  # imports TensorFlow, quietly
+        and not LATE & (brought_by(file_of(module)) - brought_by(name))
+    ]
+    assert not early, f"import these at the top of their files: {early}"
 
 
 def test_what_is_counted(monkeypatch):

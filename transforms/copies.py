@@ -27,7 +27,7 @@ class KnownAnswers:
         """The answers of all images, and how many of them were copies and not inferred.
 
         Args:
-          infer: see `classify_images.infer_bisecting`.
+          infer: see `classify_batch.infer_bisecting`.
           pixels: uint8 [N, H, W, 3].
           hashes: N, each of a file's bytes, or None.
         """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.web.iiif import unsized
 
 if TYPE_CHECKING:
     from imagecensus.transforms.archives.reading import Place
@@ -93,7 +94,6 @@ def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
 
 def _read_address(uri: str, etag: str, max_bytes: int) -> bytes:
     from imagecensus.transforms.storage.web.fetch import PageError, TooLargeError
-    from imagecensus.transforms.storage.web.iiif import unsized
     from imagecensus.transforms.storage.web.store import WebStore
 
     try:

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from imagecensus.model_export.decoding.errors import ImageError
+from imagecensus.transforms.decoders.requests import Answer
+
 
 class Status(enum.StrEnum):
     """What became of one listed image: a closed set. `docs/output.md` explains each value."""
@@ -115,6 +118,9 @@ def facts_in(rows: pa.Table | pa.RecordBatch) -> tuple[str, ...]:
     )
 
 
+# What was done to images, or not, that a person may want to know of: see docs/formats.md.
+NOTED = ("images_depth_scaled", "images_colour_converted", "images_with_more_pages")
+
 OUTPUT_COLUMNS = tuple(prediction_schema(embedding_size=1).names)
 
 
@@ -183,6 +189,51 @@ class ImageBatch:
     facts: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     noted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
+    @classmethod
+    def of(
+        cls, unit: Unit, refs: pa.RecordBatch, shape: tuple[int, int, int], *,
+        facts: Sequence[str] = (), last: bool = True,
+    ) -> ImageBatch:  # fmt: skip
+        """A batch of which nothing is decoded yet; its pixels have a place for each row."""
+        rows = refs.num_rows
+
+        def nothing() -> list[Any]:
+            return [None] * rows
+
+        return cls(
+            unit=unit, refs=refs, status=[Status.OK.value] * rows, error=nothing(),
+            width=nothing(), height=nothing(), format=nothing(), bytes=nothing(),
+            pixels=np.empty((rows, *shape), np.uint8), last=last,
+            facts={name: nothing() for name in facts},
+        )  # fmt: skip
+
+    def keep(self, row: int, answer: Answer) -> None:
+        """Keeps what became of a row; raises what is no fault of its image."""
+        self.bytes[row] = answer.size
+        if "xxh128" in self.facts:
+            self.facts["xxh128"][row] = answer.xxh128
+        error, info = answer.error, answer.info
+        if isinstance(error, ImageError):
+            self.status[row], self.error[row] = error.status, str(error)
+            self.format[row] = error.image_format
+        elif error or not info:
+            raise error or AssertionError(row)
+        else:
+            self.width[row], self.height[row], self.format[row] = (
+                info.width, info.height, info.format,
+            )  # fmt: skip
+            for name, values in self.facts.items():
+                if name != "xxh128":
+                    values[row] = getattr(info, name)
+            said = (info.depth_scaled, info.colour_converted, (info.pages or 1) > 1)
+            self.noted.update(name for name, so in zip(NOTED, said, strict=True) if so)
+
+    def drop_unread(self) -> None:
+        """Leaves the pixels of the images that were decoded."""
+        good = [row for row, status in enumerate(self.status) if status == Status.OK.value]
+        if len(good) < len(self.status):
+            self.pixels = self.pixels[good]
+
     def __len__(self) -> int:
         return len(self.status)
 
@@ -191,13 +242,14 @@ class ImageBatch:
 class PredictionBatch:
     """Finished rows of one unit: `rows` has `prediction_schema`. `last` closes the unit.
 
-    `engine` is the one that answered.
+    `engine` is the one that answered; `noted` as of `ImageBatch`.
     """
 
     unit: Unit
     rows: pa.RecordBatch
     last: bool
     engine: str = ""
+    noted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

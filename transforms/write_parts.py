@@ -14,6 +14,7 @@ from imagecensus.transforms.activity import doing
 from imagecensus.transforms.begin_units import FENCE_SECONDS
 from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.dataset.epoch import Fence
+from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import PredictionBatch, Status
 
 
@@ -53,7 +54,7 @@ class _WriteParts(beam.DoFn):
         gathered.append(batch.rows)
         if not batch.last:
             return
-        with doing("write", batch.unit.name), counters.STAGES.measure("write"):
+        with doing("write", batch.unit.name), LOCAL_RUN.measure("write"):
             if self._fence and not self._fence.is_held():
                 # A later run may have revised the unit, or put its rows into another part.
                 del self._open[batch.unit.name]

@@ -9,6 +9,8 @@ from typing import Any
 import apache_beam as beam
 
 from imagecensus.jobs.predict import Predictor, read_one_image
+from imagecensus.model_export.default_model import default_model
+from imagecensus.transforms.storage import store
 
 _LARGEST_BATCH = 64
 
@@ -60,12 +62,8 @@ class _ClassifyBatch(beam.DoFn):
 
 def load_predictor(model: str | None, engine: str, top_k: int) -> Predictor:
     """A model ready to answer, the default one where none is named."""
-    from imagecensus.transforms.storage import store
-
     if model is not None:
         return Predictor(store.local_folder(model), engine, top_k)
-    from imagecensus.model_export.default_model import default_model
-
     return Predictor(default_model(None), engine, top_k)
 
 
@@ -74,6 +72,6 @@ def classify_uris(
 ) -> Iterator[dict[str, Any]]:
     """One row per uri, in order."""
     for row in predictor.predict(map(read_one_image, uris), embeddings):
-        if embeddings and row.get("embedding") is not None:
-            row["embedding"] = [float(value) for value in row["embedding"]]
+        if embeddings and row["embedding"] is not None:
+            row["embedding"] = row["embedding"].tolist()
         yield row

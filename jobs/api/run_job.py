@@ -10,8 +10,14 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from imagecensus.jobs import classify as classify_job
+from imagecensus.jobs import train as train_job
+from imagecensus.jobs.classification.options import ClassifyOptions
 from imagecensus.jobs.command.options import unknown_flag
+from imagecensus.jobs.results.open_table import open_table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.contract import read_contract
+from imagecensus.transforms.storage import store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,8 +53,6 @@ class ClassifyResult:
         Raises:
           UserError: the table cannot be read.
         """
-        from imagecensus.jobs.results.open_table import open_table
-
         names = ", ".join(f'"{name}"' for name in columns) if columns is not None else "*"
         with open_table(self.output) as table:
             found = table.connection.execute(f"SELECT {names} FROM predictions")
@@ -89,14 +93,11 @@ def classify(
       UserError: the request cannot be carried out as given; nothing was classified.
       KeyboardInterrupt: interrupted; the same call resumes.
     """
-    from imagecensus.jobs import classify as job
-    from imagecensus.jobs.classification.options import ClassifyOptions
-
     named = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     words = [_positional(os.fspath(location)) for location in named]
     words += _flags(ClassifyOptions, "classify", {"output": os.fspath(output), **options})
     with _captured() as lines:
-        code = job.main([*words, *beam_options])
+        code = classify_job.main([*words, *beam_options])
     if code == 130:
         raise KeyboardInterrupt("interrupted; the same call resumes")
     report = _read_run_report(os.fspath(output))
@@ -120,13 +121,10 @@ def train(data: Location, *, output: Location, **options: Any) -> TrainResult:
     Raises:
       UserError: the data or an option cannot be used; no model was written.
     """
-    from imagecensus.jobs import train as job
-    from imagecensus.model_export.contract import read_contract
-
     words = [_positional(os.fspath(data))]
-    words += _flags(job.TrainOptions, "train", {"output": os.fspath(output), **options})
+    words += _flags(train_job.TrainOptions, "train", {"output": os.fspath(output), **options})
     with _captured() as lines:
-        job.main(words)
+        train_job.main(words)
     model = os.fspath(output)
     return TrainResult(model=model, contract=read_contract(model), summary=lines.getvalue())
 
@@ -158,8 +156,6 @@ def _positional(location: str) -> str:
 
 def _read_run_report(output: str) -> dict[str, Any]:
     """`run_report.json`; empty where the run wrote none, as a dry run does."""
-    from imagecensus.transforms.storage import store
-
     location = store.join(output, "run_report.json")
     if not store.exists(location):
         return {}

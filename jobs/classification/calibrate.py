@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.jobs.quantize import quantize_from
 from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
@@ -45,7 +46,6 @@ def model_with_int8(options: ClassifyOptions, model: str, present: str) -> str:
             " choose another --output"
         )
     # Imported here: workers and runs without the flag never load what quantises.
-    from imagecensus.jobs.quantize import quantize_from
 
     print("calibrating an int8 twin of the model, once", file=sys.stderr, flush=True)
     os.makedirs(models, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imagecensus.jobs.command.options import (
     argument,
@@ -15,11 +15,10 @@ from imagecensus.jobs.command.options import (
     unknown_flag,
 )
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.image_ref import Limits  # brings NumPy and Pillow
+from imagecensus.transforms.list_images import check_inputs
 from imagecensus.transforms.storage.locations import is_bucket, is_writable
 from imagecensus.transforms.storage.web.policy import WebPolicy
-
-if TYPE_CHECKING:
-    from imagecensus.transforms.image_ref import Limits
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
@@ -178,8 +177,6 @@ class ClassifyOptions:
 
     @property
     def limits(self) -> Limits:
-        from imagecensus.transforms.image_ref import Limits  # brings NumPy and Pillow
-
         return Limits(
             max_pixels=self.max_pixels,
             max_side=self.max_side,
@@ -196,8 +193,6 @@ class ClassifyOptions:
 
 def validate(options: ClassifyOptions) -> None:
     """Everything that can be judged at once, all problems in one message."""
-    from imagecensus.transforms.list_images import check_inputs
-
     problems = check_inputs(options.inputs)
     if not options.output:
         problems.append("--output is missing: the folder of the dataset")

@@ -1,4 +1,7 @@
-"""The job as a Beam pipeline: its stages, and one run of it with progress and a graceful Ctrl-C."""
+"""The job as a Beam pipeline: its stages, and one run of it with progress and a graceful Ctrl-C.
+
+Importing it imports Beam: `classify` does so once there is something to run.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,33 @@ import contextlib
 import dataclasses
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import apache_beam as beam
+
+from imagecensus.jobs.classification.interrupts import follow, graceful_interrupt, submit
 from imagecensus.jobs.classification.options import IN_PROCESS, ClassifyOptions
-from imagecensus.jobs.command import process
+from imagecensus.jobs.classification.remote_job import named_job
+from imagecensus.jobs.classification.run_report import Run
+from imagecensus.jobs.classification.runners import beam_runner, template_location
+from imagecensus.jobs.classification.stall_log import Waiting
+from imagecensus.jobs.classification.worker_errors import user_errors
 from imagecensus.jobs.command.options import size_in_bytes
+from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.model_export.common.errors import UserError
-
-if TYPE_CHECKING:  # Beam is imported where it is used: start-up time counts
-    import apache_beam as beam
-
-    from imagecensus.jobs.classification.run_report import Run
-    from imagecensus.model_export.contract import Contract
-    from imagecensus.transforms.classify_images import Classification
-    from imagecensus.transforms.dataset.epoch import Fence
-    from imagecensus.transforms.dataset.layout import Layout
-    from imagecensus.transforms.decode_images import Decoding
-    from imagecensus.transforms.records import Unit
+from imagecensus.model_export.contract import Contract
+from imagecensus.transforms.begin_units import BeginUnits, GiveUnits
+from imagecensus.transforms.classify_images import ClassifyImages
+from imagecensus.transforms.counters import NAMESPACE, SLOW
+from imagecensus.transforms.dataset.epoch import Fence, fence_of
+from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.decode_images import DecodeImages
+from imagecensus.transforms.decoders.decode_batch import Decoding
+from imagecensus.transforms.engines.classify_batch import Classification
+from imagecensus.transforms.local_run import LOCAL_RUN
+from imagecensus.transforms.records import Unit
+from imagecensus.transforms.storage import store
+from imagecensus.transforms.write_parts import WriteParts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +43,7 @@ class How:
     """How units become parts: the same on every worker.
 
     Attributes:
-      made_by: for the footers of the parts, see `provenance`.
+      made_by: for the footers of the parts, see `Run.provenance`.
       fence: of the run; None: nothing can outlive its launcher.
       elsewhere: workers run in other processes, or on other machines.
     """
@@ -46,11 +59,6 @@ class How:
 
 def build_pipeline(pipeline: beam.Pipeline, units: list[Unit], how: How) -> beam.PCollection[str]:
     """The job, as a list of its stages."""
-    from imagecensus.transforms.begin_units import BeginUnits, GiveUnits
-    from imagecensus.transforms.classify_images import ClassifyImages
-    from imagecensus.transforms.decode_images import DecodeImages
-    from imagecensus.transforms.write_parts import WriteParts
-
     parts = how.layout.parts
     return (
         pipeline
@@ -94,36 +102,19 @@ def run_pipeline(request: Request, run: Run) -> None:
     Where the pipeline only becomes a template of Dataflow's, sets `run.template` and returns;
     where its job is left running, sets `run.left`.
     """
-    from imagecensus.transforms.engines.registry import preload_engine
-
     options, units = request.options, request.units
-    if options.runner == IN_PROCESS:
-        preload_engine(run.engine, run.model, options.precision, options.threads)
-        process.import_beam()
-    import apache_beam as beam
-
-    from imagecensus.jobs.classification.interrupts import follow, graceful_interrupt, submit
-    from imagecensus.jobs.classification.remote_job import named_job
-    from imagecensus.jobs.classification.runners import beam_runner, template_location
-    from imagecensus.jobs.classification.stall_log import Waiting
-    from imagecensus.jobs.classification.worker_errors import user_errors
-    from imagecensus.jobs.command.progress import progress_bar
-    from imagecensus.transforms import counters
-    from imagecensus.transforms.decode_images import STOP
-
     runner, beam_options = beam_runner(options, request.beam_args)
     job = named_job(options.runner, beam_options, request.job_name, run.run_id)
     if job is None and options.detach:
         raise UserError(f"--detach: {options.runner} ends with this command; give it without")
     waiting = Waiting(options.runner, units, request.layout.parts)
-    STOP.clear()
-    counters.STAGES.reset()
+    LOCAL_RUN.reset()
     start = time.monotonic()
     here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells
     images = sum(unit.rows for unit in units)
     with (
-        graceful_interrupt(STOP),
-        progress_bar("classifying", images, lambda: counters.STAGES.images)
+        graceful_interrupt(LOCAL_RUN.stop),
+        progress_bar("classifying", images, lambda: LOCAL_RUN.images)
         if here
         else contextlib.nullcontext(),
     ):
@@ -141,18 +132,13 @@ def run_pipeline(request: Request, run: Run) -> None:
                 run.left = str(job)
                 return
     run.seconds = time.monotonic() - start
-    run.interrupted = STOP.is_set()
-    run.add_stages(counters.STAGES)
+    run.interrupted = LOCAL_RUN.stop.is_set()
+    run.add_stages(LOCAL_RUN)
     run.counters, run.slow = _counters(result)
-    run.images = run.counters.get("images_read", counters.STAGES.images)
+    run.images = run.counters.get("images_read", LOCAL_RUN.images)
 
 
 def _how(request: Request, run: Run) -> How:
-    from imagecensus.transforms.classify_images import Classification
-    from imagecensus.transforms.dataset.epoch import fence_of
-    from imagecensus.transforms.decode_images import Decoding
-    from imagecensus.transforms.storage import store
-
     options, layout = request.options, request.layout
     decoding = Decoding(
         spec=request.contract.preprocess,
@@ -180,30 +166,13 @@ def _how(request: Request, run: Run) -> How:
     signs = layout.signs if elsewhere else ""
     return How(
         decoding=decoding, classification=classification, layout=layout,
-        made_by=provenance(options, run), compression=options.compression, elsewhere=elsewhere,
+        made_by=run.provenance(), compression=options.compression, elsewhere=elsewhere,
         fence=fence_of(layout.epoch, layout.whole.epoch, request.epoch, signs),
     )  # fmt: skip
 
 
-def provenance(options: ClassifyOptions, run: Run) -> dict[str, Any]:
-    """What the footer of a part says of how it was made."""
-    from imagecensus.model_export.common.version import __version__
-
-    return {
-        "fingerprint": run.fingerprint,
-        "model_digest": run.model_digest,
-        "model_name": run.model_name,
-        "engine": run.engine,
-        "precision": options.precision,
-        "run_id": run.run_id,
-        "version": __version__,
-    }
-
-
 def _counters(result: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """The job's counters, and which images were slow, slowest first."""
-    from imagecensus.transforms.counters import NAMESPACE, SLOW
-
     counted: dict[str, int] = {}
     slow: dict[str, dict[str, Any]] = {}
     metrics = result.metrics().query()

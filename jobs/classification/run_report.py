@@ -9,22 +9,20 @@ import io
 import json
 import platform
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
+from imagecensus.transforms.dataset.delta_table import Committed
 from imagecensus.transforms.dataset.inventory import Totals
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import Planned
 from imagecensus.transforms.engines.registry import ENGINES
+from imagecensus.transforms.local_run import LocalRun
 from imagecensus.transforms.storage import store
-
-if TYPE_CHECKING:  # Beam, which the first imports, is prepared before
-    from imagecensus.transforms.counters import Stages
-    from imagecensus.transforms.dataset.delta_table import Committed
 
 _PACKAGES = ("apache-beam", "openvino", "tensorflow", "pillow", "pyarrow", "numpy")
 _SHOWN_LABELS = 8
@@ -76,7 +74,7 @@ class Run:
         self.stage_cpu[stage] = cpu
         self.stage_wall[stage] = wall
 
-    def add_stages(self, stages: Stages) -> None:
+    def add_stages(self, stages: LocalRun) -> None:
         """Adds what the pipeline's stages took; call when it has ended.
 
         `start` is everything before the first image but listing; `overhead` is what the process
@@ -93,6 +91,18 @@ class Run:
             self.add_stage(stage, stages.cpu[stage], stages.wall[stage])
         self.add_stage("overhead", overhead, 0.0)
         self.steady_seconds = steady
+
+    def provenance(self) -> dict[str, Any]:
+        """What the footer of a part says of how it was made."""
+        return {
+            "fingerprint": self.fingerprint,
+            "model_digest": self.model_digest,
+            "model_name": self.model_name,
+            "engine": self.engine,
+            "precision": self.precision,
+            "run_id": self.run_id,
+            "version": __version__,
+        }
 
 
 def count_totals(run: Run, totals: Totals, planned_rows: int, pending_rows: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from imagecensus.jobs.classification.dataflow_checks import check_dataflow
 from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
-from imagecensus.jobs.classification.runners import MAGIC_MASTERS
+from imagecensus.jobs.classification.runners import MAGIC_MASTERS, beam_runner
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.version import __version__
@@ -176,8 +176,6 @@ def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
 def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
     """Sends one element through the runner; its worker tells its versions as a counter's name."""
     import apache_beam as beam
-
-    from imagecensus.jobs.classification.runners import beam_runner
 
     here = versions_here()
     try:

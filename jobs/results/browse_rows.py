@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 from imagecensus.jobs.results.open_table import Table
+from imagecensus.jobs.results.thumbnails import Images
 
 ORDERS = {
     "uri": "id",
@@ -45,8 +46,6 @@ class Rows:
 
     def __init__(self, table: Table, folder: str):
         """Copies the rows into `folder`, a temporary one."""
-        from imagecensus.jobs.results.thumbnails import Images
-
         self._connection = table.connection
         self.images = Images(table.output)
         path = os.path.join(folder, "rows.duckdb")

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from imagecensus.jobs.training_data.class_folders import read_class_folders
 from imagecensus.jobs.training_data.manifest import read_manifest
+from imagecensus.jobs.training_data.tfds import read_tfds
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.training.labelled_data import (
     LabelledData,
@@ -61,8 +62,6 @@ def read_training_data(
     columns = (label_column, path_column, split_column)
     notes: list[str] = []
     if source.startswith("tfds:"):
-        from imagecensus.jobs.training_data.tfds import read_tfds
-
         labels, found = read_tfds(source.removeprefix("tfds:"))
     elif os.path.isdir(source):
         labels, found, notes = read_class_folders(source)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from packing import pack
+from PIL import Image
 from samples import make_photos, photo, read_rows
 
 from imagecensus.jobs.cli import main
@@ -32,13 +33,35 @@ def test_answers_equal_the_rows_of_the_batch_job(tiny_model, tmp_path, capsys):
     assert [answer["uri"] for answer in answers] == paths
     for answer in answers:
         row = rows[answer["uri"]]
-        assert set(row) - set(answer) == {"etag_or_mtime"}
-        for name in ("status", "error", "label", "class_id", "width", "height", "format"):
+        assert list(row) == [*list(answer)[:11], "etag_or_mtime", *list(answer)[11:]]
+        for name in answer.keys() - {"score", "top_k"}:
             assert answer[name] == row[name]
         if answer["status"] == "ok":
-            assert answer["bytes"] == row["bytes"]
             assert answer["score"] == pytest.approx(row["score"], abs=1e-6)
             assert [a["label"] for a in answer["top_k"]] == [a["label"] for a in row["top_k"]]
+
+
+def test_an_image_that_the_engine_fails_on_is_a_row_and_its_neighbours_are_answered(
+    tiny_model, tmp_path, monkeypatch
+):
+    predictor = Predictor(tiny_model)
+    whole = predictor._model.engine.infer
+
+    def infer(pixels):
+        if (pixels == pixels[:1, :1, :1]).all((1, 2, 3)).any():
+            raise RuntimeError("out of memory")
+        return whole(pixels)
+
+    monkeypatch.setattr(predictor._model.engine, "infer", infer)
+    files = []
+    for image in (photo(1), Image.new("RGB", (64, 64)), photo(2)):
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        files.append((f"{len(files)}.png", data.getvalue()))
+    rows = list(predictor.predict(files, embeddings=True))
+    assert [row["status"] for row in rows] == ["ok", "inference_error", "ok"]
+    assert rows[1]["error"] == "RuntimeError: out of memory" and rows[1]["embedding"] is None
+    assert rows[0]["embedding"].shape == rows[2]["embedding"].shape == (16,)
 
 
 def test_uris_of_the_table_are_taken_back(tiny_model, tmp_path, capsys):

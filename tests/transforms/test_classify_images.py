@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from samples import LABELS, photo
 
 from imagecensus.model_export.contract import ModelError, read_golden
-from imagecensus.transforms.classify_images import (
+from imagecensus.transforms.classify_images import ClassifierHandler
+from imagecensus.transforms.engines import registry
+from imagecensus.transforms.engines.classify_batch import (
     Classification,
-    ClassifierHandler,
     classify_batch,
     infer_bisecting,
 )
-from imagecensus.transforms.engines import registry
 from imagecensus.transforms.engines.registry import ENGINES, EngineError, choose_engine, load_engine
 from imagecensus.transforms.records import ImageBatch, Unit, prediction_schema
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from samples import make_photos
 
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
+from imagecensus.transforms.decode_images import ReadAhead
+from imagecensus.transforms.decoders.decode_batch import Decoding, Pools
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import Unit

@@ -11,11 +11,11 @@ from samples import make_photos
 from imagecensus.jobs.classification.pipeline import How, build_pipeline
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms import counters
-from imagecensus.transforms.classify_images import Classification
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import plan_units
-from imagecensus.transforms.decode_images import Decoding
+from imagecensus.transforms.decoders.decode_batch import Decoding
+from imagecensus.transforms.engines.classify_batch import Classification
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import PredictionBatch, Unit
 from imagecensus.transforms.write_parts import WriteParts

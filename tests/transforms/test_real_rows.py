@@ -6,7 +6,8 @@ import pytest
 from samples import SHARED_DATA
 
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
-from imagecensus.transforms.decode_images import Decoding, Pools, ReadAhead
+from imagecensus.transforms.decode_images import ReadAhead
+from imagecensus.transforms.decoders.decode_batch import Decoding, Pools
 from imagecensus.transforms.engines.registry import ENGINES, load_engine
 from imagecensus.transforms.records import REF_SCHEMA, Unit
 

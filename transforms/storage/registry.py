@@ -1,10 +1,16 @@
-"""Which store a location is in. A new kind of store is a class that keeps `Store`, named here."""
+"""Which store a location is in. A new kind of store is a class that keeps `Store`, named here.
+
+A store's module is imported when a location is in it: its client takes longer to import than most
+processes that read files take to start.
+"""
 
 from __future__ import annotations
 
 import functools
 
+from imagecensus.transforms.storage.local import LocalStore
 from imagecensus.transforms.storage.locations import BUCKETS, is_bucket, is_web
+from imagecensus.transforms.storage.objects import ObjectStore
 from imagecensus.transforms.storage.protocol import Store
 
 
@@ -26,13 +32,9 @@ def _store(scheme: str) -> Store:
 
         return HubStore()
     if f"{scheme}://" in BUCKETS:
-        from imagecensus.transforms.storage.objects import ObjectStore
-
         return ObjectStore()
     if scheme == "https":
         from imagecensus.transforms.storage.web.store import WebStore
 
         return WebStore()
-    from imagecensus.transforms.storage.local import LocalStore
-
     return LocalStore()
