@@ -113,7 +113,7 @@ def evaluate(
     evaluation["confusions"] = [row for row in confusion if row["truth"] != row["label"]]
     evaluation["confusions"] = evaluation["confusions"][:CONFUSIONS_SHOWN]
     evaluation["mistakes"] = mistakes[:MISTAKES_SHOWN]
-    from imagecensus.jobs.results.plots import plot_evaluation
+    from imagecensus.model_export.training.plots import plot_evaluation
 
     files = {
         "per_class.csv": _csv(evaluation["per_class"]),

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list[Name], Vectors]]:
+def read_embeddings(table: Table) -> Iterator[tuple[list[Name], Vectors]]:
     """All classified rows in blocks: what they are, and their embeddings at unit length.
 
     Yields:
@@ -92,7 +92,7 @@ def read_embeddings(table: Table, rows: int = _BLOCK) -> Iterator[tuple[list[Nam
     reader = table.connection.sql(
         "SELECT uri, label, width::BIGINT * height AS pixels, embedding FROM predictions"
         " WHERE status = 'ok'"
-    ).to_arrow_reader(rows)
+    ).to_arrow_reader(_BLOCK)
     for batch in reader:
         if batch.num_rows:
             names = zip(*(batch[n].to_pylist() for n in ("uri", "label", "pixels")), strict=True)

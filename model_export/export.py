@@ -55,7 +55,6 @@ def export_classifier(
     name: str,
     golden_images: np.ndarray,
     embedding_layer: str | None = EMBEDDING_LAYER,
-    top_k: int = EXPORTED_TOP_K,
     training: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     trained_images: TrainedImages | None = None,
@@ -71,7 +70,6 @@ def export_classifier(
       golden_images: uint8 [G, H, W, 3], non-trivial images; their answers are recorded.
       embedding_layer: name of the layer whose output `[N, D]` (or `[N, h, w, D]`, averaged) is
         the embedding; None takes the input of the last layer.
-      top_k: classes per answer, cut to the number of labels.
       training, metrics: provenance for the contract.
       trained_images: which images it was trained on, where that is known.
 
@@ -88,7 +86,7 @@ def export_classifier(
         shown = ", ".join(map(repr, wrong[:5]))
         raise ModelError(f"{name}: labels must be unique and without line breaks; not so: {shown}")
     check_target(directory)
-    top_k = min(top_k, classes)
+    top_k = min(EXPORTED_TOP_K, classes)
     root, embedding_size = _build(model, spec, labels, embedding_layer, top_k)
 
     with atomic_folder(directory) as partial:

@@ -4,9 +4,10 @@ import contextlib
 import logging
 
 import pytest
+from object_servers import forget_clients
 
 from imagecensus.transforms.decoders import lease
-from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage import gcs_client
 
 
 @contextlib.contextmanager
@@ -20,7 +21,7 @@ def emulated_bucket(name: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
         patch.setattr(lease, "_open", [])  # decoders that started before do not know of it
-        store.bucket_client.cache_clear()
-        yield store.bucket_client().bucket(name)
-    store.bucket_client.cache_clear()
+        forget_clients()
+        yield gcs_client.bucket_client().bucket(name)
+    forget_clients()
     emulator.stop()

@@ -209,6 +209,8 @@ def missing(name: str) -> str:
 
 def forget_clients() -> None:
     """As a new process: clients are made anew, from the environment of now."""
+    if gcs_client.bucket_client.cache_info().currsize:
+        gcs_client.bucket_client()._http.close()
     gcs_client.bucket_client.cache_clear()
     object_clients.client.cache_clear()
 

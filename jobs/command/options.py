@@ -75,16 +75,14 @@ def build_parser(
     return parser
 
 
-def parse_options(
-    cls: type[_T], argv: Sequence[str], prog: str, description: str, epilog: str = ""
-) -> _T:
+def parse_options(cls: type[_T], argv: Sequence[str], prog: str, description: str) -> _T:
     """Parses a command line into `cls`, a dataclass.
 
     Raises:
       UserError: an unknown flag, and the message proposes the nearest known one; or an empty
         input or output.
     """
-    options, rest = parse_known_options(cls, argv, prog, description, epilog)
+    options, rest = parse_known_options(cls, argv, prog, description)
     if rest:
         raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
     return options

@@ -45,12 +45,12 @@ def count_statuses(table: Table) -> dict[str, int]:
     return dict(counts)
 
 
-def count_labels(table: Table, limit: int = LABELS_SHOWN) -> tuple[list[dict[str, Any]], int]:
+def count_labels(table: Table) -> tuple[list[dict[str, Any]], int]:
     """The most frequent labels with count and mean score, and how many labels there are."""
     rows = table.query(
         "SELECT label, count(*), avg(score) FROM predictions WHERE status = 'ok'"
         " GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",
-        limit,
+        LABELS_SHOWN,
     )
     [(total,)] = table.query("SELECT count(DISTINCT label) FROM predictions WHERE status = 'ok'")
     return [{"label": name, "count": n, "score": mean} for name, n, mean in rows], total

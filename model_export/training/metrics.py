@@ -93,14 +93,14 @@ def measure_classes(truth: Codes, predicted: Codes, labels: Sequence[str]) -> li
     return sorted(rows, key=lambda row: (-row["support"], row["label"]))
 
 
-def measure_calibration(
-    correct: Flags, score: Scores, bins: int = CALIBRATION_BINS
-) -> dict[str, Any]:
+def measure_calibration(correct: Flags, score: Scores) -> dict[str, Any]:
     """Expected calibration error and the reliability curve, over equal bins of the score."""
     score = np.clip(score.astype(np.float64), 0.0, 1.0)
-    accuracy, confidence = calibration_curve(correct, score, n_bins=bins, pos_label=True)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], score), minlength=bins)
+    accuracy, confidence = calibration_curve(
+        correct, score, n_bins=CALIBRATION_BINS, pos_label=True
+    )
+    edges = np.linspace(0.0, 1.0, CALIBRATION_BINS + 1)
+    counts = np.bincount(np.searchsorted(edges[1:-1], score), minlength=CALIBRATION_BINS)
     filled = np.flatnonzero(counts)
     error = float((counts[filled] / len(score) * np.abs(accuracy - confidence)).sum())
     return {
@@ -118,16 +118,14 @@ def measure_calibration(
     }
 
 
-def measure_coverage(
-    correct: Flags, score: Scores, steps: int = COVERAGE_STEPS
-) -> list[dict[str, Any]]:
+def measure_coverage(correct: Flags, score: Scores) -> list[dict[str, Any]]:
     """For thresholds from 0 to 0.99: share of rows at or above it, and their accuracy."""
     order = np.argsort(score, kind="stable")
     sorted_score = score[order]
     hits_from = np.append(np.cumsum(correct[order][::-1])[::-1], 0)
     curve = []
-    for step in range(steps):
-        threshold = step / steps
+    for step in range(COVERAGE_STEPS):
+        threshold = step / COVERAGE_STEPS
         first = int(np.searchsorted(sorted_score, np.float32(threshold), side="left"))
         kept = len(score) - first
         curve.append(

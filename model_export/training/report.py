@@ -9,17 +9,22 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
+from imagecensus.model_export.common.plot_labels import begin_plot, plot_label
 from imagecensus.model_export.contract import Contract
 from imagecensus.model_export.training import evaluation
 from imagecensus.model_export.training.decoded_images import Broken, Images
-from imagecensus.model_export.training.metrics import CALIBRATION_BINS
+from imagecensus.model_export.training.plots import plot_calibration, plot_confusion, png
 
 MISTAKES = 24
 _MISTAKES_A_ROW = 6
 _THUMBNAIL = 160
 _NAMED_CLASSES = 30  # more labels than this do not fit an axis
+_NAME_LENGTH = 21
 _BLUE, _RED, _GREY = "#3f74b5", "#b3402e", "#9aa5b1"
 
 
@@ -48,20 +53,19 @@ def write_training_report(
     Returns:
       The path of the page.
     """
-    import jinja2
-
+    begin_plot()
     mistakes = worst_mistakes(contract.labels, images, probabilities)
     plots = {
         "curves": _curves(history),
         "confusion": _confusion(contract.labels, probabilities, images.labels),
         "per_class": _per_class(contract.labels, probabilities, images.labels),
-        "calibration": _calibration(probabilities, images.labels),
+        "calibration": plot_calibration(evaluation.calibration(probabilities, images.labels)),
         "worst_mistakes": _mistakes(mistakes, images),
     }
     os.makedirs(os.path.join(folder, "plots"), exist_ok=True)
-    for name, png in plots.items():
+    for name, plot in plots.items():
         with open(os.path.join(folder, "plots", f"{name}.png"), "wb") as file:
-            file.write(png)
+            file.write(plot)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,
@@ -80,7 +84,7 @@ def write_training_report(
         split=split_name,
         shown=contract.metrics[split_name],
         epochs=len(history),
-        plots={name: _data_uri("png", png) for name, png in plots.items()},
+        plots={name: _data_uri("png", plot) for name, plot in plots.items()},
         mistakes=[
             {**item, "src": _data_uri("jpeg", _thumbnail(images, item["index"]))}
             for item in mistakes
@@ -120,8 +124,6 @@ def worst_mistakes(
 
 
 def _thumbnail(images: Images, index: int) -> bytes:
-    from PIL import Image
-
     image = Image.fromarray(images.take(np.asarray([index]))[0])
     resampling = Image.Resampling.NEAREST if image.width < 64 else Image.Resampling.BILINEAR
     buffer = io.BytesIO()
@@ -134,24 +136,11 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from imagecensus.model_export.common.plot_labels import begin_plot
-
-    begin_plot()
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)
     for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def _curves(history: list[dict[str, Any]]) -> bytes:
@@ -177,26 +166,14 @@ def _curves(history: list[dict[str, Any]]) -> bytes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def _confusion(labels: Sequence[str], probabilities: np.ndarray, true: np.ndarray) -> bytes:
     matrix = evaluation.confusion(probabilities, true)
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    count = len(labels)
-    side = min(max(4.0, 1.8 + 0.45 * count), 12.0)
-    figure, axis = _figure(side + 1.2, side)
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.7)
-    axis.set(xlabel="answer", ylabel="true class")
-    if count <= _NAMED_CLASSES:
-        axis.set_xticks(range(count), [_short(label) for label in labels], rotation=60, ha="right")
-        axis.set_yticks(range(count), [_short(label) for label in labels])
-        for i, j in np.ndindex(matrix.shape):
-            if matrix[i, j]:
-                color = "white" if share[i, j] > 0.6 else "black"
-                axis.text(j, i, matrix[i, j], ha="center", va="center", color=color, fontsize=8)
-    return _png(figure)
+    most = np.argsort(-matrix.sum(1), kind="stable")
+    pairs = ((labels[i], labels[j], int(matrix[i, j])) for i, j in np.argwhere(matrix))
+    return plot_confusion([labels[i] for i in most], pairs)
 
 
 def _per_class(labels: Sequence[str], probabilities: np.ndarray, true: np.ndarray) -> bytes:
@@ -206,25 +183,10 @@ def _per_class(labels: Sequence[str], probabilities: np.ndarray, true: np.ndarra
     place = np.arange(len(order))
     axis.barh(place - 0.2, figures["precision"][order], 0.38, color=_BLUE, label="precision")
     axis.barh(place + 0.2, figures["recall"][order], 0.38, color=_RED, label="recall")
-    axis.set_yticks(place, [_short(labels[i]) for i in order])
+    axis.set_yticks(place, [plot_label(labels[i], _NAME_LENGTH) for i in order])
     axis.set(xlim=(0, 1))
     axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _png(figure)
-
-
-def _calibration(probabilities: np.ndarray, true: np.ndarray) -> bytes:
-    found = evaluation.calibration(probabilities, true)
-    bins = found["bins"]
-    figure, (left, right) = _figure(9, 3.8, 2)
-    left.plot([0, 1], [0, 1], color=_GREY, linestyle=":")
-    left.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=_BLUE)
-    left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="score", ylabel="share that is right")
-    left.set_title(f"calibration error {found['ece']:.3f}")
-    middles = [(b["from"] + b["to"]) / 2 for b in bins]
-    width = 0.9 / CALIBRATION_BINS
-    right.bar(middles, [b["count"] for b in bins], width, color=_BLUE)
-    right.set(xlim=(0, 1), xlabel="score", title="images by score")
-    return _png(figure)
+    return png(figure)
 
 
 def _mistakes(mistakes: list[dict[str, Any]], images: Images) -> bytes:
@@ -234,14 +196,11 @@ def _mistakes(mistakes: list[dict[str, Any]], images: Images) -> bytes:
         axis.axis("off")
     for axis, item in zip(np.ravel(axes), mistakes, strict=False):
         axis.imshow(images.take(np.asarray([item["index"]]))[0])
-        said, true = _short(item["predicted"]), _short(item["label"])
+        said, true = (
+            plot_label(item["predicted"], _NAME_LENGTH),
+            plot_label(item["label"], _NAME_LENGTH),
+        )
         axis.set_title(f"{said} {item['score']:.2f}\nis {true}", fontsize=7)
     if not mistakes:
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    return _png(figure)
-
-
-def _short(label: str) -> str:
-    from imagecensus.model_export.common.plot_labels import plot_label
-
-    return plot_label(label, 21)
+    return png(figure)

@@ -58,25 +58,13 @@ class Revising:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planned:
-    """What planning came to: `listed` = `added` + `known` + `changed` + `duplicates`, in images.
+class Planned(Compared):
+    """What planning came to: `listed` = `added` + `known` + `changed` + `duplicates`, in images."""
 
-    `raw_pairs` of them are raw files beside the JPEG or HEIC of the same shot.
-    """
-
-    listed: int
-    known: int
-    changed: int
-    updated: int
-    moved: int
-    duplicates: int
     added: int
-    gone: tuple[str, ...]
-    unlisted: tuple[str, ...]
     units: list[Unit]
     again: dict[tuple[str, int], int]  # of revised units: how many images are classified again
     plan: Plan
-    raw_pairs: int = 0
 
 
 def plan_units(
@@ -133,11 +121,7 @@ def _planned(
     writer: PlanWriter,
 ) -> Planned:  # fmt: skip
     return Planned(
-        again=again,
-        listed=compared.listed, known=compared.known, changed=compared.changed,
-        duplicates=compared.duplicates, added=added, updated=compared.updated,
-        moved=compared.moved, gone=compared.gone, raw_pairs=compared.raw_pairs,
-        unlisted=compared.unlisted, plan=plan,
+        **vars(compared), added=added, again=again, plan=plan,
         units=[unit for file in writer.files for unit in file.units if unit.rows],
     )  # fmt: skip
 

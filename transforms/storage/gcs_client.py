@@ -102,13 +102,9 @@ def replaced(uri: str) -> ChangedError:
     return ChangedError(116, "the archive was replaced after it was listed", uri)
 
 
-def bucket_object(uri: str, generation: str = "") -> Any:
+def bucket_object(uri: str) -> Any:
     bucket, name = split_bucket(uri)
-    return (
-        bucket_client()
-        .bucket(bucket)
-        .blob(name, generation=int(generation) if generation else None)
-    )
+    return bucket_client().bucket(bucket).blob(name)
 
 
 def retry() -> Any:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from imagecensus.transforms.storage import local
 from imagecensus.transforms.storage.copies import local_folder
-from imagecensus.transforms.storage.gcs_client import bucket_client, bucket_object, split_bucket
 from imagecensus.transforms.storage.local import TEMPORARY_PREFIX, path_of_uri, uri_of_path
 from imagecensus.transforms.storage.locations import (
     WEB,
@@ -43,8 +42,6 @@ __all__ = [
     "Lock",
     "StorageError",
     "Stored",
-    "bucket_client",
-    "bucket_object",
     "check_conditional_writes",
     "is_address",
     "is_bucket",
@@ -55,7 +52,6 @@ __all__ = [
     "path_of_uri",
     "resolve",
     "split",
-    "split_bucket",
     "store_of",
     "uri_of_path",
 ]

@@ -18,12 +18,12 @@ from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.storage.locations import split
 from imagecensus.transforms.storage.protocol import ChangedError, StorageError, Stored, as_sentence
 from imagecensus.transforms.storage.web.fetch import fetch
-from imagecensus.transforms.storage.web.store import MAX_BYTES
+from imagecensus.transforms.storage.web.store import MAX_BYTES, ReadOnly
 
 _SHA256_LETTERS = 64
 
 
-class HubStore:
+class HubStore(ReadOnly):
     """Files of datasets on the Hub."""
 
     def check(self, location: str) -> str:
@@ -71,17 +71,11 @@ class HubStore:
             raise ChangedError(116, "the archive was replaced after it was listed", uri)
         return answer.data[:length]
 
-    def write(self, uri: str, data: bytes, *, create_only: bool = False, if_match: str = "") -> str:
-        raise _read_only(uri)
-
-    def upload(self, uri: str, path: str) -> None:
-        raise _read_only(uri)
-
-    def copy(self, uri: str, target: str) -> None:
-        raise _read_only(target)
-
-    def delete(self, uri: str) -> None:
-        raise _read_only(uri)
+    def _read_only(self, location: str) -> StorageError:
+        return StorageError(
+            f"{location}: datasets of the Hub are only read; choose a folder or a store (s3://,"
+            " gs://)"
+        )
 
 
 def _endpoint() -> str:
@@ -170,9 +164,3 @@ def _plain_errors(uri: str) -> Iterator[None]:
     except Exception as error:  # what its HTTP library raises changes with its versions
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise OSError(5, redact(text), uri) from None
-
-
-def _read_only(location: str) -> StorageError:
-    return StorageError(
-        f"{location}: datasets of the Hub are only read; choose a folder or a store (s3://, gs://)"
-    )

@@ -13,7 +13,29 @@ MAX_BYTES = 1 << 30
 HIDDEN = "[redacted]"  # what stands for a secret in an address that was listed
 
 
-class WebStore:
+class ReadOnly:
+    """What a store that nothing can be written to answers."""
+
+    def _read_only(self, location: str) -> StorageError:
+        return StorageError(
+            f"{location}: web addresses are only read; choose a folder or a store (s3://, gs://,"
+            " az://)"
+        )
+
+    def write(self, uri: str, data: bytes, *, create_only: bool = False, if_match: str = "") -> str:
+        raise self._read_only(uri)
+
+    def upload(self, uri: str, path: str) -> None:
+        raise self._read_only(uri)
+
+    def copy(self, uri: str, target: str) -> None:
+        raise self._read_only(target)
+
+    def delete(self, uri: str) -> None:
+        raise self._read_only(uri)
+
+
+class WebStore(ReadOnly):
     """Web addresses. A version is an ETag without its quotes, else the time of the last change."""
 
     def check(self, location: str) -> str:
@@ -24,7 +46,7 @@ class WebStore:
         yield self.stat(prefix)
 
     def list_folder(self, folder: str) -> Iterator[Stored]:
-        raise _read_only(folder)
+        raise self._read_only(folder)
 
     def stat(self, uri: str) -> Stored:
         try:
@@ -63,18 +85,6 @@ class WebStore:
             raise OSError(95, "its server gives no ranges of bytes; download it first", uri)
         return answer.data
 
-    def write(self, uri: str, data: bytes, *, create_only: bool = False, if_match: str = "") -> str:
-        raise _read_only(uri)
-
-    def upload(self, uri: str, path: str) -> None:
-        raise _read_only(uri)
-
-    def copy(self, uri: str, target: str) -> None:
-        raise _read_only(target)
-
-    def delete(self, uri: str) -> None:
-        raise _read_only(uri)
-
     def _ask(
         self, uri: str, max_bytes: int, method: str = "GET", headers: dict[str, str] | None = None
     ) -> Answer:
@@ -107,9 +117,3 @@ def _condition(version: str) -> dict[str, str]:
 def _modified(answer: Answer) -> float:
     moment = email.utils.parsedate_tz(answer.headers.get("Last-Modified", ""))
     return email.utils.mktime_tz(moment) if moment else 0.0
-
-
-def _read_only(location: str) -> StorageError:
-    return StorageError(
-        f"{location}: web addresses are only read; choose a folder or a store (s3://, gs://, az://)"
-    )

@@ -1,8 +1,9 @@
-"""Plots of an evaluation, as PNG files."""
+"""Plots of an evaluation, as PNG files: of a training's, and of a finished table's."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -28,23 +29,30 @@ def plot_evaluation(
       confusion: (truth, label, count) of all pairs that occur.
     """
     begin_plot()
+    labels = [row["label"] for row in evaluation["per_class"] if row["support"]]
+    pairs = ((row["truth"], row["label"], row["count"]) for row in confusion)
     return {
-        "confusion.png": plot_confusion(evaluation["per_class"], confusion),
+        "confusion.png": plot_confusion(labels, pairs),
         "calibration.png": plot_calibration(evaluation["calibration"]),
         "coverage.png": plot_coverage(evaluation["coverage"]),
     }
 
 
-def plot_confusion(per_class: list[dict[str, Any]], confusion: list[dict[str, Any]]) -> bytes:
-    """The confusion matrix of the classes with most images; the others are one row, "other"."""
-    shown = [row["label"] for row in per_class if row["support"]][:CLASSES_SHOWN]
+def plot_confusion(labels: Sequence[str], pairs: Iterable[tuple[str, str, int]]) -> bytes:
+    """The confusion matrix of the first classes; the others are one row, "other".
+
+    Args:
+      labels: the classes, most images first.
+      pairs: (truth, label, count) of all pairs that occur.
+    """
+    shown = labels[:CLASSES_SHOWN]
     codes = {label: code for code, label in enumerate(shown)}
     other = len(shown)
     matrix = np.zeros((other + 1, other + 1), np.int64)
-    for row in confusion:
-        matrix[codes.get(row["truth"], other), codes.get(row["label"], other)] += row["count"]
+    for truth, label, count in pairs:
+        matrix[codes.get(truth, other), codes.get(label, other)] += count
     if not matrix[other].any() and not matrix[:, other].any():
-        matrix, names = matrix[:other, :other], shown
+        matrix, names = matrix[:other, :other], list(shown)
     else:
         names = [*shown, "other"]
     names = [plot_label(name, _NAME_LENGTH) for name in names]
@@ -54,7 +62,7 @@ def plot_confusion(per_class: list[dict[str, Any]], confusion: list[dict[str, An
     display = ConfusionMatrixDisplay(matrix, display_labels=names)
     display.plot(ax=axes, cmap="Blues", colorbar=False, xticks_rotation=90, values_format=",d")
     axes.set(xlabel="predicted", ylabel="true")
-    return _png(figure)
+    return png(figure)
 
 
 def plot_calibration(calibration: dict[str, Any]) -> bytes:
@@ -70,7 +78,7 @@ def plot_calibration(calibration: dict[str, Any]) -> bytes:
     left, width = [row["from"] for row in bins], [row["to"] - row["from"] for row in bins]
     lower.bar(left, [row["count"] for row in bins], width, align="edge", edgecolor="white")
     lower.set(xlabel="score", ylabel="images")
-    return _png(figure)
+    return png(figure)
 
 
 def plot_coverage(coverage: list[dict[str, Any]]) -> bytes:
@@ -87,10 +95,11 @@ def plot_coverage(coverage: list[dict[str, Any]]) -> bytes:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="rows with a score of at least")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
