@@ -38,6 +38,7 @@ from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.engines.classify_batch import Classification, load_classifier
 from imagecensus.transforms.engines.precision import choose_precision
 from imagecensus.transforms.engines.registry import EngineError, choose_engine, match_engine
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import store
@@ -169,7 +170,7 @@ def check_inputs(options: ClassifyOptions) -> Iterator[Finding]:
                 continue
             row = first.slice(0, 1).to_pylist()[0]
             if row["container"] is None:
-                read_image(row["uri"], row["size"], row["etag_or_mtime"])
+                read_image(ImageRef.of(row))
             yield Finding("ok", "input", f"{text}: listed, {row['uri']} can be read")
         except ImageError as error:
             detail = f"{row['uri']}: {error.status}: {error}"

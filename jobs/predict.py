@@ -31,9 +31,10 @@ from imagecensus.transforms.engines.classify_batch import (
     load_classifier,
 )
 from imagecensus.transforms.engines.registry import choose_engine, match_engine
+from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
-from imagecensus.transforms.read_images import MAX_BYTES, read_image
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import FACTS, GPS_FACTS, REF_SCHEMA, ImageBatch, Unit
 from imagecensus.transforms.storage import store
 
@@ -193,7 +194,7 @@ def read_one_image(image: str) -> NamedBytes:
         if packed is None:
             uri = resolve(image, "")
             # A signed address is read as it is, and shown without its secret.
-            return uri, read_image(image if store.is_web(image) else uri)
+            return uri, read_image(ImageRef(uri=image if store.is_web(image) else uri))
         with lease():
             found = PackedMembers().find(packed.container, [packed.uri]).get(packed.uri)
             if found is None:

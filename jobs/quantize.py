@@ -37,9 +37,8 @@ from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
 from imagecensus.transforms.engines.precision import load_infer, race
-from imagecensus.transforms.image_ref import ImageRef
+from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.list_images import check_inputs, list_images
-from imagecensus.transforms.read_images import MAX_BYTES
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 from imagecensus.transforms.storage import store
 
@@ -194,10 +193,7 @@ def _decode(rows: list[dict[str, Any]], contract: Contract, labels: str) -> Samp
 def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> NDArray[np.uint8] | None:
     out = np.empty(spec.shape, np.uint8)
     try:
-        ref = ImageRef(
-            uri=row["uri"], size=row["size"], etag=row["etag_or_mtime"],
-            container=row["container"], member=row["member"],
-        )  # fmt: skip
+        ref = ImageRef.of(row)
         with lease() as decoders:
             decoders.decode(read_reference(ref, MAX_BYTES), spec, out)
     except ImageError:

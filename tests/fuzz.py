@@ -58,6 +58,7 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
     from imagecensus.model_export.image_formats import ImageError
     from imagecensus.transforms.archives import listing
     from imagecensus.transforms.archives.reading import Place
+    from imagecensus.transforms.image_ref import ImageRef
     from imagecensus.transforms.read_images import read_image
     from imagecensus.transforms.records import Status
 
@@ -68,14 +69,14 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
         return
     columns = listing.column_schema(path, len(data), "")
     for all_pages in (False, True):
-        uris, place, listed = set(), Place(), (path, len(data), "", kind, "", columns)
-        for batch in listing.list_archive(*listed, all_pages=all_pages):
-            for row in batch.to_pylist():
+        uris, listed = set(), (path, len(data), "", kind, "", columns)
+        batches = listing.list_archive(*listed, all_pages=all_pages)
+        with Place() as place:
+            for row in (row for batch in batches for row in batch.to_pylist()):
                 assert row["uri"] not in uris, "one uri for two members"
                 uris.add(row["uri"])
                 try:
-                    arguments = (row["uri"], row["size"], row["etag_or_mtime"], MAX_BYTES)
-                    photo = read_image(*arguments, row["container"], row["member"], place)
+                    photo = read_image(ImageRef.of(row), MAX_BYTES, place)
                     assert pages.size_of(photo) <= MAX_BYTES
                 except ImageError as error:
                     assert Status(error.status) is not Status.OK

@@ -27,7 +27,6 @@ MAX_POSITIONAL = 5
 
 LONG_FUNCTIONS: set[tuple[str, str]] = set()
 LONG_CALLS: set[tuple[str, str]] = {
-    ("transforms/read_images.py", "read_member"),
     ("transforms/storage/web/fetch.py", "_follow"),
 }
 POSITIONAL_DATACLASSES: set[tuple[str, str]] = set()

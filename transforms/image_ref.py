@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from imagecensus.model_export.preprocess import MAX_PIXELS, MAX_SIDE
 
@@ -28,6 +30,14 @@ class ImageRef:
     etag: str = ""
     container: str | None = None
     member: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> ImageRef:
+        """The image of a row with the columns of `records.REF_SCHEMA`."""
+        return cls(
+            uri=row["uri"], size=row["size"], etag=row["etag_or_mtime"],
+            container=row["container"], member=row["member"],
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

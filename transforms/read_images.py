@@ -8,53 +8,43 @@ import stat
 from typing import TYPE_CHECKING
 
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web.iiif import unsized
 
 if TYPE_CHECKING:
     from imagecensus.transforms.archives.reading import Place
 
-MAX_BYTES = 1 << 30
 
-
-def read_image(
-    uri: str,
-    size: int = -1,
-    etag: str = "",
-    max_bytes: int = MAX_BYTES,
-    container: str | None = None,
-    member: str | None = None,
-    place: Place | None = None,
-) -> bytes:
+def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES, place: Place | None = None) -> bytes:
     """The whole file or object, or one member of a packed archive.
 
     Args:
-      uri: a local path, `file://` uri or uri of a store.
-      size: bytes as listed, or -1; a larger file than `max_bytes` is refused unread.
-      etag: an object's version as listed; that very version is read.
-      container, member: of the reference, for a member of an archive.
+      ref: the image; that very version of an object is read.
+      max_bytes: a larger file is refused unread.
       place: for members without random access; see `archives.reading`.
 
     Raises:
       ImageError: not_found, permission_denied, too_large or read_error; for members, others too.
     """
     try:
-        if container is not None and member is not None:
+        uri = ref.uri
+        if ref.container is not None:
             # Without Arrow, decoder processes start in half the time.
             from imagecensus.transforms.archives.reading import Place, read_member
 
-            return read_member(container, size, etag, member, max_bytes, place or Place())
+            return read_member(ref, max_bytes, place or Place())
         if store.is_web(uri):
-            return _read_address(uri, etag, max_bytes)
+            return _read_address(uri, ref.etag, max_bytes)
         if store.is_address(uri) and not uri.startswith("file://") and not store.is_bucket(uri):
             scheme = uri.partition("://")[0]
             raise ImageError(
                 "read_error", f"{scheme}:// is not read here; copy the image to a folder or bucket"
             )
-        if size > max_bytes:
-            raise _too_many_bytes(size, max_bytes)
+        if ref.size > max_bytes:
+            raise _too_many_bytes(ref.size, max_bytes)
         if store.is_bucket(uri):
-            return _read_object(uri, size, etag, max_bytes)
+            return _read_object(ref, max_bytes)
         return _read_file(store.path_of_uri(uri), max_bytes)
     except ImageError:
         raise
@@ -84,12 +74,12 @@ def _read_file(path: bytes, max_bytes: int) -> bytes:
         os.close(handle)
 
 
-def _read_object(uri: str, size: int, etag: str, max_bytes: int) -> bytes:
-    if size < 0:  # of a manifest: nobody has looked yet
-        size = store.stat(uri).size
+def _read_object(ref: ImageRef, max_bytes: int) -> bytes:
+    if ref.size < 0:  # of a manifest: nobody has looked yet
+        size = store.stat(ref.uri).size
         if size > max_bytes:
             raise _too_many_bytes(size, max_bytes)
-    return store.read(uri, etag)
+    return store.read(ref.uri, ref.etag)
 
 
 def _read_address(uri: str, etag: str, max_bytes: int) -> bytes:

@@ -62,12 +62,8 @@ class Images:
         self.locate([uri])
         found = self._known.get(uri)
         if not found or found["container"] is None:
-            return read_image(uri, max_bytes=MAX_FILE_BYTES)
-        ref = ImageRef(
-            uri=uri, size=found["size"], etag=found["etag_or_mtime"],
-            container=found["container"], member=found["member"],
-        )  # fmt: skip
-        return read_reference(ref, MAX_FILE_BYTES)
+            return read_image(ImageRef(uri=uri), MAX_FILE_BYTES)
+        return read_reference(ImageRef.of({**found, "uri": uri}), MAX_FILE_BYTES)
 
     def is_sequential(self, uri: str) -> bool:
         """Whether it is a member of an archive that is best read front to back."""

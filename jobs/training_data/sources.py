@@ -27,11 +27,12 @@ from imagecensus.transforms.archives.reading import is_sequential
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
 from imagecensus.transforms.decoders.pool import Pool
+from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.manifests import base_of
 from imagecensus.transforms.inputs.packed_members import PackedMembers, split_member
 from imagecensus.transforms.inputs.read_list import KINDS, kind_of
-from imagecensus.transforms.read_images import MAX_BYTES, read_image
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import store
 
 Read = Callable[[], bytes]
@@ -106,7 +107,9 @@ def locate_images(locations: list[str], base: str) -> list[tuple[str, Read]]:
     members: dict[str, Read] = {}
     for archive, wanted in packed.items():
         members |= _members(archive, wanted)
-    return [(uri, members.get(uri) or functools.partial(read_image, uri)) for uri in uris]
+    return [
+        (uri, members.get(uri) or functools.partial(read_image, ImageRef(uri=uri))) for uri in uris
+    ]
 
 
 def _members(archive: str, wanted: set[str]) -> dict[str, Read]:

@@ -62,6 +62,7 @@ def reads(kind: str, url: str, count: str) -> dict:
         def read(_: int) -> bytes:
             return obstore.get(bare, "55.jpg").bytes().to_bytes()
     else:
+        from imagecensus.transforms.image_ref import ImageRef
         from imagecensus.transforms.read_images import read_image
         from imagecensus.transforms.storage.web.policy import WebPolicy
 
@@ -69,7 +70,7 @@ def reads(kind: str, url: str, count: str) -> dict:
         uri = f"{url if kind == 'https' else f'{kind}:/'}/photos/55.jpg"
 
         def read(_: int) -> bytes:
-            return read_image(uri, 1, "1")
+            return read_image(ImageRef(uri=uri, size=1, etag="1"))
 
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
         list(pool.map(read, range(200)))

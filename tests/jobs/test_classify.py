@@ -22,6 +22,7 @@ from samples import SHARED_DATA, make_photos, photo, read_rows
 from imagecensus.jobs import classify as jobs_classify
 from imagecensus.jobs.cli import main
 from imagecensus.transforms.dataset import checksum
+from imagecensus.transforms.image_ref import ImageRef
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -333,7 +334,7 @@ def test_unreadable_files_and_folders_cost_one_row(ordinary_user, tmp_path):
 
     def status(path):
         try:
-            read_image(path)
+            read_image(ImageRef(uri=path))
         except ImageError as error:
             return error.status
         return "ok"

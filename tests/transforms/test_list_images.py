@@ -15,6 +15,7 @@ import pytest
 from samples import make_photos
 
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs import files
 from imagecensus.transforms.inputs.files import InputError
 from imagecensus.transforms.inputs.selection import Selection
@@ -260,7 +261,7 @@ def test_addresses_of_other_stores_stay_as_they_are(tmp_path):
     (tmp_path / "list.csv").write_text("\n".join(["path", *others, f"file://localhost{photo}"]))
     assert uris(tmp_path / "list.csv") == [*others, photo]
     with pytest.raises(ImageError, match="hdfs:// is not read here"):
-        read_image(others[1])
+        read_image(ImageRef(uri=others[1]))
 
 
 CARD = {

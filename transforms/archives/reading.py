@@ -21,6 +21,7 @@ from imagecensus.transforms.archives import (
 )
 from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, ArchiveBroken
 from imagecensus.transforms.archives.packing import open_packed, split_kind
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.storage import byte_ranges
 
 _BLOCK = 1 << 20
@@ -33,15 +34,11 @@ def is_sequential(member: str) -> bool:
     return kind == "parquet" or bool(split_kind(kind)[1])
 
 
-def read_member(
-    container: str, size: int, etag: str, member: str, max_bytes: int, place: Place
-) -> bytes:
+def read_member(ref: ImageRef, max_bytes: int, place: Place) -> bytes:
     """The bytes of one member.
 
     Args:
-      container, etag: the archive's location and its mtime or generation as listed.
-      size: the member's bytes as listed, or -1.
-      member: where it is, from a reference.
+      ref: of a member: its own size, and its archive's version, as listed.
       max_bytes: larger members are refused unread.
       place: where the last sequential reading ended; not used by two threads at a time.
 
@@ -49,12 +46,13 @@ def read_member(
       ImageError: the member's row.
       OSError: the archive itself cannot be read.
     """
-    kind, *where = json.loads(member)
+    container, etag = ref.container or "", ref.etag
+    kind, *where = json.loads(ref.member or "")
     if kind == "failed":
         raise ImageError(*where)
-    if size > max_bytes:
+    if ref.size > max_bytes:
         raise ImageError(
-            "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
+            "too_large", f"{ref.size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
         )
     if kind == PAGES:
         return page_archive.read_page(container, etag, where[0], max_bytes)

@@ -21,9 +21,15 @@ from imagecensus.transforms.archives.reading import as_stored, is_sequential
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.pool import how_to_decode, place_of
 from imagecensus.transforms.decoders.requests import Answer, Request
-from imagecensus.transforms.image_ref import DECODE_MEMORY, DECODE_SECONDS, ImageRef, Limits
+from imagecensus.transforms.image_ref import (
+    DECODE_MEMORY,
+    DECODE_SECONDS,
+    MAX_BYTES,
+    ImageRef,
+    Limits,
+)
 from imagecensus.transforms.local_run import LOCAL_RUN
-from imagecensus.transforms.read_images import MAX_BYTES, read_image
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import GPS_FACTS, ImageBatch
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.web.policy import WebPolicy
@@ -149,10 +155,7 @@ class Pending:
             with doing("read", ref.uri), LOCAL_RUN.measure("read"):
                 fault_injection.reached("read")
                 where = None if ref.member is None else as_stored(ref.member)
-                data = read_image(
-                    ref.uri, ref.size, ref.etag, self._how.max_bytes,
-                    container=ref.container, member=where,
-                )  # fmt: skip
+                data = read_image(dataclasses.replace(ref, member=where), self._how.max_bytes)
             packed = ref if where != ref.member else None
             self._pools.decoders.submit([self._decoding(row, data=data, ref=packed)])
         except Exception as error:

@@ -83,6 +83,6 @@ def list_archive(
 def read_reference(ref: ImageRef, max_bytes: int) -> bytes:
     """The bytes of an image. Raises ImageError, also where the reader of its archive dies."""
     if ref.container is None:
-        return read_image(ref.uri, ref.size, ref.etag, max_bytes)
+        return read_image(ref, max_bytes)
     with lease() as pool:
         return pool.read(ref, max_bytes)

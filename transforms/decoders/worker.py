@@ -155,17 +155,14 @@ class Worker:
     def _read(self, request: dict[str, Any], area: sandbox.Area) -> bytes:
         ref = ImageRef(**dict(zip(ImageRef.__slots__, request["ref"], strict=True)))
         if ref.container is None:
-            return read_image(ref.uri, ref.size, ref.etag, request["max_bytes"])
+            return read_image(ref, request["max_bytes"])
         # Most children meet no archive, and start in half the time without Arrow.
         from imagecensus.transforms.archives import reading
 
         if "data" in request:
             return reading.unpack(ref.member or "", _slice(area, request["data"]))
         self._place = self._place or reading.Place()
-        return read_image(
-            ref.uri, ref.size, ref.etag, request["max_bytes"],
-            container=ref.container, member=ref.member, place=self._place,
-        )  # fmt: skip
+        return read_image(ref, request["max_bytes"], self._place)
 
     def _list(self, request: dict[str, Any], area: sandbox.Area) -> dict[str, Any]:
         from imagecensus.transforms.decoders import questions

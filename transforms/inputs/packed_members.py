@@ -69,8 +69,7 @@ class Reference(NamedTuple):
 
     @property
     def ref(self) -> ImageRef:
-        uri, size, etag, container, member = self
-        return ImageRef(uri=uri, size=size, etag=etag, container=container, member=member)
+        return ImageRef.of(self._asdict())
 
 
 class PackedMembers:

@@ -17,6 +17,7 @@ from packing import PACK, add_to_tar, pack
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import zip_archive
 from imagecensus.transforms.archives.reading import Place
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.read_images import read_image
@@ -27,9 +28,8 @@ def contents(path, **options) -> dict:
     found, place = {}, Place()
     for batch in list_images((str(path),), **options):
         for row in batch.to_pylist():
-            fields = [row[name] for name in ("uri", "size", "etag_or_mtime")]
             try:
-                got = read_image(*fields, 1 << 20, row["container"], row["member"], place)
+                got = read_image(ImageRef.of(row), 1 << 20, place)
             except ImageError as error:
                 got = f"{error.status}: {error}"
             found[row["uri"][len(str(path)) + 1 :]] = got

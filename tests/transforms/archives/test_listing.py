@@ -25,7 +25,7 @@ from imagecensus.transforms.archives import tfrecord_archive
 from imagecensus.transforms.archives.members import is_archive_name
 from imagecensus.transforms.archives.reading import Place, as_stored, read_member, unpack
 from imagecensus.transforms.decoders.lease import lease
-from imagecensus.transforms.image_ref import Limits
+from imagecensus.transforms.image_ref import ImageRef, Limits
 from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import Status
@@ -44,9 +44,8 @@ def listed(*inputs, **kwargs) -> list[dict]:
 
 def read(row, max_bytes=1 << 20, place=None):
     """The bytes of a reference, or its status."""
-    fields = [row[name] for name in ("uri", "size", "etag_or_mtime")]
     try:
-        return read_image(*fields, max_bytes, row["container"], row["member"], place)
+        return read_image(ImageRef.of(row), max_bytes, place)
     except ImageError as error:
         assert error.status in STATUSES
         return error.status
@@ -540,7 +539,7 @@ def test_what_one_process_reads_another_one_unpacks(tmp_path):
 def test_a_failed_member_needs_no_archive():
     member = json.dumps(["failed", "truncated", "why"])
     with pytest.raises(ImageError, match="why") as caught:
-        read_member("/nowhere", -1, "", member, 1, Place())
+        read_member(ImageRef(uri="", container="/nowhere", member=member), 1, Place())
     assert caught.value.status == "truncated"
 
 

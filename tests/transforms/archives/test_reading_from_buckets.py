@@ -6,6 +6,7 @@ from packing import KINDS, NAMED, pack
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.reading import Place
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.list_images import list_images, passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import byte_ranges, store
@@ -31,15 +32,7 @@ def listed(*inputs):
 
 
 def read(row, place):
-    return read_image(
-        row["uri"],
-        row["size"],
-        row["etag_or_mtime"],
-        1 << 20,
-        row["container"],
-        row["member"],
-        place,
-    )
+    return read_image(ImageRef.of(row), 1 << 20, place)
 
 
 @pytest.mark.parametrize("kind", KINDS)

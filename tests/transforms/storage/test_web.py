@@ -14,6 +14,7 @@ from web_server import WebServer
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import protocol, store
 from imagecensus.transforms.storage.web import connections, manners, policy
@@ -134,10 +135,10 @@ def test_a_redirect_into_a_private_network_is_not_followed(web, monkeypatch):
     [photo, *_] = _names(web)
     public = connections.is_public
     monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1" or public(ip))
-    assert read_image(web.url + photo)
+    assert read_image(ImageRef(uri=web.url + photo))
     other = web.url.replace("127.0.0.1", "127.0.0.2")
     with pytest.raises(Exception, match="127.0.0.2, an address of a private network"):
-        read_image(f"{web.url}/to/{other}{photo}")
+        read_image(ImageRef(uri=f"{web.url}/to/{other}{photo}"))
 
 
 @pytest.mark.parametrize(
@@ -178,17 +179,17 @@ def test_a_host_that_cannot_be_asked_for_its_rules_forbids_all(private, monkeypa
     private.files["/robots.txt"] = b""
     private.headers["/robots.txt"] = {"status": str(status)}
     if ok:
-        assert read_image(private.url + photo) == private.files[photo]
+        assert read_image(ImageRef(uri=private.url + photo)) == private.files[photo]
         return
     monkeypatch.setattr(manners, "_FAILURE_SECONDS", 0.5)
     for _ in range(2):
         with pytest.raises(ImageError, match=f"robots.txt cannot be read: .*{status}") as raised:
-            read_image(private.url + photo)
+            read_image(ImageRef(uri=private.url + photo))
         assert raised.value.status == "read_error"
     assert private.asked == ["/robots.txt"] * 5, "the second image of the host asks nothing"
     del private.headers["/robots.txt"]
     time.sleep(0.6)
-    assert read_image(private.url + photo) == private.files[photo]
+    assert read_image(ImageRef(uri=private.url + photo)) == private.files[photo]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_what_a_robots_tag_forbids(values, tag):
 def test_a_server_is_asked_again_when_it_says(private, monkeypatch):
     [photo, *_] = _names(private)
     begun = time.monotonic()
-    assert read_image(f"{private.url}/retryafterx1{photo}") == private.files[photo]
+    assert read_image(ImageRef(uri=f"{private.url}/retryafterx1{photo}")) == private.files[photo]
     assert time.monotonic() - begun > 0.9
 
 
@@ -216,7 +217,7 @@ def test_an_answer_that_drips_is_given_up(private, monkeypatch):
     private.headers["/00000.jpg"] = {"drip": "1"}
     monkeypatch.setattr(protocol, "RETRY_SECONDS", 0.5)
     with pytest.raises(Exception, match="bytes came within 0.5 s"):
-        read_image(f"{private.url}/00000.jpg")
+        read_image(ImageRef(uri=f"{private.url}/00000.jpg"))
 
 
 def test_an_answer_that_never_begins_is_given_up(private, monkeypatch):
@@ -224,7 +225,7 @@ def test_an_answer_that_never_begins_is_given_up(private, monkeypatch):
     monkeypatch.setattr(protocol, "TIMEOUT", (10.0, 0.2))
     monkeypatch.setattr(protocol, "RETRY_SECONDS", 1.0)
     with pytest.raises(ImageError, match="nothing came for 0.2 s") as raised:
-        read_image(f"{private.url}/00000.jpg")
+        read_image(ImageRef(uri=f"{private.url}/00000.jpg"))
     assert raised.value.status == "read_error"
 
 
@@ -235,10 +236,10 @@ def test_bytes_beyond_the_limit_are_not_read(private):
     private.headers["/bomb.jpg"] = {"packed": "1"}
     for name in ("/00000.jpg", "/big.jpg", "/bomb.jpg"):
         with pytest.raises(ImageError, match="limit 1,000,000") as raised:
-            read_image(f"{private.url}{name}", max_bytes=1_000_000)
+            read_image(ImageRef(uri=f"{private.url}{name}"), max_bytes=1_000_000)
         assert raised.value.status == "too_large"
     assert private.sent < 20_000_000, "what the network takes in on its own, and no more"
-    assert read_image(f"{private.url}/00001.jpg") == private.files["/00001.jpg"]
+    assert read_image(ImageRef(uri=f"{private.url}/00001.jpg")) == private.files["/00001.jpg"]
 
 
 def test_wrong_lengths_harm_no_other_image(tmp_path, web, tiny_model, expected, monkeypatch):
@@ -271,12 +272,16 @@ def test_a_name_that_changes_its_address_is_looked_at_each_time(web, monkeypatch
     monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1")
     WebPolicy(ignore_robots=True).apply()
     address = web.url.replace("127.0.0.1", "rebind.example") + "/00001.jpg"
-    assert read_image(address) == read_image(address) == web.files["/00001.jpg"]
+    assert (
+        read_image(ImageRef(uri=address))
+        == read_image(ImageRef(uri=address))
+        == web.files["/00001.jpg"]
+    )
     assert len(asked) == 1, "once for a connection, which is kept"
     for _ in range(2):
         connections._pools.cache_clear()
         with pytest.raises(ImageError, match="127.0.0.2, an address of a private network"):
-            read_image(address)
+            read_image(ImageRef(uri=address))
     assert len(asked) == 3
 
 
@@ -331,10 +336,10 @@ def test_one_image_and_a_list_on_the_web(tmp_path, web, tiny_model):
 def test_what_was_replaced_is_not_taken_for_what_was_listed(private):
     uri = f"{private.url}/00001.jpg"
     version = store.stat(uri).version
-    assert read_image(uri, etag=version)
+    assert read_image(ImageRef(uri=uri, etag=version))
     private.files["/00001.jpg"] += b"more"
     with pytest.raises(Exception, match="replaced"):
-        read_image(uri, etag=version)
+        read_image(ImageRef(uri=uri, etag=version))
 
 
 @pytest.mark.parametrize(
