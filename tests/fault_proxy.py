@@ -129,6 +129,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
         self.close_connection = True
 
+    def finish(self):
+        super().finish()
+        if self._upstream is not None:
+            self._upstream.close()
+
     def log_message(self, *_):
         pass
 

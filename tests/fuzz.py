@@ -142,7 +142,7 @@ def check_plan(data: bytes, folder: pathlib.Path) -> None:
     path.write_bytes(data)
     work_plan._open_plan.cache_clear()
     try:
-        for unit in work_plan.read_units(str(folder)):
+        for unit in work_plan.read_plan(str(folder)).units:
             work_plan.read_unit(unit)
         work_plan.find_references(str(folder), ["/a"])
     except work_plan.PlanError:

@@ -33,7 +33,10 @@ def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES, place: Place | None = 
             # Without Arrow, decoder processes start in half the time.
             from imagecensus.transforms.archives.reading import Place, read_member
 
-            return read_member(ref, max_bytes, place or Place())
+            if place:
+                return read_member(ref, max_bytes, place)
+            with Place() as place:
+                return read_member(ref, max_bytes, place)
         if store.is_web(uri):
             return _read_address(uri, ref.etag, max_bytes)
         if store.is_address(uri) and not uri.startswith("file://") and not store.is_bucket(uri):

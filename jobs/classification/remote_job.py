@@ -31,6 +31,7 @@ _STARTING_SECONDS = 600.0  # a template's job may take so long to be there
 _FLINK_ENDS = ("FINISHED", "FAILED", "CANCELED")
 _MAGIC_MASTERS = ("", "[local]", "[auto]")
 _POLL_SECONDS = 5.0
+_TAKEN_SECONDS = 120.0  # a cluster has taken a job after so long, or never does
 
 
 class LeftRunningError(UserError):
@@ -143,9 +144,9 @@ def wait_for_end(job: RemoteJob, layout: Layout) -> str:
     return state
 
 
-def wait_for_start(job: RemoteJob, seconds: float = 120.0) -> None:
+def wait_for_start(job: RemoteJob) -> None:
     """Waits until a cluster has the job: until then, the job server here holds it."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + _TAKEN_SECONDS
     while job.runner == FLINK and time.monotonic() < end:
         with contextlib.suppress(OSError, ValueError):
             if _flink_ids(job, began=("RUNNING", *_FLINK_ENDS)):

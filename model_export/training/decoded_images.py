@@ -157,7 +157,6 @@ def decode_images(
     name: str,
     *,
     max_broken_rate: float = 0.05,
-    threads: int | None = None,
     progress: Callable[[int], object] = lambda count: None,
     salt: bytes = b"",
 ) -> Images:
@@ -169,7 +168,6 @@ def decode_images(
       cache: where they go; what it has no room for is streamed.
       name: of the split, for messages and cache files.
       max_broken_rate: share of unreadable images that is skipped; more refuses the training.
-      threads: that read and decode; None takes two per core.
       progress: called with 1 for each image done.
       salt: of the hashes of files.
 
@@ -199,7 +197,7 @@ def decode_images(
         hashes[row] = (known, len(content), xxhash.xxh3_64_intdigest(drawn.data))
         return None
 
-    threads = threads or 2 * usable_cores()  # where processes decode, some only wait
+    threads = 2 * usable_cores()  # where processes decode, some only wait
     outcomes = list(_decode_in_order(decode, split, threads, progress))
     broken = tuple(outcome for outcome in outcomes if outcome)
     if len(broken) > max_broken_rate * len(split):

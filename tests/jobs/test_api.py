@@ -11,7 +11,7 @@ import sys
 
 import apache_beam as beam
 import pytest
-from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing import test_pipeline
 from apache_beam.testing.util import assert_that
 from images import write_class_folders
 from samples import make_photos, read_rows
@@ -96,7 +96,7 @@ def test_the_transform_gives_one_row_per_uri(folder):
                 assert row["label"] == expected[row["uri"]]["label"]
                 assert row["score"] == pytest.approx(expected[row["uri"]]["score"], abs=1e-6)
 
-    with TestPipeline() as pipeline:
+    with test_pipeline.TestPipeline() as pipeline:
         rows = pipeline | beam.Create(paths) | imagecensus.ClassifyUris(model="model", top_k=2)
         assert_that(rows, check)
 

@@ -17,6 +17,7 @@ from samples import make_photos, read_rows
 from imagecensus.jobs.cli import main
 from imagecensus.transforms import fault_injection
 from imagecensus.transforms.dataset import delta_table
+from imagecensus.transforms.local_run import LOCAL_RUN
 
 
 def classify(source, output, model, *flags) -> int:
@@ -155,21 +156,19 @@ def test_killed_around_its_commit(tiny_model, tmp_path, monkeypatch, point, firs
 
 
 def test_an_interrupted_run_commits_what_is_finished(tiny_model, tmp_path, monkeypatch):
-    from imagecensus.transforms.decode_images import STOP
-
     archive, output = tmp_path / "photos", tmp_path / "out"
     make_photos(archive, 40)
 
     def stop(name):
         if name == "part.renamed":
-            STOP.set()
+            LOCAL_RUN.stop.set()
 
     with monkeypatch.context() as patch:
         patch.setattr(fault_injection, "reached", stop)
         assert classify(archive, output, tiny_model, "--table=delta") == 130
     versions = [seen(output)]
     assert 0 < len(versions[0]) < 40
-    STOP.clear()
+    LOCAL_RUN.stop.clear()
     assert classify(archive, output, tiny_model) == 0
     versions.append(seen(output))
     assert len(versions[1]) == 40

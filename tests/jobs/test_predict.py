@@ -33,7 +33,7 @@ def test_answers_equal_the_rows_of_the_batch_job(tiny_model, tmp_path, capsys):
     assert [answer["uri"] for answer in answers] == paths
     for answer in answers:
         row = rows[answer["uri"]]
-        assert list(row) == [*list(answer)[:11], "etag_or_mtime", *list(answer)[11:]]
+        assert set(row) - set(answer) == {"etag_or_mtime", "raw_of"}
         for name in answer.keys() - {"score", "top_k"}:
             assert answer[name] == row[name]
         if answer["status"] == "ok":
@@ -48,7 +48,7 @@ def test_an_image_that_the_engine_fails_on_is_a_row_and_its_neighbours_are_answe
     whole = predictor._model.engine.infer
 
     def infer(pixels):
-        if (pixels == pixels[:1, :1, :1]).all((1, 2, 3)).any():
+        if (pixels == 0).all((1, 2, 3)).any():
             raise RuntimeError("out of memory")
         return whole(pixels)
 

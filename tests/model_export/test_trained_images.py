@@ -71,7 +71,7 @@ def damaged():
     yield packed(salt=salt, hashes=np.array([SALT, SALT], object), sizes=sizes, validation=flags)
 
 
-@pytest.mark.parametrize("content", damaged())
+@pytest.mark.parametrize("content", list(damaged()))
 def test_damaged_hashes_are_refused_by_name(content):
     with pytest.raises(ModelError, match=r"model/trained\.npz: cannot be read"):
         parse_trained_images(content, "model/trained.npz")

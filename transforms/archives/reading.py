@@ -6,6 +6,7 @@ Packed ones and Parquet row groups can only be read front to back: `Place` remem
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from collections.abc import Callable
@@ -58,10 +59,9 @@ def read_member(ref: ImageRef, max_bytes: int, place: Place) -> bytes:
         return page_archive.read_page(container, etag, where[0], max_bytes)
     if kind == MEMBER_PAGE:
         number, whole = where[0], json.dumps(where[1:])
+        file = dataclasses.replace(ref, member=whole)
         data = page_archive.keep(
-            (container, etag, whole),
-            size,
-            lambda: read_member(container, size, etag, whole, max_bytes=max_bytes, place=place),
+            (container, etag, whole), ref.size, lambda: read_member(file, max_bytes, place)
         )
         return pages.select(data, number)
     if kind == "parquet":
@@ -112,13 +112,19 @@ class Place:
     """How far sequential reading has come; kept between members and units.
 
     A member behind the place costs a new pass from the start of its archive or row group; members
-    in order cost nothing but what lies between them.
+    in order cost nothing but what lies between them. Used as a context, it closes at the end.
     """
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
         self._reader: Any = None
         self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def stream(self, container: str, etag: str, offset: int, packing: str) -> PackedContent:
         """The content of a packed file, not yet past `offset`."""

@@ -135,11 +135,6 @@ def _units(location: str, entries: list[list[Any]]) -> Iterator[Unit]:
         row_group += rows > 0
 
 
-def read_units(folder: str, shard: tuple[int, int] = WHOLE) -> list[Unit]:
-    """All units of a plan folder in their present revision; for a shard, its own."""
-    return read_plan(folder, shard).units
-
-
 def read_unit(unit: Unit) -> pa.RecordBatch:
     """The references of one unit: `REF_SCHEMA`, then passthrough columns."""
     rows = read_planned(unit)

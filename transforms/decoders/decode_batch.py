@@ -173,12 +173,13 @@ class Pending:
 
     def _done(self, row: int, answer: Answer) -> None:
         """Keeps what became of a row."""
-        self._add_spent(row, answer)
-        with self._change:
-            try:
+        try:
+            self._add_spent(row, answer)
+            with self._change:
                 self._batch.keep(row, answer)
-            except Exception as defect:
-                self._defect = defect
+        except Exception as defect:
+            self._defect = defect
+        with self._change:
             self._left -= 1
             if not self._left:
                 self._decoded.set()

@@ -28,7 +28,9 @@ def files():
         yield kind, encode(image, kind)
 
 
-@pytest.mark.parametrize(("name", "data"), files(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "data"), [*files()], ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_views_of_every_format_are_upright(name, data):
     view = Image.open(io.BytesIO(make_view(data, 100)))
     assert view.size == (100, 50)

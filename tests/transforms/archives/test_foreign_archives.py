@@ -25,9 +25,10 @@ from imagecensus.transforms.read_images import read_image
 
 def contents(path, **options) -> dict:
     """Name in the archive ("": itself) → bytes, or status and message."""
-    found, place = {}, Place()
-    for batch in list_images((str(path),), **options):
-        for row in batch.to_pylist():
+    found = {}
+    rows = [row for batch in list_images((str(path),), **options) for row in batch.to_pylist()]
+    with Place() as place:
+        for row in rows:
             try:
                 got = read_image(ImageRef.of(row), 1 << 20, place)
             except ImageError as error:

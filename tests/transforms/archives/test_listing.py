@@ -53,9 +53,10 @@ def read(row, max_bytes=1 << 20, place=None):
 
 def contents(path, named=True, **kwargs) -> dict:
     """Name in the archive → bytes or status, of all that is listed."""
-    rows, place = listed(path if named else os.path.dirname(path), **kwargs), Place()
+    rows = listed(path if named else os.path.dirname(path), **kwargs)
     assert len({row["uri"] for row in rows}) == len(rows)
-    return {row["uri"].removeprefix(f"{path}#"): read(row, place=place) for row in rows}
+    with Place() as place:
+        return {row["uri"].removeprefix(f"{path}#"): read(row, place=place) for row in rows}
 
 
 @functools.cache
@@ -87,8 +88,8 @@ def test_members_are_listed_in_order_and_read_back(tmp_path, kind):
     assert [row["uri"] for row in rows] == [f"{path}#{name}" for name in names]
     assert {row["container"] for row in rows} == {path}
     assert {row["etag_or_mtime"] for row in rows} == {str(os.stat(path).st_mtime_ns)}
-    place = Place()
-    assert [read(row, place=place) for row in rows] == [data for _, data in FILES]
+    with Place() as place:
+        assert [read(row, place=place) for row in rows] == [data for _, data in FILES]
     # In any order too, and by readers that begin anew each time.
     assert [read(row) for row in reversed(rows)] == [data for _, data in reversed(FILES)]
 
@@ -443,11 +444,11 @@ def test_tfrecords_are_read_as_tfxio_reads_them(tmp_path, kind):
 
     files = [(path, Path(path).read_bytes()) for path in make_photos(tmp_path / "photos", 30)]
     path = pack(kind, files, tmp_path / f"x.{kind}")
-    rows, place = listed(path), Place()
+    rows = listed(path)
     assert [row["uri"] for row in rows] == [f"{path}#{n}" for n in range(30)]
-    ours = [
-        (read(row, place=place), row["image_filename"], row["image_class_label"]) for row in rows
-    ]
+    names = ("image_filename", "image_class_label")
+    with Place() as place:
+        ours = [(read(row, place=place), *(row[name] for name in names)) for row in rows]
 
     def theirs(batch):
         names = ("image/encoded", "image/filename", "image/class/label")
@@ -518,9 +519,9 @@ def test_an_unreadable_archive_is_one_row(tmp_path):
 def test_a_member_behind_the_place_starts_a_new_pass(tmp_path):
     for kind in ("tar.gz", "tfrecord.gz", "parquet"):
         rows = listed(pack(kind, FILES, tmp_path / f"x.{kind}"))
-        place = Place()
-        for i in (3, 17, 4, 4, 0, 19):
-            assert read(rows[i], place=place) == FILES[i][1]
+        with Place() as place:
+            for i in (3, 17, 4, 4, 0, 19):
+                assert read(rows[i], place=place) == FILES[i][1]
 
 
 def test_too_large_members_are_not_read(tmp_path):

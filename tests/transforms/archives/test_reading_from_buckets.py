@@ -42,9 +42,8 @@ def test_an_object_is_listed_and_read_by_ranges(folder, tmp_path, kind, monkeypa
     rows = listed(uri)
     names = [name for name, _ in FILES] if kind in NAMED else map(str, range(len(FILES)))
     assert [row["uri"] for row in rows] == [f"{uri}#{name}" for name in names]
-    place = Place()
-    assert [read(row, place) for row in rows] == [data for _, data in FILES]
-    place.close()
+    with Place() as place:
+        assert [read(row, place) for row in rows] == [data for _, data in FILES]
     assert [row["uri"] for row in listed(f"{folder}/*shard.{kind}")] == [row["uri"] for row in rows]
 
 

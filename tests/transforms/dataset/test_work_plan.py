@@ -14,9 +14,9 @@ from imagecensus.transforms.dataset.plan_units import (
 )
 from imagecensus.transforms.dataset.work_plan import (
     PlanError,
+    read_plan,
     read_taken,
     read_unit,
-    read_units,
     unit_name,
 )
 from imagecensus.transforms.records import REF_SCHEMA
@@ -46,7 +46,9 @@ def plan(folder, *batches, fingerprint="f", passthrough=None, **options):
 
 def planned_uris(folder) -> list[str]:
     return [
-        uri for unit in read_units(str(folder)) for uri in read_unit(unit).column("uri").to_pylist()
+        uri
+        for unit in read_plan(str(folder)).units
+        for uri in read_unit(unit).column("uri").to_pylist()
     ]
 
 
@@ -56,7 +58,7 @@ def test_units_hold_every_reference_once_and_in_order(tmp_path):
     assert [unit.rows for unit in planned.units] == [10, 10, 5]
     assert planned_uris(tmp_path) == uris
     assert (planned.listed, planned.known, planned.duplicates, planned.added) == (25, 0, 0, 25)
-    assert read_units(str(tmp_path)) == planned.units
+    assert read_plan(str(tmp_path)).units == planned.units
 
 
 def test_a_rerun_adds_only_what_is_new(tmp_path):
@@ -101,7 +103,7 @@ def test_passthrough_columns_go_along_and_are_null_elsewhere(tmp_path):
         references(["b"]),
         passthrough=extra,
     )
-    (unit,) = read_units(str(tmp_path))
+    (unit,) = read_plan(str(tmp_path)).units
     assert read_unit(unit).column("camera").to_pylist() == ["north", None]
     with pytest.raises(PlanError, match="column 'camera' does not fit"):
         plan(
@@ -118,7 +120,7 @@ def test_a_damaged_plan_is_named(tmp_path):
     path = tmp_path / "plan-00000-cut.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(PlanError, match=r"plan-00000-cut\.parquet: the plan is damaged"):
-        read_units(str(tmp_path))
+        read_plan(str(tmp_path))
 
 
 @settings(deadline=None, max_examples=25)
@@ -140,7 +142,7 @@ def test_any_listing_in_any_runs_and_shards_is_planned_exactly_once(runs, unit_r
                 plan(folder, *batches, unit_rows=unit_rows, shard=(shard, shards))
         wanted = {f"/{i}" for run in runs for i in run}
         assert sorted(planned_uris(folder)) == sorted(wanted)
-        assert all(0 < unit.rows <= unit_rows for unit in read_units(folder))
+        assert all(0 < unit.rows <= unit_rows for unit in read_plan(folder).units)
 
 
 def test_changed_images_are_revised_and_gone_ones_counted(tmp_path):
@@ -160,11 +162,11 @@ def test_changed_images_are_revised_and_gone_ones_counted(tmp_path):
 
 
 def rows_in_plan(folder) -> list[dict]:
-    return [row for unit in read_units(str(folder)) for row in read_taken(unit)[0].to_pylist()]
+    return [row for unit in read_plan(str(folder)).units for row in read_taken(unit)[0].to_pylist()]
 
 
 def taken_in_plan(folder) -> list:
-    return [uri for unit in read_units(str(folder)) for uri in read_taken(unit)[1]]
+    return [uri for unit in read_plan(str(folder)).units for uri in read_taken(unit)[1]]
 
 
 # Names as SQL, DuckDB and this module use them.
@@ -176,7 +178,7 @@ def test_corrected_values_of_a_list_are_taken_over_without_classifying(tmp_path,
     columns = pa.schema([pa.field(name, pa.string()), pa.field("other", pa.int64())])
 
     def run(*batches, base=0):
-        bases = {unit.name: base for unit in read_units(str(tmp_path))}
+        bases = {unit.name: base for unit in read_plan(str(tmp_path)).units}
         return plan(tmp_path, *batches, passthrough=columns, revising=Revising(bases=bases))
 
     first = run(references(["a", "b", "c"], **{name: ["1", "2", "3"], "other": [1, 2, 3]}))
@@ -198,7 +200,7 @@ def test_corrected_values_of_a_list_are_taken_over_without_classifying(tmp_path,
 def test_relocated_images_keep_their_rows(tmp_path):
     old = ["/disk1/a", "/disk1/b", "/disk1/gone", "/disk10/a", "/disk1/twice", "/disk1/s.tar#m"]
     plan(tmp_path, references(old), references(["/disk2/twice"]))
-    (unit,) = read_units(str(tmp_path))
+    (unit,) = read_plan(str(tmp_path)).units
     listed = references(["/disk2/a", "/disk2/s.tar#m", "/disk2/twice", "/disk2/new"])
     changed = references(["/disk2/b"], etag="2")
     seen = plan(

@@ -195,15 +195,14 @@ time.sleep(60)
 
 
 def test_a_child_that_hangs_ends_with_its_parent():
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", ORPHANS],
         env={**os.environ, "PYTHONPATH": POISON},
         stdout=subprocess.PIPE,
         text=True,
-    )
-    child = int(parent.stdout.readline())
-    parent.kill()
-    parent.wait()
+    ) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
     for _ in range(100):
         try:
             os.kill(child, 0)
