@@ -15,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -245,7 +246,7 @@ class Chaos:
             with open(place / "clock", "r+b") as file:  # in place: it is mapped
                 file.write(struct.pack("q", int((case.seed - 3.5) * 3e7)))
         elif case.fault == "output removed":
-            shutil.rmtree(output)
+            _remove(output)
         elif case.fault == "second run":
             second = _Run(self, output, sources)
             code, said = second.wait(), second.said()
@@ -407,6 +408,20 @@ def _damage(case: Case, output: pathlib.Path) -> bool:
     elif how == "swapped":
         shutil.copy(parts[(parts.index(victim) + 1) % len(parts)], victim)
     return what in ("plan", "dataset.json")
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a folder that another process writes into at the same time."""
+    for _ in range(1000):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                continue
+        return
+    raise Failure(f"{folder}: is written into faster than it can be removed")
 
 
 def _mount(folder: pathlib.Path, undo: contextlib.ExitStack) -> None:
