@@ -27,6 +27,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 
@@ -129,6 +130,7 @@ class Chaos:
         make_photos(self.images, IMAGES)
         for number, data in enumerate((b"", b"no image", b"\xff\xd8\xff\xe0broken")):
             (self.images / f"broken{number}.jpg").write_bytes(data)
+        _add_other_formats(self.images)
         # Imported before forking: each case then starts at once.
         import apache_beam  # noqa: F401
         import openvino  # noqa: F401
@@ -155,6 +157,7 @@ class Chaos:
             name = os.path.basename(row["uri"])
             self.doubled += name in rows
             row["uri"] = name  # some cases have copies of the images elsewhere
+            row["raw_of"] = row["raw_of"] and os.path.basename(row["raw_of"])
             rows[name] = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
         return rows
 
@@ -280,6 +283,25 @@ class Chaos:
             _expect(known, f"left behind: {name}")
 
 
+def _add_other_formats(folder: pathlib.Path) -> None:
+    """Files with pages, alone and in archives, a raw beside its JPEG, and what an extra reads."""
+    from samples import photo
+
+    first, *others = (photo(seed, (64, 48)) for seed in range(3))
+    for name in ("scan.tif", "paper.pdf", "moving.webp"):
+        first.save(folder / name, save_all=True, append_images=others)
+    (folder / "00001.CR2").write_bytes(b"II\x1a\x00\x00\x00HEAPCCDR, of no camera")
+    with contextlib.suppress(ImportError):
+        import imagecodecs
+        import numpy as np
+
+        (folder / "wide.jxl").write_bytes(imagecodecs.jpegxl_encode(np.asarray(first)))
+    for name in ("more.tar", "more.tar.gz"):
+        with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as tar:
+            for member in ("scan.tif", "00002.jpg", "paper.pdf"):
+                tar.add(folder / member, member)
+
+
 class Skip(Exception):
     """This machine cannot do this harm."""
 
@@ -292,6 +314,7 @@ class _Run:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the run
         argv = ["classify", str(sources or chaos.images), "--output", str(output)]
         argv += ["--model", chaos.model, "--unit-images", str(UNIT_IMAGES), "--no-report"]
+        argv += ["--pages", "all"]
         self._code = None
         environment = _clock_from(clock, fault) if clock else None
         self.pid = os.fork()
