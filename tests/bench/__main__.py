@@ -21,14 +21,19 @@ import time
 import archive
 import cloud
 import compare
+import dedup
 import forecast
 import load
+import rerun
 import scale
 import simulate
 from archive import make_archive
 from measure import job, piece, run
 
 CORES = os.cpu_count()
+DEDUP_KNOWN = 40_000_000
+LISTED = 500_000
+TABLE_ROWS = 4_096_000
 ENGINES = ("openvino", "tensorflow", "tfx-bsl")
 BATCHES = {"openvino": (1, 2, 4, 8, 16, 32), "tensorflow": (8, 16, 32, 64)}
 
@@ -304,6 +309,40 @@ class Bench:
             "SIMULATED runs: hours, losses, units begun twice (tests/bench/simulate.py)", simulated
         )
         return {**rows, "simulated": simulated}
+
+    def dedup(self) -> dict:
+        """New images against a plan of 40 M, which takes 3 GB of disk."""
+        rows = {}
+        for new in (1500, DEDUP_KNOWN):
+            words = [sys.executable, pathlib.Path(dedup.__file__), DEDUP_KNOWN, new, self.folder]
+            rows[f"{new:,} new"] = run(words).said or run(words).said
+        show(f"new images against {DEDUP_KNOWN:,} known ones (seconds, MB)", rows)
+        return rows
+
+    def rerun(self) -> dict:
+        """1,000 new images into a table of 4 M rows, and into one of their own."""
+        run([sys.executable, pathlib.Path(rerun.__file__), TABLE_ROWS, self.folder])
+        rounds = [rerun.figures(TABLE_ROWS, self.folder) for _ in range(self.rounds)]
+        rows = {name: _median([found[name] for found in rounds]) for name in rounds[0]}
+        rows["the table's part"] = {
+            key: rows["in the table"][key] - rows["alone"][key] for key in rows["alone"]
+        }
+        show(f"{rerun.NEW:,} new images into a table of {TABLE_ROWS:,} rows", rows)
+        return rows
+
+    def listing(self) -> dict:
+        """A store that answers each page after 100 ms: objects/s, flat and in 32 folders."""
+        rows = {}
+        for folders in (0, 32):
+            with cloud.server(f"{LISTED}x{folders}", 100) as (env, _):
+                for kind in ("gs", "s3", "az"):
+                    found = piece("listing", f"{kind}://photos/scans/", env=env)
+                    rows[f"{kind}://, {folders or 'no'} folders"] = {
+                        "objects/s": found["images"] / found["wall"],
+                        "cpu_us": found["cpu"] / found["images"] * 1e6,
+                    }
+        show(f"listing of {LISTED:,} objects, 100 ms a page", rows)
+        return rows
 
     def forecast(self) -> dict:
         """`imagecensus plan`, and the run that it foretold, in turn."""

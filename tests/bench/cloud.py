@@ -2,14 +2,17 @@
 
 They serve the files of one folder as `gs://photos/NAME`, `s3://photos/NAME`, `az://photos/NAME` and
 by their addresses: the two calls that the job makes, listing and download, and no more.
-`cloud.py FOLDER DELAY_MS` prints the port and serves until killed.
+`cloud.py FOLDER DELAY_MS` prints the port and serves until killed. In the place of a folder,
+`COUNTxFOLDERS` are so many empty files with names like hashes, in so many folders; 0: in none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -24,7 +27,7 @@ STORES = ("gs", "s3", "az", "https")
 
 
 @contextlib.contextmanager
-def server(folder: pathlib.Path, delay_ms: float):
+def server(folder: pathlib.Path | str, delay_ms: float):
     """Runs the stores in a process of their own; gives the environment of a client, and the url."""
     child = subprocess.Popen(
         [sys.executable, __file__, str(folder), str(delay_ms)], stdout=subprocess.PIPE, text=True
@@ -79,6 +82,7 @@ class _Stores(asyncio.Protocol):
 
     def __init__(self, files: dict[str, bytes], delay: float):
         self._files, self._delay = files, delay
+        self._names = list(files)
         self._waiting = b""
 
     def connection_made(self, transport):
@@ -114,24 +118,39 @@ class _Stores(asyncio.Protocol):
         more = f'ETag: "1"\r\nLast-Modified: {_DATE}\r\nX-Goog-Hash: crc32c={crc}\r\n'
         return _http(200, body, "image/jpeg", more)
 
-    def _page(self, said: dict, token: str) -> tuple[list[str], str]:
-        """(names, token of the next page or "")."""
-        names = sorted(n for n in self._files if n.startswith(said.get("prefix", "")))
-        names = [name for name in names if name > said.get("start-after", "")]
-        start = int(said.get(token, 0))
-        return names[start : start + PAGE], str(start + PAGE) if start + PAGE < len(names) else ""
+    def _page(self, said: dict, token: str) -> tuple[list[str], list[str], str]:
+        """(names, folders, token of the next page or "")."""
+        prefix, end = said.get("prefix", ""), said.get("endOffset")
+        at = bisect.bisect_left(self._names, max(prefix, said.get("startOffset", "")))
+        at = max(at, bisect.bisect_right(self._names, said.get("start-after", "")))
+        at = int(said.get(token) or at)
+        names: list[str] = []
+        folders: list[str] = []
+        most = int(said.get("maxResults", PAGE))
+        while at < len(self._names) and len(names) + len(folders) < most:
+            name = self._names[at]
+            if not name.startswith(prefix) or (end and name >= end):
+                return names, folders, ""
+            first, slash, _ = name[len(prefix) :].partition("/")
+            if slash and "delimiter" in said:
+                folders.append(f"{prefix}{first}/")
+                at = bisect.bisect_left(self._names, f"{prefix}{first}0")  # after "/" comes "0"
+            else:
+                names.append(name)
+                at += 1
+        return names, folders, str(at) if at < len(self._names) else ""
 
     def _google(self, said: dict) -> bytes:
-        names, following = self._page(said, "pageToken")
+        names, folders, following = self._page(said, "pageToken")
         items = [
             {"name": n, "bucket": "photos", "size": str(len(self._files[n])), "generation": "1"}
             for n in names
         ]
-        page = {"kind": "storage#objects", "items": items}
+        page = {"kind": "storage#objects", "items": items, "prefixes": folders}
         return json.dumps(page | ({"nextPageToken": following} if following else {})).encode()
 
     def _amazon(self, said: dict) -> bytes:
-        names, following = self._page(said, "continuation-token")
+        names, _, following = self._page(said, "continuation-token")
         items = "".join(
             f"<Contents><Key>{n}</Key><Size>{len(self._files[n])}</Size><ETag>&quot;1&quot;</ETag>"
             "<LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents>"
@@ -141,13 +160,14 @@ class _Stores(asyncio.Protocol):
         return f"<ListBucketResult>{items}{token}</ListBucketResult>".encode()
 
     def _azure(self, said: dict) -> bytes:
-        names, following = self._page(said, "marker")
+        names, folders, following = self._page(said, "marker")
         items = "".join(
             f"<Blob><Name>{n}</Name><Properties><Content-Length>{len(self._files[n])}"
             f"</Content-Length><Last-Modified>{_DATE}</Last-Modified><Etag>1</Etag>"
             "<Content-Type>image/jpeg</Content-Type></Properties></Blob>"
             for n in names
         )
+        items += "".join(f"<BlobPrefix><Name>{name}</Name></BlobPrefix>" for name in folders)
         return (
             f"<EnumerationResults><Blobs>{items}</Blobs><NextMarker>{following}</NextMarker>"
             "</EnumerationResults>"
@@ -162,8 +182,20 @@ def _http(status: int, body: bytes, kind: str, more: str = "") -> bytes:
     return f"{head}{more}\r\n".encode() + body
 
 
+def _files_of(folder: str) -> dict[str, bytes]:
+    """name → content, in the order of names."""
+    if os.path.isdir(folder):
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        return {entry.name: pathlib.Path(entry.path).read_bytes() for entry in found}
+    count, folders = map(int, folder.split("x"))
+    names = (hashlib.md5(str(number).encode()).hexdigest() + ".jpg" for number in range(count))
+    if folders:
+        names = (f"{number % folders:04d}/{name}" for number, name in enumerate(names))
+    return {f"scans/{name}": b"." for name in sorted(names)}
+
+
 async def _serve(folder: str, delay_ms: str) -> None:
-    files = {e.name: pathlib.Path(e.path).read_bytes() for e in os.scandir(folder)}
+    files = _files_of(folder)
     loop = asyncio.get_running_loop()
     bucket = await loop.create_server(
         lambda: _Stores(files, float(delay_ms) / 1e3), "127.0.0.1", 0, backlog=256

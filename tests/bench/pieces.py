@@ -77,6 +77,20 @@ def reads(kind: str, url: str, count: str) -> dict:
         return best(lambda: list(pool.map(read, range(int(count)))), int(count))
 
 
+def listing(uri: str) -> dict:
+    """Every object of a prefix, listed once."""
+    from imagecensus.transforms.storage import store
+
+    count = 0
+
+    def count_all() -> None:
+        nonlocal count
+        count = len({found.uri for found in store.store_of(uri).list(uri)})
+
+    answer = timed(count_all, 1)
+    return {**answer, "images": count}
+
+
 def large(model: str, count: str) -> dict:
     """12-megapixel JPEGs: DCT scaling against full decoding, and how far the answers agree."""
     from imagecensus.transforms.engines.registry import load_engine

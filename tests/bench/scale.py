@@ -33,7 +33,7 @@ def main(count: int, folder: pathlib.Path) -> dict:
         planned = _plan(files, state)
     assert planned.added == count
     for unit in planned.units:
-        _write_rows(done, unit)
+        write_rows(done, unit, work_plan.read_unit(unit), "fingerprint")
     with _Timed(answer, "resume"):  # list again, plan again, and look through a finished output
         again = _plan(files, state)
         found = inventory.take_inventory(str(done), work_plan.read_plan(str(state)), "fingerprint")
@@ -58,8 +58,8 @@ def _make_files(folder: pathlib.Path, count: int) -> None:
             os.close(os.open(below / f"{index:07d}.jpg", os.O_CREAT, 0o644))
 
 
-def _write_rows(folder: pathlib.Path, unit) -> None:
-    refs = work_plan.read_unit(unit)
+def write_rows(folder: pathlib.Path, unit, refs: pa.RecordBatch, fingerprint: str) -> None:
+    """The part of a unit with made-up rows."""
     schema = prediction_schema()
     rows = refs.num_rows
     columns = {
@@ -76,7 +76,7 @@ def _write_rows(folder: pathlib.Path, unit) -> None:
     }
     arrays = [columns.get(f.name, pa.nulls(rows, f.type)) for f in schema]
     table = pa.Table.from_arrays(arrays, schema=schema)
-    parts.write_part(str(folder), unit, table, {"run": "bench", "fingerprint": "fingerprint"})
+    parts.write_part(str(folder), unit, table, {"run": "bench", "fingerprint": fingerprint})
 
 
 class _Timed:

@@ -1,43 +1,55 @@
 """A listing compared with the plan: what is new, known, changed, moved, listed twice, or gone.
 
-DuckDB joins the two out of core: neither the listing nor the plan has to fit into memory.
+Hashes of uris and versions tell which rows of the two may have to do with one another (16 bytes of
+memory a listed image); these rows are read, and DuckDB compares them out of core.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import os
 import tempfile
 from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imagecensus.model_export.common.sql import quote_name
-from imagecensus.transforms.dataset import raw_pairs
-from imagecensus.transforms.dataset.work_plan import Plan, PlanFile
+from imagecensus.transforms.dataset import plan_index, raw_pairs
+from imagecensus.transforms.dataset.listing_spool import ListingSpool
+from imagecensus.transforms.dataset.plan_index import Hashes, HashSet
+from imagecensus.transforms.dataset.raw_pairs import RawPairs
+from imagecensus.transforms.dataset.work_plan import (
+    Plan,
+    PlanFile,
+    read_hashes,
+    read_rows,
+    units_within,
+)
 from imagecensus.transforms.records import (
     CHECKSUM_COLUMN,
     LISTED_COLUMNS,
     REF_COLUMNS,
     SOURCE_COLUMN,
 )
-from imagecensus.transforms.storage import store
 
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT = "1GB"
 # What a listed image is. An absent one is named by a list, is known, and is not there any more; an
 # updated one is known, and its uri or the values that its list passes through are others now.
 NEW, KNOWN, CHANGED, DUPLICATE, ABSENT, UPDATED = range(6)
 _BATCH = 1 << 17
 # Of a passthrough column: the image's list has it, has it not, or it is found out here.
 _GIVEN, _NOT_GIVEN, _FOUND = "102"
+_FILES_AT_ONCE = 8  # plan files whose indexes are read ahead
 _QUOTE = "'"
 _OF_A_MOVE = ("n", "file", "row", "new")
-_FAILED = '["failed"%'
+_FAILED_MEMBER = '["failed"'
+_FAILED = _FAILED_MEMBER + "%"
 # A reference without a version: the file is not there, or nobody has looked (objects of a store).
 _STATE = f"""CASE
     WHEN l.member LIKE '{_FAILED}' OR p.member LIKE '{_FAILED}'
@@ -113,34 +125,47 @@ class Comparison:
     """Gathers a listing, then compares it with the plan. Used as a context manager."""
 
     def __init__(
-        self, plan: Plan, schema: pa.Schema, relocate: tuple[str, str] | None = None
-    ) -> None:
+        self, plan: Plan, schema: pa.Schema, relocate: tuple[str, str] | None = None,
+        *, keep_indexes: bool = False,
+    ) -> None:  # fmt: skip
         """Args:
         plan: what is known.
         schema: `REF_SCHEMA`, passthrough columns, and `LISTED_COLUMNS`.
         relocate: images under the first uri are looked for under the second one.
+        keep_indexes: those that plan files lack are written beside them.
         """
         self._plan, self.schema, self._relocate = plan, schema, relocate
+        self._keep_indexes = keep_indexes
         passed = [f.name for f in schema if f.name not in (*REF_COLUMNS, *LISTED_COLUMNS)]
         # Lists may name a column as SQL or this module does: here they are numbered.
         self._passed = {name: f"c{number}" for number, name in enumerate(passed)}
         names = [self._passed.get(name, name) for name in schema.names]
         self._names = [*names, "given"]
-        self._waiting: list[pa.Table] = []
         self._rows = 0
+        self._hashes: list[Hashes] = []
+        self._failures: list[np.ndarray] = []
+        self._loaded: set[int] = set()  # plan files of which rows were read
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Comparison:
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="imagecensus-"))
-        self._scratch = scratch
+        nothing = self.schema.empty_table().append_column("given", pa.array([], pa.string()))
+        nothing = nothing.rename_columns(self._names)
+        self._spool = ListingSpool(os.path.join(scratch, "listing.arrow"), nothing.schema, _BATCH)
+        # In a file, as its tables are packed there and those in memory are not.
         self._db = duckdb.connect(
-            config={"memory_limit": MEMORY_LIMIT, "temp_directory": os.path.join(scratch, "spill")}
+            os.path.join(scratch, "compared.duckdb"),
+            config={"memory_limit": MEMORY_LIMIT, "temp_directory": os.path.join(scratch, "spill")},
         )
         self._stack.callback(self._db.close)
-        nothing = self.schema.empty_table().append_column("given", pa.array([], pa.string()))
-        self._db.register("nothing", nothing.rename_columns(self._names))
-        self._db.execute("CREATE TABLE listed AS SELECT * FROM nothing")
-        self._db.execute("CREATE TABLE beside (uri VARCHAR)")
+        self._db.execute("BEGIN")  # it ends with the file
+        self._db.register("nothing", nothing)
+        self._db.execute("CREATE TABLE listed AS SELECT *, 0::BIGINT AS n FROM nothing")
+        self._pairs = None
+        if raw_pairs.COLUMN in self._passed:
+            number = list(self._passed).index(raw_pairs.COLUMN) + 1
+            may_mark = f"substr(given, {number}, 1) = '{_FOUND}'"
+            self._pairs = RawPairs(self._db, self._passed[raw_pairs.COLUMN], may_mark)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,10 +176,9 @@ class Comparison:
         flags = "".join(self._flag(name, given) for name in self._passed)
         table = pa.Table.from_batches([batch], self.schema)
         table = table.append_column("given", pa.repeat(pa.scalar(flags), batch.num_rows))
-        self._waiting.append(table.rename_columns(self._names))
         self._rows += batch.num_rows
-        if sum(waiting.num_rows for waiting in self._waiting) >= _BATCH:
-            self._insert()
+        for written in self._spool.add(table.rename_columns(self._names)):
+            self._note(written)
 
     def _flag(self, name: str, given: Container[str] | None) -> str:
         if given is None or name in given:
@@ -163,15 +187,21 @@ class Comparison:
 
     def add_beside(self, uris: pa.Array) -> None:
         """Takes the uris of images that belong to other shards: a raw here may be one's pair."""
-        if raw_pairs.COLUMN in self._passed and len(uris):
-            self._db.register("others", pa.table({"uri": uris}))
-            self._db.execute("INSERT INTO beside SELECT uri FROM others")
+        if self._pairs and len(uris):
+            self._pairs.add_beside(uris)
 
-    def _insert(self) -> None:
-        if self._waiting:
-            self._db.register("batch", pa.concat_tables(self._waiting))
-            self._db.execute("INSERT INTO listed SELECT * FROM batch")
-            self._waiting = []
+    def _note(self, rows: pa.Table) -> None:
+        """Keeps what says which rows are compared."""
+        if self._pairs:
+            self._pairs.add(rows, sum(map(len, self._hashes)))
+        self._hashes.append(plan_index.hash_rows(rows))
+        failed = pc.starts_with(rows.column("member"), _FAILED_MEMBER)
+        self._failures.append(np.asarray(pc.fill_null(failed, False)))
+
+    def _read(self, number: int, first: int) -> pa.RecordBatch:
+        """A batch of the listing, whose first row is number `first`."""
+        batch = self._spool.read(number)
+        return self._pairs.fill(batch, first) if self._pairs else batch
 
     def judge(self, whole: tuple[str, ...] | None) -> Compared:
         """Compares.
@@ -180,18 +210,21 @@ class Comparison:
           whole: what was listed to its end: inputs, and folders of which each image was listed.
             None: the listing was cut, nothing can be called gone.
         """
-        self._insert()
+        for written in self._spool.close():
+            self._note(written)
+        pairs = 0
+        if self._pairs:
+            pairs = self._pairs.find(self._spool.read(at) for at, _ in self._spool.batches())
+        self._load(whole)
         self._verdict = np.full(self._rows, NEW, np.uint8)
-        pairs = self._mark_raw_pairs()
-        self._make_planned()
         self._db.execute(
-            "CREATE TABLE twice AS SELECT l.rowid AS n FROM listed l JOIN (SELECT uri,"
-            " min(rowid) AS first FROM listed GROUP BY uri HAVING count(*) > 1) d"
-            " ON l.uri = d.uri AND l.rowid <> d.first"
+            "CREATE TABLE twice AS SELECT l.n FROM listed l JOIN (SELECT uri,"
+            " min(n) AS first FROM listed GROUP BY uri HAVING count(*) > 1) d"
+            " ON l.uri = d.uri AND l.n <> d.first"
         )
         self._db.execute(
             f"CREATE TABLE met AS SELECT n, file, row, uri, CASE WHEN state = {KNOWN} AND other"
-            f" THEN {UPDATED} ELSE state END AS state FROM (SELECT l.rowid AS n, p.file, p.row,"
+            f" THEN {UPDATED} ELSE state END AS state FROM (SELECT l.n, p.file, p.row,"
             f" p.uri, {_STATE} AS state, {self._other()} AS other"
             " FROM listed l JOIN planned p USING (uri)) WHERE n NOT IN (SELECT n FROM twice)"
         )
@@ -222,7 +255,7 @@ class Comparison:
         base = "regexp_extract(coalesce({0}.container, {0}.uri), '[^/]*$')".format
         inside = "substr({0}.uri, length({0}.container) + 1)".format
         pairs = " UNION ".join(
-            f"""SELECT f.rowid AS n, l.file, l.row, l.uri AS old, f.uri AS new,
+            f"""SELECT f.n, l.file, l.row, l.uri AS old, f.uri AS new,
               l.container AS old_container, f.container, f.member, f.size,
               f.etag_or_mtime AS version,
               (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS told,
@@ -230,11 +263,11 @@ class Comparison:
             FROM f JOIN l ON f.size = l.size AND f.member IS NOT DISTINCT FROM l.member
               AND {inside("f")} IS NOT DISTINCT FROM {inside("l")} AND f."{same}" = l."{same}"
             WHERE f."{same}" <> '' AND (f.size > 0 OR f.container IS NOT NULL)
-              AND f.uri IS DISTINCT FROM f.container AND f.rowid NOT IN (SELECT n FROM twice)"""
+              AND f.uri IS DISTINCT FROM f.container AND f.n NOT IN (SELECT n FROM twice)"""
             for same in ("etag_or_mtime", CHECKSUM_COLUMN)
         )
         found = self._db.execute(
-            f"""WITH f AS (SELECT rowid, * FROM listed ANTI JOIN planned USING (uri)),
+            f"""WITH f AS (SELECT * FROM listed ANTI JOIN planned USING (uri)),
               l AS (SELECT * FROM planned ANTI JOIN listed USING (uri)),
               pairs AS ({pairs})
             SELECT * EXCLUDE (alike, there, here) FROM (SELECT *,
@@ -273,13 +306,6 @@ class Comparison:
             gone=tuple(uri for uri in compared.gone if uri not in old),
         )
 
-    def _mark_raw_pairs(self) -> int:
-        if raw_pairs.COLUMN not in self._passed:
-            return 0
-        number = list(self._passed).index(raw_pairs.COLUMN) + 1
-        column = self._passed[raw_pairs.COLUMN]
-        return raw_pairs.mark_pairs(self._db, column, f"substr(given, {number}, 1) = '{_FOUND}'")
-
     def _other(self) -> str:
         """SQL: whether a value that the list passes through is another one than in the plan."""
         tests = [
@@ -297,64 +323,95 @@ class Comparison:
     def _texts(self, sql: str) -> tuple[str, ...]:
         return tuple(row[0] for row in self._db.execute(sql).fetchall())
 
-    def _make_planned(self) -> None:
-        """The table `planned`: the references of the plan in their present revision."""
-        files = self._plan.files
-        paths = [self._local(file) for file in files]
-        self._db.execute("CREATE TABLE later (file BIGINT, row BIGINT)")
-        self._db.execute("CREATE TABLE names (name VARCHAR, file BIGINT)")
-        # Plans of versions before 0.2 do not have all the columns.
-        self._db.register("like", self.schema.empty_table())
-        places = ("uri", "container", SOURCE_COLUMN)
-        sources = {
-            name: _moved_sql(quote_name(name), self._relocate if name in places else None)
-            for name in self.schema.names
-        }
-        columns = ", ".join(
-            f"{sql} AS {quote_name(self._passed.get(name, name))}" for name, sql in sources.items()
-        )
-        if not files:
-            self._db.execute(
-                f"CREATE VIEW planned AS SELECT {columns}, r.uri AS was, 0::BIGINT AS file,"
-                ' 0::BIGINT AS row FROM "like" r'
-            )
-            return
-        for number, file in enumerate(files):
-            later = np.repeat(self._plan.superseded(file), [unit.rows for unit in file.units])
-            rows = np.flatnonzero(later)
+    def _load(self, whole: tuple[str, ...] | None) -> None:
+        """Fills `listed` and `known` with the rows that may have to do with one another.
+
+        These are: listed twice; in the plan; there of the same size and version; in the plan, in
+        an input, and not listed. Hashes find some more, which the comparison itself leaves out.
+        """
+        self._make_known()
+        empty = np.empty(0, np.uint64)
+        uris = np.concatenate([empty, *(some.uris for some in self._hashes)])
+        versions = np.concatenate([empty, *(some.versions for some in self._hashes)])
+        self._hashes = []
+        listed, listed_versions = HashSet(uris), HashSet(versions)
+        shared, alike = [listed.repeated], [empty]
+        for number, file, known in self._indexed():
+            met = listed.has(known.uris)
+            like = np.zeros(len(known), bool)
+            asked = np.flatnonzero(~met & (known.versions != 0))
+            like[asked] = listed_versions.has(known.versions[asked])
+            shared.append(known.uris[met])
+            alike.append(known.versions[like])
+            within = np.zeros(len(file.units), bool)
+            if whole is not None and not met.all():
+                within = units_within(file, whole)
+            within_rows = np.repeat(within, [unit.rows for unit in file.units])
+            self._load_known(number, file, met | like | within_rows)
+        del listed, listed_versions
+        chosen = np.concatenate([np.zeros(0, bool), *self._failures])
+        chosen |= HashSet(np.concatenate(shared)).has(uris)
+        chosen |= HashSet(np.concatenate(alike)).has(versions)
+        self._load_listed(chosen | (self._relocate is not None))
+
+    def _indexed(self) -> Iterator[tuple[int, PlanFile, Hashes]]:
+        """The plan files with the hashes of their rows, some files read ahead."""
+        files = list(enumerate(self._plan.files))
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for start in range(0, len(files), _FILES_AT_ONCE):
+                some = files[start : start + _FILES_AT_ONCE]
+                hashes = pool.map(lambda one: read_hashes(one[1], keep=self._keep_indexes), some)
+                for (number, file), known in zip(some, hashes, strict=True):
+                    yield number, file, known
+
+    def _load_listed(self, chosen: np.ndarray) -> None:
+        for number, start in self._spool.batches():
+            rows = np.flatnonzero(chosen[start : start + _BATCH])
             if len(rows):
-                self._db.register("gaps", pa.table({"row": rows}))
-                self._db.execute(f"INSERT INTO later SELECT {number}, row FROM gaps")
-        numbered = [(path, number) for number, path in enumerate(paths)]
-        self._db.executemany("INSERT INTO names VALUES (?, ?)", numbered)
-        here = ", ".join("'" + glob.escape(path).replace("'", "''") + "'" for path in paths)
+                batch = self._read(number, start).take(pa.array(rows))
+                self._db.register("batch", batch.append_column("n", pa.array(rows + start)))
+                self._db.execute("INSERT INTO listed SELECT * FROM batch")
+
+    def _load_known(self, number: int, file: PlanFile, chosen: np.ndarray) -> None:
+        """Reads rows of a plan file in their present revision; all, where images are relocated."""
+        chosen |= self._relocate is not None
+        if chosen.any():
+            superseded = self._plan.superseded(file)
+            chosen &= ~np.repeat(superseded, [unit.rows for unit in file.units])
+        if not chosen.any():
+            return
+        self._loaded.add(number)
+        self._db.register("batch", read_rows(file, np.flatnonzero(chosen), self.schema))
         self._db.execute(
-            f"CREATE VIEW known AS SELECT {columns}, r.uri AS was, n.file, "
-            ' r."imagecensus.row" AS row FROM (SELECT * EXCLUDE (file_row_number),'
-            ' file_row_number AS "imagecensus.row" FROM'
-            f" read_parquet([{here}], union_by_name=true, filename='imagecensus.file',"
-            ' file_row_number=true) UNION ALL BY NAME SELECT * FROM "like") r'
-            ' JOIN names n ON n.name = r."imagecensus.file"'
-            ' ANTI JOIN later s ON s.file = n.file AND s.row = r."imagecensus.row"'
+            f"INSERT INTO known SELECT {self._moved_columns()}, r.uri AS was, {number} AS file,"
+            ' r."imagecensus.row" AS row FROM batch r'
+        )
+
+    def _moved_columns(self) -> str:
+        """SQL: the columns of the plan, with the uris that their images have now."""
+        places = ("uri", "container", SOURCE_COLUMN)
+        return ", ".join(
+            f"{_moved_sql(quote_name(name), self._relocate if name in places else None)}"
+            f" AS {quote_name(self._passed.get(name, name))}"
+            for name in self.schema.names
+        )
+
+    def _make_known(self) -> None:
+        """The table `known`, and `planned`: what of it counts."""
+        self._db.execute(
+            "CREATE TABLE known AS SELECT * EXCLUDE (given), uri AS was, 0::BIGINT AS file,"
+            " 0::BIGINT AS row FROM nothing"
         )
         # Where an image was classified under its new uri already, that row stays.
         self._db.execute(
-            "CREATE TABLE replaced AS SELECT file, row FROM known WHERE uri <> was AND uri IN"
+            "CREATE VIEW replaced AS SELECT file, row FROM known WHERE uri <> was AND uri IN"
             " (SELECT uri FROM known WHERE uri = was)"
-            if self._relocate
-            else "CREATE TABLE replaced (file BIGINT, row BIGINT)"
         )
         self._db.execute(
             "CREATE VIEW planned AS SELECT * FROM known ANTI JOIN replaced USING (file, row)"
+            if self._relocate
+            else "CREATE VIEW planned AS SELECT * FROM known"
         )
-
-    def _local(self, file: PlanFile) -> str:
-        if not store.is_bucket(file.location):
-            return file.location
-        path = os.path.join(self._scratch, os.path.basename(file.location))
-        with open(path, "wb") as copy:
-            copy.write(store.read(file.location))
-        return path
 
     def _find_gone(self, whole: tuple[str, ...], unlisted: tuple[str, ...]) -> tuple[str, ...]:
         """Known images of these inputs that were not listed; what lies in `unlisted` is unknown."""
@@ -375,17 +432,17 @@ class Comparison:
 
     def new(self) -> Iterator[pa.RecordBatch]:
         """The new references in the order of the listing, with the columns of the schema."""
-        at = 0
-        ordered = self._db.sql("SELECT * EXCLUDE (given) FROM listed ORDER BY rowid")
-        for batch in ordered.to_arrow_reader(_BATCH):
-            mine = self._verdict[at : at + batch.num_rows] == NEW
-            at += batch.num_rows
+        for number, start in self._spool.batches():
+            mine = self._verdict[start : start + _BATCH] == NEW
             if mine.any():
-                yield batch.filter(pa.array(mine)).rename_columns(self.schema.names)
+                batch = self._read(number, start).filter(pa.array(mine))
+                yield batch.select(range(len(self.schema))).rename_columns(self.schema.names)
 
     def edits(self, number: int, drop_gone: bool) -> dict[int, Edit | None]:
         """What becomes of the rows of one plan file: row → its new values, or None: it goes."""
         found: dict[int, Edit | None] = {}
+        if number not in self._loaded:
+            return found
         if self._relocate:
             moved = self._db.sql(
                 f'SELECT row, uri, container, "{SOURCE_COLUMN}" FROM planned'
@@ -395,7 +452,7 @@ class Comparison:
                 found[row.pop("row")] = Edit(values=row, again=False)
         states = f"{CHANGED}, {UPDATED}" + (f", {ABSENT}" if drop_gone else "")
         others = self._db.sql(
-            "SELECT m.row AS at_row, m.state, l.* FROM met m JOIN listed l ON l.rowid = m.n"
+            "SELECT m.row AS at_row, m.state, l.* EXCLUDE (n) FROM met m JOIN listed l ON l.n = m.n"
             f" WHERE m.file = {number} AND m.state IN ({states})"
         )
         for row in others.to_arrow_table().to_pylist():
@@ -416,7 +473,7 @@ class Comparison:
         sql = []
         if "gone" in tables:
             sql.append(f"SELECT row FROM gone WHERE file = {number} AND (failure OR {drop_gone})")
-        if "replaced" in tables:
+        if self._relocate:
             sql.append(f"SELECT row FROM replaced WHERE file = {number}")
         return (
             [row for (row,) in self._db.execute(" UNION ALL ".join(sql)).fetchall()] if sql else []

@@ -100,7 +100,7 @@ def plan_units(
     revising = revising or Revising()
     own = [pa.field(name, pa.string()) for name in LISTED_COLUMNS]
     schema = pa.schema([*REF_FIELDS, *passthrough, *own])
-    with Comparison(plan, schema, revising.relocate) as comparison:
+    with Comparison(plan, schema, revising.relocate, keep_indexes=not dry_run) as comparison:
         cut = _gather(references, comparison, schema, limit, shard)
         compared = comparison.judge(None if cut else revising.whole)
         gone = frozenset(compared.gone)

@@ -1,12 +1,15 @@
 """Camera raw beside the JPEG or HEIC of the same shot: `IMG_1.CR2` and `IMG_1.JPG`.
 
 That is told by names alone: both are in one folder, or archive, and are named alike up to the last
-dot. The listing is in DuckDB already, so that their order in it does not matter.
+dot. Their order in the listing does not matter: it is gone through again where there are raws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 COLUMN = "raw_of"  # of the raw: the uri of the other one
@@ -14,8 +17,7 @@ _RAW = """
     3fr arw cr2 cr3 crw dcr dng erf gpr iiq k25 kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl rwz
     sr2 srf srw x3f
 """
-_RAW_NAME = rf"(?i)\.({'|'.join(_RAW.split())})$"
-_IMAGE_NAME = r"(?i)\.(jpe?g|jpe|jfif|heic|heif|hif)$"
+_IMAGES = "jpg jpeg jpe jfif heic heif hif"
 _STEM = r"regexp_replace({}, '\.[^.]*$', '')"
 
 
@@ -31,28 +33,72 @@ def with_column(passthrough: pa.Schema, present: dict[str, str] | None) -> pa.Sc
     return pa.schema([pa.field(COLUMN, pa.string()), *passthrough])
 
 
-def mark_pairs(db: duckdb.DuckDBPyConnection, column: str, may_mark: str) -> int:
-    """Writes into each raw of the table `listed` which image of the tables it is a pair with.
+class RawPairs:
+    """The pairs of a listing that comes in batches; keeps the names of raws alone."""
 
-    Args:
-      db: has the tables `listed` and `beside`, of images that others classify, with their `uri`.
-      column: of `listed` that is written.
-      may_mark: SQL of the rows whose list has no such column.
+    def __init__(self, db: duckdb.DuckDBPyConnection, column: str, may_mark: str) -> None:
+        """Args:
+        db: gets tables of names.
+        column: of the listing, which is filled in.
+        may_mark: SQL of the rows whose list has no such column.
+        """
+        self._db, self._column, self._may_mark = db, column, may_mark
+        self._raws = np.empty(0, np.int64)  # rows of the listing
+        self._images: list[str] = []  # the pair of each
+        db.execute("CREATE TABLE raws (n BIGINT, uri VARCHAR, stem VARCHAR)")
+        db.execute("CREATE TABLE beside (stem VARCHAR, uri VARCHAR)")
 
-    Returns: how many images are such raws.
-    """
-    db.execute(
-        f"CREATE TABLE raws AS SELECT rowid AS n, {_STEM.format('uri')} AS stem FROM listed"
-        f" WHERE regexp_matches(uri, '{_RAW_NAME}') AND {may_mark}"
-    )
-    if not db.execute("SELECT count(*) FROM raws").fetchall()[0][0]:
-        return 0
-    db.execute(
-        "CREATE TABLE pairs AS SELECT r.n, min(i.uri) AS uri FROM raws r"
-        " JOIN (SELECT uri FROM listed UNION ALL SELECT uri FROM beside) i"
-        f" ON r.stem = {_STEM.format('i.uri')}"
-        f" WHERE regexp_matches(i.uri, '{_IMAGE_NAME}') GROUP BY r.n"
-    )
-    db.execute(f"UPDATE listed SET {column} = p.uri FROM pairs p WHERE listed.rowid = p.n")
-    found = db.execute(f"SELECT count(DISTINCT uri) FROM listed WHERE {column} IS NOT NULL")
-    return int(found.fetchall()[0][0])
+    def add(self, rows: pa.Table, first: int) -> None:
+        """Takes a batch of the listing, whose first row is number `first`."""
+        self._db.register("batch", rows.append_column("n", pa.array(np.arange(rows.num_rows))))
+        self._db.execute(
+            f"INSERT INTO raws SELECT n + {first}, uri, {_STEM.format('uri')} FROM batch"
+            f" WHERE {_named(_RAW)} AND {self._may_mark}"
+        )
+
+    def add_beside(self, uris: pa.Array) -> None:
+        """Takes the uris of images that others classify."""
+        self._db.register("batch", pa.table({"uri": uris}))
+        self._db.execute(
+            f"INSERT INTO beside SELECT {_STEM.format('uri')}, uri FROM batch"
+            f" WHERE {_named(_IMAGES)}"
+        )
+
+    def find(self, listing: Iterable[pa.RecordBatch]) -> int:
+        """Goes through the listing again; returns how many images are raws with a pair."""
+        if not self._db.execute("SELECT count(*) FROM raws").fetchall()[0][0]:
+            return 0
+        for rows in listing:
+            self._db.register("batch", rows)
+            self._db.execute(
+                f"INSERT INTO beside SELECT * FROM (SELECT {_STEM.format('uri')} AS stem, uri"
+                f" FROM batch WHERE {_named(_IMAGES)}) SEMI JOIN raws USING (stem)"
+            )
+        found = self._db.execute(
+            "SELECT r.n, min(b.uri) AS image, r.uri FROM raws r JOIN beside b USING (stem)"
+            " GROUP BY r.n, r.uri ORDER BY r.n"
+        ).fetchall()
+        self._raws = np.array([n for n, _, _ in found], np.int64)
+        self._images = [image for _, image, _ in found]
+        return len({uri for _, _, uri in found})
+
+    def fill(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """A batch of the listing with the pairs of its raws."""
+        start, end = np.searchsorted(self._raws, [first, first + batch.num_rows])
+        if start == end:
+            return batch
+        at = batch.schema.get_field_index(self._column)
+        values = batch.column(at).to_pylist()
+        for raw, image in zip(self._raws[start:end], self._images[start:end], strict=True):
+            values[raw - first] = image
+        return batch.set_column(at, batch.schema.field(at), pa.array(values, pa.string()))
+
+
+def _named(endings: str) -> str:
+    """SQL: whether a name ends in one of these, after a dot."""
+    lengths = sorted({len(ending) for ending in endings.split()})
+    return "(" + " OR ".join(
+        f"lower(right(uri, {size + 1})) IN"
+        f" ({', '.join(repr('.' + ending) for ending in endings.split() if len(ending) == size)})"
+        for size in lengths
+    ) + ")"  # fmt: skip

@@ -25,16 +25,25 @@ import pyarrow.parquet as pq
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.archives.reading import is_sequential
-from imagecensus.transforms.dataset import checksum
+from imagecensus.transforms.dataset import checksum, plan_index
 from imagecensus.transforms.dataset.merging import PARTS, read_merge
-from imagecensus.transforms.records import PLAN_COLUMNS, REF_COLUMNS, TAKEN_COLUMN, Unit
+from imagecensus.transforms.dataset.plan_index import Hashes, Head
+from imagecensus.transforms.records import (
+    PLAN_COLUMNS,
+    REF_COLUMNS,
+    SOURCE_COLUMN,
+    TAKEN_COLUMN,
+    Unit,
+)
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.store import Stored
 
 UNIT_ROWS = 512  # seconds of work, so that Ctrl-C and a lost worker cost little
 UNITS_PER_FILE = 512
 WHOLE = (0, 1)  # the shard that is everything
 _UNITS_KEY = b"imagecensus.units"
-_READERS = 4
+ROW_COLUMN = "imagecensus.row"  # of rows that are read alone: their number in the plan file
+_READERS = 16
 
 
 class PlanError(UserError):
@@ -48,6 +57,7 @@ class PlanFile:
     location: str
     units: tuple[Unit, ...]
     schema: pa.Schema = dataclasses.field(default_factory=lambda: pa.schema([]), compare=False)
+    index: Head | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
@@ -99,7 +109,7 @@ def _is_ours(unit: Unit) -> bool:
 def read_plan(folder: str, shard: tuple[int, int] = WHOLE) -> Plan:
     """The plan in a folder. Raises PlanError: a file is damaged."""
     with ThreadPoolExecutor(_READERS) as pool:
-        files = list(pool.map(read_plan_file, plan_files(folder)))
+        files = list(pool.map(lambda one: _read_known(*one), _plan_files_and_indexes(folder)))
     if shard != WHOLE:
         own = set(plan_files(folder, shard))
         names = {unit.name for file in files if file.location in own for unit in file.units}
@@ -118,10 +128,103 @@ def read_plan_file(location: str) -> PlanFile:
     """The units of one plan file, from its footer. Raises PlanError."""
     with _damage_reported(location):
         # Not by `_open_plan`, which keeps what it has opened: there may be thousands of files.
-        schema = pq.ParquetFile(io.BytesIO(checksum.check(store.read(location)))).schema_arrow
+        schema = _open_anew(location).schema_arrow
         entries = json.loads(schema.metadata[_UNITS_KEY])
     units = tuple(_units(location, entries))
     return PlanFile(location=location, units=units, schema=schema.remove_metadata())
+
+
+def _plan_files_and_indexes(folder: str) -> list[tuple[Stored, bool]]:
+    """Every plan file, and whether it has an index."""
+    there = {found.uri.rpartition("/")[2]: found for found in store.list_folder(folder)}
+    named = (location.rpartition("/")[2] for location in plan_files(folder))
+    return [(there[name], plan_index.location_of(name) in there) for name in named if name in there]
+
+
+def _read_known(plan: Stored, indexed: bool) -> PlanFile:
+    """A plan file by its index, where that is of the file as it is now; else by its footer."""
+    head = plan_index.read_head(plan) if indexed else None
+    if head is None:
+        return read_plan_file(plan.uri)
+    units = tuple(_units(plan.uri, head.units))
+    return PlanFile(location=plan.uri, units=units, schema=head.schema, index=head)
+
+
+def read_hashes(file: PlanFile, *, keep: bool) -> Hashes:
+    """The hashes of the rows of a plan file; `keep`: an index that it lacks is written.
+
+    Raises PlanError: it is damaged.
+    """
+    count = sum(unit.rows for unit in file.units)
+    known = plan_index.read_hashes(file.index, count) if file.index else None
+    if known is not None:
+        return known
+    with _damage_reported(file.location):
+        names = [name for name in plan_index.COLUMNS if name in file.schema.names]
+        rows = _open_anew(file.location).read(names)
+    known = plan_index.hash_rows(rows)
+    if keep and count >= plan_index.LEAST_ROWS:
+        with contextlib.suppress(store.StorageError, OSError):
+            plan = store.stat(file.location)
+            entries = [_entry(unit) for unit in file.units]
+            plan_index.write_index(plan, entries, file.schema, rows, known)
+    return known
+
+
+def read_rows(file: PlanFile, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """Some rows of a plan file.
+
+    Args:
+      file: of the plan.
+      rows: int64: their numbers, ascending.
+      schema: the columns that are read; those that the file lacks are null.
+
+    Returns:
+      a table with these columns, in the types of the file, and `imagecensus.row`.
+    """
+    units = np.unique(file.unit_at(rows))
+    with _damage_reported(file.location):
+        names = [name for name in schema.names if name in file.schema.names]
+        groups = [file.units[at].row_group for at in units]
+        found = _open_anew(file.location).read_row_groups(groups, names)
+    starts = file.ends[units] - [file.units[at].rows for at in units]
+    read = [np.arange(start, end) for start, end in zip(starts, file.ends[units], strict=True)]
+    found = found.filter(pa.array(np.isin(np.concatenate(read), rows, assume_unique=True)))
+    columns = [
+        found.column(field.name) if field.name in names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table([*columns, pa.array(rows)], [*schema.names, ROW_COLUMN])
+
+
+def units_within(file: PlanFile, inputs: Iterable[str]) -> np.ndarray:
+    """bool [units]: which units may have images of these inputs, or that lie in them."""
+    found = np.ones(len(file.units), bool)
+    asked = list(inputs)
+    if file.index is not None:
+        asked = [text for text in asked if file.index.summary.may_have(text)]
+        if not asked:
+            return ~found
+    with _damage_reported(file.location):
+        parquet = _open_anew(file.location)
+        at = [file.schema.get_field_index(name) for name in ("uri", SOURCE_COLUMN)]
+        for number, unit in enumerate(file.units):
+            group = parquet.metadata.row_group(unit.row_group) if unit.rows else None
+            found[number] = group is not None and _may_have(group, at, asked)
+    return found
+
+
+def _may_have(group: pq.RowGroupMetaData, columns: list[int], inputs: list[str]) -> bool:
+    """Whether the statistics of uri and source allow for an image of one of the inputs."""
+    uris, sources = (group.column(at).statistics if at >= 0 else None for at in columns)
+    if uris is None or not uris.has_min_max:
+        return True
+    for text in inputs:
+        if plan_index.may_begin(text, uris.min, uris.max):
+            return True
+        if sources is not None and sources.has_min_max and sources.min <= text <= sources.max:
+            return True
+    return False
 
 
 def _units(location: str, entries: list[list[Any]]) -> Iterator[Unit]:
@@ -244,10 +347,20 @@ class PlanWriter:
         location = store.join(self._folder, name)
         self._count += 1
         if not self._dry_run:
-            store.write(location, _as_parquet(entries, [rows for _, rows in self._waiting]))
+            self._write(location, entries, [rows for _, rows in self._waiting])
         units = tuple(_units(location, entries))
         self.files.append(PlanFile(location=location, units=units, schema=schema))
         self._waiting = []
+
+    def _write(
+        self, location: str, entries: list[list[Any]], batches: list[pa.RecordBatch]
+    ) -> None:
+        store.write(location, _as_parquet(entries, batches))
+        rows = pa.Table.from_batches(batches)
+        if rows.num_rows >= plan_index.LEAST_ROWS:
+            plan = store.stat(location)
+            hashes = plan_index.hash_rows(rows)
+            plan_index.write_index(plan, entries, rows.schema, rows, hashes)
 
 
 def _entry(unit: Unit) -> list[Any]:
@@ -306,4 +419,8 @@ def _damage_reported(plan: str) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=4)
 def _open_plan(plan: str) -> pq.ParquetFile:
+    return _open_anew(plan)
+
+
+def _open_anew(plan: str) -> pq.ParquetFile:
     return pq.ParquetFile(io.BytesIO(checksum.check(store.read(plan))))

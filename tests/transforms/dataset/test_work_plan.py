@@ -1,11 +1,14 @@
 """The plan: every image exactly once, whatever the order, the repetition and the restarts."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagecensus.transforms.dataset import plan_index, work_plan
 from imagecensus.transforms.dataset.plan_units import (
     Revising,
     plan_units,
@@ -20,6 +23,21 @@ from imagecensus.transforms.dataset.work_plan import (
     unit_name,
 )
 from imagecensus.transforms.records import REF_SCHEMA
+
+
+@pytest.fixture(autouse=True, params=["small files", "indexed", "all hashes equal"])
+def kind(request, monkeypatch):
+    """Plan files have indexes or are too small for one; hashes tell rows apart or do not."""
+    if request.param != "small files":
+        monkeypatch.setattr(plan_index, "LEAST_ROWS", 1)
+    if request.param == "all hashes equal":
+        monkeypatch.setattr(plan_index, "hash_rows", equal_hashes)
+    return request.param
+
+
+def equal_hashes(rows) -> plan_index.Hashes:
+    ones = np.ones(rows.num_rows, np.uint64)
+    return plan_index.Hashes(uris=ones, versions=ones)
 
 
 def references(uris, etag="1", **columns) -> pa.RecordBatch:
@@ -115,7 +133,7 @@ def test_passthrough_columns_go_along_and_are_null_elsewhere(tmp_path):
 
 def test_a_damaged_plan_is_named(tmp_path):
     plan(tmp_path, references(["a"]))
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.parquet")
     path.rename(tmp_path / "plan-00000-cut.parquet")
     path = tmp_path / "plan-00000-cut.parquet"
     path.write_bytes(path.read_bytes()[:-20])
@@ -123,7 +141,9 @@ def test_a_damaged_plan_is_named(tmp_path):
         read_plan(str(tmp_path))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=5),
     st.integers(1, 12),
@@ -227,3 +247,59 @@ def test_shards_are_disjoint_and_even():
     digests = uri_digests(pa.array([f"/photos/{i}.jpg" for i in range(4000)]))
     counts = np.bincount(shard_of(digests, 4), minlength=4)
     assert counts.sum() == 4000 and counts.min() > 900
+
+
+def test_what_is_elsewhere_is_planned_without_reading_the_plan(tmp_path, monkeypatch, kind):
+    if kind != "indexed":
+        pytest.skip("the plan is read")
+    plan(tmp_path, references([f"/p/{i}" for i in range(50)], source=["/p"] * 50))
+
+    def refuse(location):
+        raise AssertionError(f"{location} is read")
+
+    monkeypatch.setattr(work_plan, "_open_anew", refuse)
+    elsewhere = plan(
+        tmp_path, references([f"/q/{i}" for i in range(9)], etag="2"),
+        revising=Revising(whole=("/q",)),
+    )  # fmt: skip
+    assert (elsewhere.added, elsewhere.known, elsewhere.gone) == (9, 0, ())
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flip,
+        lambda data: data[:40] + flip(data[40:400]) + data[400:],
+        lambda data: data[:-8],
+        lambda data: b"",
+        lambda data: data.replace(b"duckdb ", b"ducked ", 1),
+        None,
+    ],
+)
+def test_an_index_that_does_not_fit_is_made_anew(tmp_path, kind, harm):
+    if kind != "indexed":
+        pytest.skip("there is none")
+    plan(tmp_path, references(["a", "b", "c"]))
+    (index,) = tmp_path.glob("*.index")
+    whole = index.read_bytes()
+    if harm is None:  # it is of the file as it was before
+        os.utime(next(tmp_path.glob("*.parquet")), ns=(1, 1))
+    else:
+        index.write_bytes(harm(whole))
+    again = plan(tmp_path, references(["c", "d", "b"], etag="1"))
+    assert (again.known, again.added) == (2, 1)
+    assert planned_uris(tmp_path) == ["a", "b", "c", "d"]
+    (file, _) = work_plan.read_plan(str(tmp_path)).files
+    assert file.index and file.schema == work_plan.read_plan_file(file.location).schema
+
+
+def test_many_files_of_one_size_and_time_are_compared(tmp_path):
+    """As unpacked archives have: each might be any of those that are not there any more."""
+    old, new = ([f"/{place}/{i}" for i in range(2000)] for place in ("old", "new"))
+    plan(tmp_path, references(old), unit_rows=512)
+    again = plan(tmp_path, references(new), dry_run=True, revising=Revising(whole=("/new",)))
+    assert (again.added, again.moved, again.gone) == (2000, 0, ())
