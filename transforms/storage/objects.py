@@ -12,15 +12,13 @@ from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.storage import protocol
 from imagecensus.transforms.storage.locations import split
 from imagecensus.transforms.storage.object_clients import client
+from imagecensus.transforms.storage.object_listing import list_objects
 from imagecensus.transforms.storage.protocol import (
     ChangedError,
     Stored,
     as_sentence,
     conflict,
 )
-
-_PAGE = 1000
-_UNORDERED = "--x-s3"  # how names of S3's directory buckets end
 
 
 class ObjectStore:
@@ -31,23 +29,11 @@ class ObjectStore:
         return "credentials found"
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Every object whose uri begins with the prefix, in the order of names."""
-        import obstore
-
         root, start = split(prefix)
-        folder = start.rpartition("/")[0]
-        # The library lists whole folders; where a name is begun, it starts near it.
-        begun = start[:-1] if start and not start.endswith("/") else None
-        ordered = not root.rstrip("/").endswith(_UNORDERED)
         with as_sentence(prefix, "listed"), _plain_errors(prefix):
-            pages = obstore.list(_client_of(prefix), folder or None, offset=begun, chunk_size=_PAGE)
-            for page in pages:
-                for found in page:
-                    name = found["path"]
-                    if name.startswith(start) and not _is_marker(root, found):
-                        yield _stored(root + name, found)
-                    elif ordered and begun and name > start and not name.startswith(start):
-                        return
+            for found in list_objects(_client_of(prefix), root, start):
+                if not _is_marker(root, found):
+                    yield _stored(root + found["path"], found)
 
     def list_folder(self, folder: str) -> Iterator[Stored]:
         import obstore

@@ -1,4 +1,4 @@
-"""A flat prefix is listed in ranges of names at once: each object once, whatever the names."""
+"""Prefixes are listed in ranges of names or folders at once: each object once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import collections
 import threading
 import time
 
+import obstore
 import pytest
 
-from imagecensus.transforms.storage import gcs_listing
+from imagecensus.transforms.storage import gcs_listing, object_listing
 
 Blob = collections.namedtuple("Blob", "name")
 PAGE = 10
@@ -59,6 +60,7 @@ NAMES = {
     "folders too": [f"photos/{n % 7}/{n}.jpg" for n in range(99)] + ["photos/0", "photos/9"] * 2,
     "folders and many files": [f"photos/{n % 7}/{n}" for n in range(99)]
     + [f"photos/{n}" for n in range(99)],
+    "years": [f"photos/{2015 + n % 12}/{n // 12:03d}.jpg" for n in range(300)],
     "few": ["photos/1", "photos/2"],
     "none": [],
 }
@@ -94,3 +96,70 @@ def test_an_error_ends_the_listing(monkeypatch):
     bucket.list_pages = failing
     with pytest.raises(OSError, match="no network"):
         listed(monkeypatch, bucket, "photos/")
+
+
+class Objects(Bucket):
+    """Answers as obstore does, of S3 or of Azure."""
+
+    def list(self, client, folder=None, *, offset=None, chunk_size):
+        assert "//" not in (offset or ""), "no name that the library can express"
+        names = [n for n in self.names if not folder or n.startswith(folder + "/")]
+        names = [n for n in names if not self.knows or not offset or n > offset]
+        for at in range(0, max(len(names), 1), PAGE):
+            with self.lock:
+                self.requests += 1
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(self.delay)
+            with self.lock:
+                self.now -= 1
+            yield [{"path": name} for name in names[at : at + PAGE]]
+
+    def list_with_delimiter(self, client, folder=None):
+        start = f"{folder}/" if folder else ""
+        inside = [name[len(start) :] for name in self.names if name.startswith(start)]
+        return {
+            "objects": [{"path": start + name} for name in inside if "/" not in name],
+            "common_prefixes": sorted(
+                {start + name.partition("/")[0] for name in inside if "/" in name}
+            ),
+        }
+
+    def listed(self, monkeypatch, root, prefix=""):
+        monkeypatch.setattr(obstore, "list", self.list)
+        monkeypatch.setattr(obstore, "list_with_delimiter", self.list_with_delimiter)
+        found = [item["path"] for item in object_listing.list_objects(None, root, prefix)]
+        again = [item["path"] for item in object_listing.list_objects(None, root, prefix)]
+        assert found == again, "the same order"
+        return sorted(found)
+
+
+ROOTS = ("s3://b/", "s3://b--x-s3/", "az://b/")
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("knows", [True, False])
+def test_each_object_of_other_stores_once(monkeypatch, kind, root, knows):
+    others = ["photo", "photos0", "other/1"]
+    bucket = Objects([*NAMES[kind], *others], knows)
+    assert bucket.listed(monkeypatch, root, "photos/") == sorted(set(NAMES[kind]))
+    assert bucket.listed(monkeypatch, root, "photos/a") == sorted(
+        {name for name in NAMES[kind] if name.startswith("photos/a")}
+    )
+    assert bucket.listed(monkeypatch, root) == bucket.names
+
+
+@pytest.mark.parametrize(
+    ("root", "kind"), [("s3://b/", "hashes"), ("s3://b/", "years"), ("az://b/", "years")]
+)
+def test_prefixes_of_other_stores_are_listed_by_many_at_once(monkeypatch, root, kind):
+    bucket = Objects(NAMES[kind], delay=0.02)
+    assert len(bucket.listed(monkeypatch, root, "photos/")) == 300
+    assert bucket.most > 6
+
+
+def test_objects_without_an_order_are_all_listed(monkeypatch):
+    bucket = Objects(NAMES["hashes"], knows_ranges=False)
+    bucket.names.reverse()
+    assert bucket.listed(monkeypatch, "s3://b/", "photos/") == sorted(NAMES["hashes"])

@@ -1,0 +1,130 @@
+"""A listing by many requests at once: the names are cut into ranges, whatever store they are in."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+LISTERS = 16
+_PAGES_AHEAD = 3
+_MOST_RANGES = 64
+_ENOUGH_RANGES = 10  # as digits give; where there are fewer, they are cut further
+_MOST_CUTS = 3
+_DEEPEST = 200  # letters that all names have in common
+HIGHEST = chr(0x10FFFF)
+
+
+class Range(NamedTuple):
+    """Names that begin with `prefix`, from `first` on and before `end`; "" is open."""
+
+    prefix: str
+    first: str = ""
+    end: str = ""
+
+    def has(self, name: str) -> bool:
+        return (
+            name.startswith(self.prefix)
+            and name >= self.first
+            and (not self.end or name < self.end)
+        )
+
+
+# The first name, at or after the second text, of those that begin with the first one; None: none.
+FirstName = Callable[[str, str], str | None]
+# The objects of a range, page by page.
+Pages = Callable[[Range], Iterator[list[Any]]]
+
+
+def cut_names(prefix: str, first_name: FirstName) -> list[Range]:
+    """The names that begin with a prefix, as ranges: cut where their first differing letters do.
+
+    Each letter that occurs costs one request. Where few do, as in years, the next ones count too.
+    """
+    stems = [prefix]
+    with concurrent.futures.ThreadPoolExecutor(LISTERS) as pool:
+        for _ in range(_MOST_CUTS):
+            if len(stems) >= _ENOUGH_RANGES:
+                break
+            longer = list(pool.map(lambda stem: _next_stems(stem, first_name), stems))
+            if longer == [[stem] for stem in stems]:
+                break
+            stems = [stem for some in longer for stem in some]
+    starts = [prefix, *stems[1:]]
+    return [Range(prefix, *one) for one in zip(starts, [*starts[1:], ""], strict=True)]
+
+
+def _next_stems(stem: str, first_name: FirstName) -> list[str]:
+    """The beginnings, longer than this one, that names with this one have; itself: none differ."""
+    beginning = stem
+    for _ in range(_DEEPEST):
+        found: list[str] = []
+        start = beginning
+        while len(found) < _MOST_RANGES:
+            name = first_name(beginning, start)
+            if name is None or name < start:
+                break
+            if name == beginning:
+                start = beginning + "\0"
+                continue
+            found.append(name[: len(beginning) + 1])
+            start = beginning + _next_letter(name[len(beginning)])
+        if len(found) != 1:
+            return found or [stem]
+        beginning = found[0]
+    return [stem]
+
+
+def _next_letter(letter: str) -> str:
+    code = ord(letter) + 1
+    return chr(0xE000 if 0xD800 <= code <= 0xDFFF else min(code, 0x10FFFF))
+
+
+def list_ranges(ranges: list[Range], pages: Pages) -> Iterator[Any]:
+    """The objects of ranges of names, some at once, a page of each in turn.
+
+    So that all go on, and the order is the same each time.
+    """
+    stop = threading.Event()
+    waiting = iter(ranges)
+    ahead: collections.deque[queue.Queue[Any]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(LISTERS, "list") as pool:
+        try:
+            while True:
+                if len(ahead) < LISTERS and (one := next(waiting, None)):
+                    ahead.append(queue.Queue(_PAGES_AHEAD))
+                    pool.submit(_fill, ahead[-1], pages(one), stop)
+                    continue
+                if not ahead:
+                    return
+                page = ahead[0].get()
+                if page is None:
+                    ahead.popleft()
+                    continue
+                if isinstance(page, BaseException):
+                    raise page
+                ahead.rotate(-1)
+                yield from page
+        finally:
+            stop.set()
+
+
+def _fill(found: queue.Queue[Any], pages: Iterator[list[Any]], stop: threading.Event) -> None:
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                found.put(item, timeout=0.2)
+                return
+
+    try:
+        for page in pages:
+            if stop.is_set():
+                return
+            put(page)
+        put(None)
+    except BaseException as error:
+        put(error)
