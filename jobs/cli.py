@@ -22,7 +22,7 @@ from imagecensus.model_export.common.version import __version__
 
 _OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
-    r"|malloc of size \d+ failed"
+    r"|malloc of size \d+ failed|OutOfMemoryException|bad allocation"
 )
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|max_temp_directory_size")
 _FILES = "close some, or raise the limit (ulimit -n 4096)"

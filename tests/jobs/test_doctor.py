@@ -127,7 +127,7 @@ def test_flink_of_another_version(flink):
 
 def test_more_parallel_than_slots(flink):
     flags = [f"--flink_master={flink}", "--flink_version=1.19", "--parallelism=4"]
-    assert "slots" in failures(findings(flags, runner="FlinkRunner"))
+    assert "slot" in failures(findings(flags, runner="FlinkRunner"))
 
 
 def test_loopback_needs_a_local_master(flink):

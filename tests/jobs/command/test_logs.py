@@ -4,6 +4,7 @@ import json
 import logging
 import time
 
+import duckdb
 import pytest
 from samples import make_photos
 
@@ -81,11 +82,18 @@ def test_a_stuck_run_says_what_it_waits_for(monkeypatch, caplog):
     assert "waiting for 2 s: read of gs://b/stuck.jpg" in caplog.text
 
 
-def test_out_of_memory_is_a_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Traceback …\nMemoryError: malloc of size 64 failed"),
+        duckdb.OutOfMemoryException("Failed to allocate block of 2097152 bytes (bad allocation)"),
+    ],
+)
+def test_out_of_memory_is_a_sentence(monkeypatch, capsys, error):
     import imagecensus.jobs.report
 
     def explode(_):
-        raise RuntimeError("Traceback …\nMemoryError: malloc of size 64 failed")
+        raise error
 
     monkeypatch.setattr(imagecensus.jobs.report, "main", explode)
     assert cli.main(["report", "x"]) == 1
