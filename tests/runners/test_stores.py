@@ -198,7 +198,7 @@ def test_an_inventory_takes_the_place_of_a_listing(there):
     found = list(store.store_of(root).list(root + "in/photos/"))
     if root.startswith("gs"):
         lines = ["bucket,name,size,generation,etag,timeDeleted,updated"]
-        for uri, size, version, _ in found:
+        for uri, size, version, *_ in found:
             lines.append(f"{BUCKET},{uri.removeprefix(root)},{size},{version},CAE=,,2026-11-01")
         lines.append(lines[1].replace(",,2026", ",2026-10-01,2026"))
         inventory = "lists/inventory.csv"
@@ -207,7 +207,7 @@ def test_an_inventory_takes_the_place_of_a_listing(there):
         inventory = "lists/b/all/2026-11-01T00-00Z/manifest.json"
         lines = [
             f'"{BUCKET}","{quote_plus(uri.removeprefix(root))}","true","false","{size}","{version}"'
-            for uri, size, version, _ in found
+            for uri, size, version, *_ in found
         ]
         lines.append(lines[0].replace('"true","false"', '"true","true"'))
         there.put("lists/b/all/data/1.csv.gz", gzip.compress("\n".join(lines).encode()))
