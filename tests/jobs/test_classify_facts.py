@@ -66,7 +66,7 @@ def test_rows_say_what_the_files_do(archive, tiny_model, tmp_path, capsys):
     report = json.loads((tmp_path / "out" / "run_report.json").read_text())
     assert report["counters"]["images_with_more_pages"] == 1
     assert report["counters"]["images_depth_scaled"] == 1
-    assert "1 files have more pages" in capsys.readouterr().out
+    assert "1 file with more pages" in capsys.readouterr().out
 
 
 def test_predict_says_the_same(archive, tiny_model, tmp_path, capsys):

@@ -30,7 +30,7 @@ def test_the_first_page_is_the_default_and_the_report_says_so(tiny_model, folder
     assert main(["classify", str(folder), "--model", tiny_model, "--output", str(output)]) == 0
     rows = rows_of(output)
     assert len(rows) == 6 and rows["scan.tif"]["pages"] == 3
-    assert "3 files have more pages" in capsys.readouterr().out
+    assert "3 files with more pages" in capsys.readouterr().out
     report = json.loads((output / "run_report.json").read_text())
     assert report["counters"]["images_with_more_pages"] == 3
 
