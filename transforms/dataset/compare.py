@@ -158,7 +158,6 @@ class Comparison:
             config={"memory_limit": MEMORY_LIMIT, "temp_directory": os.path.join(scratch, "spill")},
         )
         self._stack.callback(self._db.close)
-        self._db.execute("BEGIN")  # it ends with the file
         self._db.register("nothing", nothing)
         self._db.execute("CREATE TABLE listed AS SELECT *, 0::BIGINT AS n FROM nothing")
         self._pairs = None

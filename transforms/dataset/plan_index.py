@@ -115,6 +115,7 @@ def hash_rows(rows: pa.Table) -> Hashes:
     cursor = _connection().cursor()
     cursor.register("rows", rows.select([name for name in COLUMNS if name in rows.schema.names]))
     found = cursor.execute(_HASHES.format(content)).fetchnumpy()
+    cursor.unregister("rows")
     cursor.close()
     return Hashes(uris=np.asarray(found["uris"]), versions=np.asarray(found["versions"]))
 
