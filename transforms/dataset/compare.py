@@ -251,22 +251,32 @@ class Comparison:
         """
         if self._relocate or not self._plan.files:
             return []
-        base = "regexp_extract(coalesce({0}.container, {0}.uri), '[^/]*$')".format
-        inside = "substr({0}.uri, length({0}.container) + 1)".format
+        # Rows of one group may be very many: frames of one size that were unpacked within a second.
+        # So the rows of a group are paired by rank, never each with each.
+        grouped = """SELECT *, regexp_extract(coalesce(container, uri), '[^/]*$') AS base,
+              substr(uri, length(container) + 1) AS inside, {same} AS same,
+              count(*) OVER (PARTITION BY size, member, inside, same) AS many,
+              row_number() OVER (PARTITION BY size, member, inside, same, base ORDER BY uri) AS rank
+            FROM {rows} WHERE same <> ''"""
         pairs = " UNION ".join(
             f"""SELECT f.n, l.file, l.row, l.uri AS old, f.uri AS new,
               l.container AS old_container, f.container, f.member, f.size,
               f.etag_or_mtime AS version,
-              (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS told,
-              {base("l")} = {base("f")} AS alike
-            FROM f JOIN l ON f.size = l.size AND f.member IS NOT DISTINCT FROM l.member
-              AND {inside("f")} IS NOT DISTINCT FROM {inside("l")} AND f."{same}" = l."{same}"
-            WHERE f."{same}" <> '' AND (f.size > 0 OR f.container IS NOT NULL)
-              AND f.uri IS DISTINCT FROM f.container AND f.n NOT IN (SELECT n FROM twice)"""
-            for same in ("etag_or_mtime", CHECKSUM_COLUMN)
+              (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS told, {alike} AS alike
+            FROM ({grouped.format(rows="f", same=same)}) f
+            JOIN ({grouped.format(rows="l", same=same)}) l ON f.size = l.size AND f.same = l.same
+              AND f.member IS NOT DISTINCT FROM l.member
+              AND f.inside IS NOT DISTINCT FROM l.inside AND {condition}"""
+            for same in ("etag_or_mtime", f'"{CHECKSUM_COLUMN}"')
+            for alike, condition in (
+                ("true", "f.base = l.base AND f.rank = l.rank"),
+                ("f.base = l.base", "f.many = 1 AND l.many = 1"),
+            )
         )
         found = self._db.execute(
-            f"""WITH f AS (SELECT * FROM listed ANTI JOIN planned USING (uri)),
+            f"""WITH f AS (SELECT * FROM listed ANTI JOIN planned USING (uri)
+                WHERE (size > 0 OR container IS NOT NULL) AND uri IS DISTINCT FROM container
+                  AND n NOT IN (SELECT n FROM twice)),
               l AS (SELECT * FROM planned ANTI JOIN listed USING (uri)),
               pairs AS ({pairs})
             SELECT * EXCLUDE (alike, there, here) FROM (SELECT *,
