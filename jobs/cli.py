@@ -48,7 +48,8 @@ _EXTRAS = {
     ),
     **dict.fromkeys(("matplotlib", "pandas", "sklearn"), "report"),
     **dict.fromkeys(
-        ("imagecodecs", "pi_heif", "pydicom", "pypdfium2", "rawpy", "tifffile"), "formats"
+        ("imagecodecs", "inflate64", "pi_heif", "pydicom", "pypdfium2", "rawpy", "tifffile"),
+        "formats",
     ),
     **dict.fromkeys(("starlette", "uvicorn"), "browse"),
     "tensorflow_datasets": "tfds",

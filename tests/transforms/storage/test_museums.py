@@ -168,7 +168,7 @@ def test_other_json_is_refused_in_a_sentence(tmp_path, tiny_model, capfd, text, 
 
 
 @pytest.fixture
-def hub(web, monkeypatch):
+def hub(web, monkeypatch, own_decoders):
     """The two endpoints of the Hub that are used."""
     pytest.importorskip("huggingface_hub")
     files = {f"train/{at}.jpg": web.files[f"/photo{at}"] for at in range(3)}
