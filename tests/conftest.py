@@ -19,10 +19,32 @@ from imagecensus.transforms.storage import protocol
 
 # They take longest, and begin first: what begins last is waited for.
 _LONG = ("flink", "test_stores.py", "test_fit.py", "test_classify.py", "test_demo.py")
+_FLINK = ("test_flink.py", "test_flink_poison.py", "test_remote_job.py")
+
+
+def _group_of(nodeid: str) -> str:
+    """Tests of a group run in one process: they share what is slow to start."""
+    name = nodeid.split("::")[0].rpartition("/")[2]
+    return "flink" if name in _FLINK else name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return _group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_collection_modifyitems(items):
-    _group(items)
+    groups = {}
+    for item in items:
+        groups.setdefault(_group_of(item.nodeid), []).append(item)
+    first = [groups.pop(name, []) for name in _LONG]
+    items[:] = [item for group in (*first, *groups.values()) for item in group]
     if importlib.util.find_spec("tfx_bsl") is None:
         skip = pytest.mark.skip(reason="no tfx-bsl here")
         for item in items:
@@ -34,19 +56,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "real_data" in item.keywords:
             item.add_marker(skip)
-
-
-def _group(items) -> None:
-    """A process of `--dist loadgroup` runs the tests of a file together, and all that need Flink:
-    they share what is slow to start.
-    """
-    groups = {}
-    for item in items:
-        name = "flink" if "flink" in item.keywords else item.path.name
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-    first = [groups.pop(name, []) for name in _LONG]
-    items[:] = [item for group in (*first, *groups.values()) for item in group]
 
 
 @pytest.fixture(scope="session")
