@@ -45,8 +45,6 @@ def model_with_int8(options: ClassifyOptions, model: str, present: str) -> str:
             f"{options.output}: was begun without --calibrate-on-archive; leave the flag out, or"
             " choose another --output"
         )
-    # Imported here: workers and runs without the flag never load what quantises.
-
     print("calibrating an int8 twin of the model, once", file=sys.stderr, flush=True)
     os.makedirs(models, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=models) as folder:

@@ -191,11 +191,13 @@ def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> in
 def _some_at_a_time(units: list[Unit]) -> Iterator[list[Unit]]:
     """Units whose rows fit into memory together: parts may be large, of an earlier merge."""
     some: list[Unit] = []
+    rows = 0
     for unit in units:
-        if some and sum(one.rows for one in some) + unit.rows > _AT_ONCE:
+        if some and rows + unit.rows > _AT_ONCE:
             yield some
-            some = []
+            some, rows = [], 0
         some.append(unit)
+        rows += unit.rows
     if some:
         yield some
 

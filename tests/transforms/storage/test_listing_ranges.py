@@ -23,6 +23,16 @@ class Bucket:
         self.requests, self.now, self.most = 0, 0, 0
         self.lock = threading.Lock()
 
+    def _answer(self):
+        """Takes its time, and counts requests and how many there were at once."""
+        with self.lock:
+            self.requests += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.delay)
+        with self.lock:
+            self.now -= 1
+
     def list_pages(self, bucket, prefix, delimiter, *, start="", end="", size=PAGE):
         found, folders = [], set()
         for name in self.names:
@@ -34,13 +44,7 @@ class Bucket:
                 else:
                     found.append(Blob(name))
         for at in range(0, max(len(found), 1), size):
-            with self.lock:
-                self.requests += 1
-                self.now += 1
-                self.most = max(self.most, self.now)
-            time.sleep(self.delay)
-            with self.lock:
-                self.now -= 1
+            self._answer()
             yield found[at : at + size], folders if at == 0 else set()
 
 
@@ -106,13 +110,7 @@ class Objects(Bucket):
         names = [n for n in self.names if not folder or n.startswith(folder + "/")]
         names = [n for n in names if not self.knows or not offset or n > offset]
         for at in range(0, max(len(names), 1), PAGE):
-            with self.lock:
-                self.requests += 1
-                self.now += 1
-                self.most = max(self.most, self.now)
-            time.sleep(self.delay)
-            with self.lock:
-                self.now -= 1
+            self._answer()
             yield [{"path": name} for name in names[at : at + PAGE]]
 
     def list_with_delimiter(self, client, folder=None):
