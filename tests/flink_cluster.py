@@ -27,6 +27,7 @@ import urllib.request
 import fetch_engines
 
 TASK_MANAGERS = 2
+# Each job has classes of its own, whose memory is given back late: room for all jobs of the tests.
 _CONFIG = """\
 jobmanager.rpc.address: localhost
 jobmanager.rpc.port: {cluster.rpc_port}
@@ -35,8 +36,8 @@ jobmanager.memory.process.size: 1000m
 jobmanager.memory.jvm-metaspace.size: 160m
 taskmanager.bind-host: localhost
 taskmanager.host: localhost
-taskmanager.memory.process.size: 1000m
-taskmanager.memory.jvm-metaspace.size: 160m
+taskmanager.memory.process.size: 1500m
+taskmanager.memory.jvm-metaspace.size: 600m
 taskmanager.numberOfTaskSlots: 1
 rest.address: localhost
 rest.bind-address: localhost
