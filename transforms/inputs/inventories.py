@@ -124,11 +124,16 @@ def list_inventory(text: str, selection: Selection) -> Iterator[File]:
 
 def _manifest(text: str) -> dict[str, Any] | None:
     """What a manifest says; None: it is none of an inventory."""
+    return _manifest_of(text, store.stat(text).version)
+
+
+@functools.lru_cache(maxsize=16)
+def _manifest_of(text: str, version: str) -> dict[str, Any] | None:
     head = read_range(text, 0, _HEAD)
     if f'"{_S3_MARK}"'.encode() not in head and f'"{_GOOGLE_MARK}"'.encode() not in head:
         return None
     try:
-        said = json.loads(store.read(text))
+        said = json.loads(head if len(head) < _HEAD else store.read(text))
     except ValueError:
         return None
     if not isinstance(said, dict):

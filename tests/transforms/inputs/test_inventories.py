@@ -11,8 +11,10 @@ import pytest
 from pyarrow import csv, orc
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.inputs import inventories
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.storage import store
 
 S3_FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
 # Key, latest, marker, size, ETag.
@@ -107,6 +109,24 @@ def test_s3_inventory(tmp_path, kind):
     chosen = Selection(exclude=("A.jpg",), include=("photos/*",))
     assert listed(manifest, selection=chosen) == EXPECTED[1:]
     assert chosen.left_out["excluded"] >= 1
+
+
+def test_manifest_is_read_once(tmp_path, monkeypatch):
+    manifest, read = str(write_s3_inventory(tmp_path, "CSV")), []
+
+    def noting(function):
+        def noted(location, *rest):
+            read.append(location)
+            return function(location, *rest)
+
+        return noted
+
+    monkeypatch.setattr(inventories, "read_range", noting(inventories.read_range))
+    for name in ("read", "local_copy"):
+        monkeypatch.setattr(store, name, noting(getattr(store, name)))
+    assert not passthrough_columns((manifest,)).names
+    assert listed(manifest) == EXPECTED
+    assert read.count(manifest) == 1
 
 
 @pytest.mark.parametrize("named", [True, False])
