@@ -65,7 +65,7 @@ image: env chromium  ## make docs/report.png anew: the page of the demo
 # What tests run against, in the user's caches. Where Java, Go or a network is missing these say so
 # and the tests skip.
 .PHONY: engines
-engines: flink-env prism bucket-emulator s3-emulator azure-emulator
+engines: flink-env prism bucket-emulator s3-emulator azure-emulator duckdb-delta
 
 .PHONY: flink-env
 flink-env: env  ## fetch Flink and Beam's job server for it
@@ -94,6 +94,10 @@ s3-emulator: env  ## build versitygw, which speaks as S3 does
 .PHONY: azure-emulator
 azure-emulator: env  ## install Azurite, an emulator of Azure's storage
 	@$(BIN)/python tests/fetch_engines.py azure
+
+.PHONY: duckdb-delta
+duckdb-delta: env  ## install DuckDB with its extension that reads Delta
+	@$(BIN)/python tests/fetch_engines.py delta
 
 .PHONY: bench
 bench: env  ## measure the job against what the machine can do (40 minutes; SECTIONS="compare" for the README)

@@ -5,6 +5,7 @@
   python tests/fetch_engines.py bucket    fake-gcs-server, a bucket emulator, from its Go module
   python tests/fetch_engines.py s3        versitygw, which speaks as S3 does, from its Go module
   python tests/fetch_engines.py azure     Azurite, an emulator of Azure's storage, from npm
+  python tests/fetch_engines.py delta     DuckDB with its extension that reads Delta, from PyPI
 
 Each does nothing where its part is there already, and says what is missing (Java, Maven, Go, a
 network) and exits 0 where it cannot be had: the tests that need it skip with that reason.
@@ -44,6 +45,9 @@ VERSITY = CACHE / f"versitygw-{VERSITY_VERSION}" / "versitygw"
 AZURITE_VERSION = "3.37.0"
 AZURITE_HOME = CACHE / f"azurite-{AZURITE_VERSION}"
 AZURITE = AZURITE_HOME / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+# An extension fits one version of DuckDB; this is the newest that PyPI has it of.
+DUCKDB_DELTA_VERSION = "1.5.5"
+DUCKDB_DELTA = CACHE / f"duckdb-delta-{DUCKDB_DELTA_VERSION}"
 
 assert FLINK_MINOR in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
 
@@ -105,6 +109,21 @@ def fetch_azure() -> str:
              str(AZURITE_HOME), f"azurite@{AZURITE_VERSION}"]
         )  # fmt: skip
     return f"Azure emulator {AZURITE}"
+
+
+def fetch_delta() -> str:
+    if not DUCKDB_DELTA.is_dir():
+        partial = DUCKDB_DELTA.with_suffix(".tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        packages = [
+            f"{name}=={DUCKDB_DELTA_VERSION}" for name in ("duckdb", "duckdb-extension-delta")
+        ]
+        _run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
+             "--only-binary=:all:", "--target", str(partial), *packages]
+        )  # fmt: skip
+        partial.rename(DUCKDB_DELTA)
+    return f"DuckDB with its extension for Delta {DUCKDB_DELTA}"
 
 
 def _jar(beam: str) -> pathlib.Path:
@@ -190,6 +209,7 @@ _FETCH = {
     "bucket": fetch_bucket,
     "s3": fetch_s3,
     "azure": fetch_azure,
+    "delta": fetch_delta,
 }
 
 if __name__ == "__main__":
