@@ -70,12 +70,10 @@ def references(source: str, count: int, size: int, seed: int) -> Iterator[pa.Rec
     random = np.random.default_rng(seed)
     for start in range(0, count, size):
         rows = min(size, count - start)
-        names = random.bytes(16 * rows).hex()
         times = random.integers(16 * 10**17, 18 * 10**17, rows)
-        uris = [f"{source}/scans/{names[at : at + 32]}.jpg" for at in range(0, 32 * rows, 32)]
         yield pa.RecordBatch.from_arrays(
             [
-                pa.array(uris, pa.string()),
+                _random_names(f"{source}/scans/", rows, random),
                 pa.array(random.integers(10_000, 200_000, rows)),
                 pa.array(times).cast(pa.string()),
                 *[pa.nulls(rows, pa.string())] * 3,
@@ -83,6 +81,23 @@ def references(source: str, count: int, size: int, seed: int) -> Iterator[pa.Rec
             ],
             schema=SCHEMA,
         )
+
+
+def _random_names(folder: str, rows: int, random: np.random.Generator) -> pa.Array:
+    """Names of 32 hex digits in a folder, made at once: there are many million."""
+    beginning, ending = folder.encode(), b".jpg"
+    length = len(beginning) + 32 + len(ending)
+    text = np.empty((rows, length), np.uint8)
+    text[:, : len(beginning)] = np.frombuffer(beginning, np.uint8)
+    digits = random.integers(0, 256, (rows, 16), np.uint8)
+    named = np.repeat(digits, 2, axis=1)
+    named[:, ::2] >>= 4
+    text[:, len(beginning) : -len(ending)] = np.frombuffer(b"0123456789abcdef", np.uint8)[
+        named & 15
+    ]
+    text[:, -len(ending) :] = np.frombuffer(ending, np.uint8)
+    ends = np.arange(0, (rows + 1) * length, length, dtype=np.int32)
+    return pa.StringArray.from_buffers(rows, pa.py_buffer(ends), pa.py_buffer(text))
 
 
 def _apart(batches: Iterator[pa.RecordBatch], seconds: list[float]) -> Iterator[pa.RecordBatch]:

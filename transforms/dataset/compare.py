@@ -343,13 +343,10 @@ class Comparison:
         uris = np.concatenate([empty, *(some.uris for some in self._hashes)])
         versions = np.concatenate([empty, *(some.versions for some in self._hashes)])
         self._hashes = []
-        listed, listed_versions = HashSet(uris), HashSet(versions)
+        with ThreadPoolExecutor(2) as pool:
+            sets = listed, _ = tuple(pool.map(HashSet, (uris, versions)))
         shared, alike = [listed.repeated], [empty]
-        for number, file, known in self._indexed():
-            met = listed.has(known.uris)
-            like = np.zeros(len(known), bool)
-            asked = np.flatnonzero(~met & (known.versions != 0))
-            like[asked] = listed_versions.has(known.versions[asked])
+        for number, file, known, met, like in self._met(*sets):
             shared.append(known.uris[met])
             alike.append(known.versions[like])
             within = np.zeros(len(file.units), bool)
@@ -357,21 +354,35 @@ class Comparison:
                 within = units_within(file, whole)
             within_rows = np.repeat(within, [unit.rows for unit in file.units])
             self._load_known(number, file, met | like | within_rows)
-        del listed, listed_versions
+        del listed, sets
         chosen = np.concatenate([np.zeros(0, bool), *self._failures])
         chosen |= HashSet(np.concatenate(shared)).has(uris)
         chosen |= HashSet(np.concatenate(alike)).has(versions)
         self._load_listed(chosen | (self._relocate is not None))
 
-    def _indexed(self) -> Iterator[tuple[int, PlanFile, Hashes]]:
-        """The plan files with the hashes of their rows, some files read ahead."""
+    def _met(
+        self, uris: HashSet, versions: HashSet
+    ) -> Iterator[tuple[int, PlanFile, Hashes, np.ndarray, np.ndarray]]:
+        """Each plan file, its number, the hashes of its rows, and which rows were listed.
+
+        bool [rows]: of which the uri was; of the others, of which the version was.
+        """
+
+        def compare(file: PlanFile) -> tuple[Hashes, np.ndarray, np.ndarray]:
+            known = read_hashes(file, keep=self._keep_indexes)
+            met = uris.has(known.uris)
+            like = np.zeros(len(known), bool)
+            asked = np.flatnonzero(~met & (known.versions != 0))
+            like[asked] = versions.has(known.versions[asked])
+            return known, met, like
+
         files = list(enumerate(self._plan.files))
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             for start in range(0, len(files), _FILES_AT_ONCE):
                 some = files[start : start + _FILES_AT_ONCE]
-                hashes = pool.map(lambda one: read_hashes(one[1], keep=self._keep_indexes), some)
-                for (number, file), known in zip(some, hashes, strict=True):
-                    yield number, file, known
+                found = pool.map(lambda one: compare(one[1]), some)
+                for (number, file), (known, met, like) in zip(some, found, strict=True):
+                    yield number, file, known, met, like
 
     def _load_listed(self, chosen: np.ndarray) -> None:
         for number, start in self._spool.batches():

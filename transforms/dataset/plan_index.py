@@ -33,7 +33,7 @@ COLUMNS = ("uri", "size", "etag_or_mtime", "member", SOURCE_COLUMN, CHECKSUM_COL
 _ENDING = ".index"
 _HEAD_BYTES = 1 << 17  # the first line is shorter
 _FEW_SOURCES = 16
-_MOST_BITS = 28  # of a table: 256 MB
+_LEAST_BITS, _MOST_BITS = 20, 28  # of a table: 1 MB, 256 MB
 _AT_ONCE = 1 << 18
 _HASHES = """SELECT hash(uri) AS uris, CASE WHEN content <> '' THEN hash(size, content, member)
     ELSE 0 END AS versions FROM (SELECT *, {} AS content FROM rows)"""
@@ -197,7 +197,7 @@ class HashSet:
         self.ordered = np.sort(hashes)
         # A table of the first bits of all leaves out most of what is not among them: few of its
         # places are taken, and looking there is cheaper than a search.
-        bits = min(max(len(hashes), 1).bit_length() + 3, _MOST_BITS)
+        bits = min(max(len(hashes).bit_length() + 3, _LEAST_BITS), _MOST_BITS)
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, bool)
         self._table[self.ordered >> self._shift] = True
