@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(pathlib.Path(__file__).with_name("bench")))
 
-from simulate import UNIT, Costs, Fleet, Simulation
+from simulate import UNIT, Bucket, Costs, Fleet, Simulation, rerun_on_bucket
 
 COSTS = Costs(image=0.02, planned=1e-6, known=1e-6, start=10)
 IMAGES = 1_000_000
@@ -47,3 +47,20 @@ def test_losses_cost_time_and_a_few_units(name):
 def test_waves_use_the_speed_of_machines_that_differ():
     uneven = dataclasses.replace(CALM, spread=0.3)
     assert mean("waves", uneven, "seconds") < 0.85 * mean("flink", uneven, "seconds")
+
+
+def test_a_rerun_on_a_bucket_adds_what_grows_with_the_table():
+    asked = {
+        "1": {"wall_s": 5.0, "parts": 512, "listings": 2, "plan": 2, "all": 40},
+        "5": {"wall_s": 6.0, "parts": 2560, "listings": 6, "plan": 10, "all": 52},
+    }
+    bucket = Bucket(request=0.1, readers=4, rate=1e6, indexed=16)
+    found = rerun_on_bucket(2048 * 100 * UNIT, asked, 1e-7, bucket)
+    rows, files = 2048 * 100 * UNIT, 400
+    assert found["names of parts"] == pytest.approx(400 * 0.1)
+    assert found["plan"] == pytest.approx(2 * files * 0.1 / 4 + rows * 16e-6)
+    assert found["launcher's CPU"] == pytest.approx(rows * 1e-7)
+    assert found["requests"] == pytest.approx(40 + 400 + 800)
+    assert found["seconds"] == pytest.approx(
+        5 + sum(found[name] for name in ("names of parts", "plan", "launcher's CPU"))
+    )

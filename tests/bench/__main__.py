@@ -19,6 +19,7 @@ import sys
 import time
 
 import archive
+import bucket_rerun
 import cloud
 import compare
 import dedup
@@ -328,6 +329,25 @@ class Bench:
             key: rows["in the table"][key] - rows["alone"][key] for key in rows["alone"]
         }
         show(f"{rerun.NEW:,} new images into a table of {TABLE_ROWS:,} rows", rows)
+        asked = run([sys.executable, bucket_rerun.__file__, self.folder]).said
+        if not asked:
+            print("no emulator of a bucket (make bucket-emulator): the rerun there is left out")
+            return rows
+        rows |= {f"bucket, {files} plan files": found for files, found in asked.items()}
+        cpu = rows["the table's part"]["cpu_s"] / TABLE_ROWS
+        simulated = {
+            f"{rows_there // 1_000_000:,} M rows": simulate.rerun_on_bucket(rows_there, asked, cpu)
+            for rows_there in (100_000_000, 1_000_000_000)
+        }
+        show("requests of a rerun on a bucket that answers after 50 ms", asked)
+        show("SIMULATED reruns there (seconds; tests/bench/simulate.py)", simulated)
+        return {**rows, "simulated": simulated}
+
+    def compact(self) -> dict:
+        """Merging a table of 4 M rows."""
+        run([sys.executable, pathlib.Path(rerun.__file__), TABLE_ROWS, self.folder])
+        rows = {"compact": rerun.compacted(TABLE_ROWS, self.folder)}
+        show(f"compact of {TABLE_ROWS:,} rows in files of {rerun.UNIT_ROWS} (seconds, MB)", rows)
         return rows
 
     def listing(self) -> dict:

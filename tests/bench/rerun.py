@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 from load import MODEL, make_images
-from measure import job
+from measure import job, run
 from scale import write_rows
 
 from imagecensus.transforms.dataset.work_plan import UNIT_ROWS, PlanWriter, unit_name
@@ -29,13 +29,27 @@ def figures(rows: int, folder: pathlib.Path) -> dict:
     table = folder / f"table-{rows}"
     answer = {}
     for name in ("alone", "in the table", "in the table, page too"):
-        output = folder / "table-now"
-        shutil.rmtree(output, ignore_errors=True)
-        if name != "alone":
-            shutil.copytree(table, output, copy_function=shutil.copy2)
+        output = _copy(folder, table if name != "alone" else None)
         done = job(photos, output, MODEL, *([] if "page" in name else ["--no-report"]))
         answer[name] = {"wall_s": done["wall"], "cpu_s": done["cpu"], "peak_mb": done["peak_mb"]}
     return answer
+
+
+def compacted(rows: int, folder: pathlib.Path) -> dict:
+    """What merging the table takes."""
+    code = "from imagecensus.jobs.cli import command; command()"
+    output = _copy(folder, folder / f"table-{rows}")
+    done = run([sys.executable, "-c", code, "compact", output])
+    return {"wall_s": done.wall, "cpu_s": done.cpu, "peak_mb": done.peak_mb}
+
+
+def _copy(folder: pathlib.Path, table: pathlib.Path | None) -> pathlib.Path:
+    """An output for one run: a copy of a table, or none yet."""
+    output = folder / "table-now"
+    shutil.rmtree(output, ignore_errors=True)
+    if table:
+        shutil.copytree(table, output, copy_function=shutil.copy2)
+    return output
 
 
 def make_table(rows: int, folder: pathlib.Path) -> None:

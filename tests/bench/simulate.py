@@ -11,6 +11,9 @@ hands out units and goes on after a loss is a model of what was observed of it:
   Flink, waves       eight bundles a slot, one after the other (`BATCH_FORCED`)
   Dataflow           workers take what is next; only what a lost worker had begun is redone
                      (documented, not observed)
+
+A rerun on a bucket (`rerun_on_bucket`) is counted: the requests that one makes against tables of
+two sizes are measured, and so is what a row of the table costs the launcher.
 """
 
 from __future__ import annotations
@@ -174,6 +177,47 @@ class Simulation:
         spread = self._fleet.spread
         usual = self._fleet.cores / self._costs.image
         return usual * self._rng.lognormal(-(spread**2) / 2, spread, self._fleet.machines)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """Assumed.
+
+    Attributes:
+      request: seconds of each.
+      readers: of the plan's indexes at a time.
+      rate: bytes/s of all of them together.
+      indexed: bytes of the indexes for each row.
+    """
+
+    request: float = 0.05
+    readers: int = 8
+    rate: float = 100e6
+    indexed: int = 16
+
+
+def rerun_on_bucket(
+    rows: int, asked: dict[str, dict[str, float]], cpu: float, bucket: Bucket = Bucket()
+) -> dict[str, float]:
+    """Seconds until new images are rows of a table of so many: SIMULATED.
+
+    Args:
+      rows: of the table.
+      asked: of `bucket_rerun.py`: seconds and requests, by plan files of the table.
+      cpu: seconds of the launcher for each row of the table.
+    """
+    (few, less), (many, more) = sorted((int(files), found) for files, found in asked.items())
+    parts = rows / UNIT
+    files = parts / (less["parts"] // few)
+    listings = (more["listings"] - less["listings"]) / (more["parts"] - less["parts"]) * parts
+    reads = (more["plan"] - less["plan"]) / (many - few) * files
+    found = {
+        "the new images": less["wall_s"],
+        "names of parts": listings * bucket.request,  # one after the other
+        "plan": reads * bucket.request / bucket.readers + rows * bucket.indexed / bucket.rate,
+        "launcher's CPU": rows * cpu,
+    }
+    return {"seconds": sum(found.values()), **found, "requests": less["all"] + listings + reads}
 
 
 _ROUNDS = 25
