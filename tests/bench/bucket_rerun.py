@@ -61,7 +61,7 @@ def _rerun(server: object_servers.Server, table: pathlib.Path, photos: pathlib.P
     os.environ.update(server.environment)
     object_servers.forget_clients()
     output = server.uri("out")
-    files = [path for path in table.rglob("*") if path.is_file()]
+    files = [path for path in table.rglob("*") if path.is_file() and path.name != "lock"]
     with ThreadPoolExecutor(16) as pool:
         pool.map(
             lambda path: server.put(f"out/{path.relative_to(table)}", path.read_bytes()), files
