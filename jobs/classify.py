@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -115,8 +115,11 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     if options.cancel:
         print(cancel(layout))
         return 0
-    with lease(options.limits, options.threads):  # for the listing, and for a run in this process
-        return _classify(options, beam_args, layout)
+    with (
+        lease(options.limits, options.threads),  # for the listing, and for a run in this process
+        contextlib.ExitStack() as at_end,
+    ):
+        return _classify(options, beam_args, layout, at_end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,8 +159,13 @@ class Work:
     epoch: int
 
 
-def _classify(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> int:
-    job = prepare(options, beam_args, layout)
+def _classify(
+    options: ClassifyOptions,
+    beam_args: list[str],
+    layout: Layout,
+    at_end: contextlib.ExitStack,
+) -> int:
+    job = prepare(options, beam_args, layout, at_end)
     if not options.dry_run:
         layout.make()
     activity.watch()
@@ -212,8 +220,16 @@ class _Chosen:
     precision: Choice
 
 
-def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> Job:
-    """Loads and checks the model, and begins the listing. Raises UserError for every refusal."""
+def prepare(
+    options: ClassifyOptions,
+    beam_args: list[str],
+    layout: Layout,
+    at_end: contextlib.ExitStack,
+) -> Job:
+    """Loads and checks the model, and begins the listing. Raises UserError for every refusal.
+
+    `at_end` ends the listing, also where it was not read to its end.
+    """
     started = time.time()
     process.forgo_pandas()
     delta = _keeps_delta(options, layout)
@@ -237,7 +253,7 @@ def prepare(options: ClassifyOptions, beam_args: list[str], layout: Layout) -> J
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
     passthrough = with_column(passthrough, present.get("columns") if present else None)
     selection = Selection(exclude=options.exclude or (), include=options.include or ())
-    references = _list(options, passthrough, selection)
+    references = at_end.enter_context(contextlib.closing(_list(options, passthrough, selection)))
     first = next(references, None)
     if first is None:
         left_out = left_out_text(selection.left_out)
@@ -425,7 +441,7 @@ def close_run(job: Job, work: Work, check_held: Callable[[], None]) -> dict[str,
 
 def _list(
     options: ClassifyOptions, columns: pa.Schema, selection: Selection
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """The listing, with the input that each reference comes from."""
     for text in options.inputs:
         batches = list_images(

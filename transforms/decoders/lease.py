@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import threading
@@ -19,6 +20,7 @@ class _Lease:
 
 
 _open: list[_Lease] = []  # the newest is last
+_returned: collections.deque[_Lease] = collections.deque()  # and not yet counted
 _lock = threading.Lock()
 
 
@@ -31,6 +33,15 @@ def lease(limits: Limits | None = None, processes: int = 0) -> Iterator[Pool]:
         opened last; where there are none, new ones with the usual limits.
       processes: 0: one per core.
     """
+    one = _take(limits, processes)
+    try:
+        yield one.pool
+    finally:
+        _returned.append(one)
+        _count_returned()
+
+
+def _take(limits: Limits | None, processes: int) -> _Lease:
     with _lock:
         fitting = [one for one in _open if limits is None or one.asked == (limits, processes)]
         if fitting:
@@ -40,13 +51,27 @@ def lease(limits: Limits | None = None, processes: int = 0) -> Iterator[Pool]:
             one = _Lease(pool=Pool(asked[0], processes), asked=asked)
             _open.append(one)
         one.users += 1
-    try:
-        yield one.pool
-    finally:
-        with _lock:
-            one.users -= 1
-            over = not one.users
-            if over:
-                _open.remove(one)
-        if over:
+    _count_returned()
+    return one
+
+
+def _count_returned() -> None:
+    """Ends the decoders of which all users have gone.
+
+    A block within a generator that nobody finishes ends wherever Python collects its garbage: also
+    within `_take`, in the thread that holds the lock. So nothing here waits for the lock: whoever
+    holds it comes here afterwards.
+    """
+    while _returned and _lock.acquire(blocking=False):
+        over = []
+        try:
+            while _returned:
+                one = _returned.popleft()
+                one.users -= 1
+                if not one.users:
+                    _open.remove(one)
+                    over.append(one)
+        finally:
+            _lock.release()
+        for one in over:
             one.pool.close()
