@@ -116,6 +116,7 @@ def quantize_from(
     output: str,
     inputs: tuple[str, ...],
     labels: str = "",
+    *,
     uri_column: str = "",
     image_column: str = "",
 ) -> Contract:

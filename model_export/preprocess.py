@@ -221,6 +221,7 @@ def decode_image(
     out: np.ndarray,
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
+    *,
     gps: bool = False,
 ) -> ImageInfo:
     """Decodes one image into `out`.

@@ -69,8 +69,10 @@ def check_archive(data: bytes, folder: pathlib.Path) -> None:
         return
     columns = listing.column_schema(path, len(data), "")
     for all_pages in (False, True):
-        uris, listed = set(), (path, len(data), "", kind, "", columns)
-        batches = listing.list_archive(*listed, all_pages=all_pages)
+        uris = set()
+        batches = listing.list_archive(
+            path, len(data), "", kind, columns=columns, all_pages=all_pages
+        )
         with Place() as place:
             for row in (row for batch in batches for row in batch.to_pylist()):
                 assert row["uri"] not in uris, "one uri for two members"

@@ -26,9 +26,8 @@ MAX_LINES = 60
 MAX_POSITIONAL = 5
 
 LONG_FUNCTIONS: set[tuple[str, str]] = set()
-LONG_CALLS: set[tuple[str, str]] = {
-    ("transforms/storage/web/fetch.py", "_follow"),
-}
+LONG_CALLS: set[tuple[str, str]] = set()
+LONG_SIGNATURES: set[tuple[str, str]] = set()
 POSITIONAL_DATACLASSES: set[tuple[str, str]] = set()
 
 # What takes so long to import that it waits until it is needed. (A decoder process starts in half
@@ -106,6 +105,17 @@ def long_calls(name: str) -> set[tuple[str, str]]:
     return found
 
 
+def long_signatures(name: str) -> set[tuple[str, str]]:
+    """Functions that may be called with too many arguments by position: by `*arguments`, too."""
+    return {
+        (name, node.name)
+        for node in ast.walk(TREES[name])
+        if isinstance(node, _Function)
+        and len([a for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")])
+        > MAX_POSITIONAL
+    }
+
+
 def positional_dataclasses(name: str) -> set[tuple[str, str]]:
     return {
         (name, node.name)
@@ -130,6 +140,12 @@ def test_functions_are_short():
 def test_calls_name_their_arguments():
     found = {one for name in SOURCES for one in long_calls(name)}
     check(found, LONG_CALLS, f"at most {MAX_POSITIONAL} arguments by position; name the others")
+
+
+def test_functions_take_few_arguments_by_position():
+    found = {one for name in SOURCES for one in long_signatures(name)}
+    rule = f"at most {MAX_POSITIONAL} arguments by position; put `*` before the others"
+    check(found, LONG_SIGNATURES, rule)
 
 
 def test_dataclasses_are_made_by_keyword():
@@ -199,3 +215,6 @@ def test_what_is_counted(monkeypatch):
     monkeypatch.setattr("test_code_shape.OWN", {"f", "g"})
     assert long_functions("m.py") == {("m.py", "f")}
     assert long_calls("m.py") == {("m.py", "g")}
+    for signature, found in (("a, b, c, d, e, f", {("m.py", "h")}), ("a, b, c, d, e, *, f", set())):
+        monkeypatch.setitem(TREES, "m.py", ast.parse(f"def h({signature}): pass"))
+        assert long_signatures("m.py") == found

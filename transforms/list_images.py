@@ -195,7 +195,12 @@ def _list_with_archives(
         if not kind:
             return None
         return look_into.list_archive(
-            *reference, kind, how.image_column, columns, how.max_members, all_pages=how.all_pages
+            *reference,
+            kind,
+            how.image_column,
+            columns=columns,
+            max_members=how.max_members,
+            all_pages=how.all_pages,
         )
 
     chunk: list[File] = []

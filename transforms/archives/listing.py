@@ -158,9 +158,9 @@ def list_archive(
     etag: str,
     kind: str,
     image_column: str = "",
+    *,
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = MAX_MEMBERS,
-    *,
     all_pages: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """The references of an archive's members.

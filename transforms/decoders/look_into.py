@@ -58,9 +58,9 @@ def list_archive(
     etag: str,
     kind: str,
     image_column: str = "",
+    *,
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = listing.MAX_MEMBERS,
-    *,
     all_pages: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """See `listing.list_archive`. Where its reader dies, the archive itself is the last row."""

@@ -78,7 +78,9 @@ def fetch(
     while True:
         tried += 1
         try:
-            return _follow(url, max_bytes, method, dict(headers or {}), heed_robots, until)
+            return _follow(
+                url, max_bytes, method, dict(headers or {}), robots=heed_robots, until=until
+            )
         except _TryAgainError as error:
             wait = pause * (0.5 + random.random()) if error.seconds is None else error.seconds
             if tried >= error.tries or time.monotonic() + wait > until:
@@ -91,7 +93,7 @@ def fetch(
 
 
 def _follow(
-    url: str, max_bytes: int, method: str, headers: dict[str, str], robots: bool, until: float
+    url: str, max_bytes: int, method: str, headers: dict[str, str], *, robots: bool, until: float
 ) -> Answer:
     """The answer at the end of the redirects."""
     here = _encoded(url)
