@@ -12,8 +12,6 @@ import os
 import re
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
-
 from imagecensus.model_export.contract import SAVED_MODEL_FILE, ModelError, openvino_source
 from imagecensus.model_export.safe_operations import ALLOWED
 
@@ -37,6 +35,8 @@ def check_graph(directory: str) -> None:
     """
     if os.path.isdir(directory) and openvino_source(directory) != directory:
         return
+    from google.protobuf import message
+
     path = os.path.join(directory, SAVED_MODEL_FILE)
     model = _saved_model()()
     try:
@@ -131,6 +131,8 @@ _MESSAGES: dict[str, dict[str, tuple[int, str | type[str], bool]]] = {
 @functools.cache
 def _saved_model() -> Any:
     """The message class of a SavedModel, reduced to what is looked at: `_MESSAGES`."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
     package = "imagecensus.safety"
     file = descriptor_pb2.FileDescriptorProto(
         name="imagecensus/safety.proto", package=package, syntax="proto3"

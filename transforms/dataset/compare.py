@@ -14,7 +14,6 @@ from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -148,6 +147,8 @@ class Comparison:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Comparison:
+        import duckdb
+
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="imagecensus-"))
         nothing = self.schema.empty_table().append_column("given", pa.array([], pa.string()))
         nothing = nothing.rename_columns(self._names)

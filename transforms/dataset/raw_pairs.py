@@ -7,10 +7,13 @@ dot. Their order in the listing does not matter: it is gone through again where 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 COLUMN = "raw_of"  # of the raw: the uri of the other one
 _RAW = """

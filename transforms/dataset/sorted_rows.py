@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-import duckdb
 import pyarrow as pa
 
 from imagecensus.model_export.common.sql import quote_name
@@ -28,6 +27,8 @@ class SortedRows:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> SortedRows:
+        import duckdb
+
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="imagecensus-"))
         self._db = duckdb.connect(
             os.path.join(scratch, "rows"),

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import statistics
 import time
 from typing import Any
 
@@ -90,7 +89,7 @@ def race(infer: list[Infer], pixels: Pixels) -> list[float]:
             start = time.perf_counter()
             one(pixels)
             spent.append(time.perf_counter() - start)
-    return [len(pixels) / statistics.median(spent) for spent in seconds]
+    return [len(pixels) / float(np.median(spent)) for spent in seconds]
 
 
 def load_infer(model: str, precision: str) -> Infer:
