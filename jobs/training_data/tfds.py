@@ -105,7 +105,7 @@ def _records(
     for number, path in enumerate(paths):
         try:
             with open(path, "rb") as file:
-                frames = list(tfrecord_archive.frames(file, os.path.getsize(path)))
+                frames = list(tfrecord_archive.frames(file))
         except (OSError, ArchiveBroken):  # in another format, or not on this disk
             return None
         found[os.path.basename(path)] = number, np.array(frames, np.int64).reshape(-1, 2)

@@ -31,6 +31,15 @@ def begun(tmp_path_factory):
     return tmp_path_factory.mktemp("counts") / "begun"
 
 
+@pytest.fixture
+def held(begun):
+    """A file to touch: until then, each worker waits where it begins its unit HELD_AT."""
+    go = begun.with_name("held.go")
+    go.unlink()
+    yield go
+    go.touch()
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory, begun):
     """Its workers count what they do beside `begun`, and have a defective decoder."""

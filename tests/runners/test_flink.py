@@ -157,12 +157,11 @@ def test_doctor_finds_what_would_stop_a_run_there(
     assert remedy in said[at + 1]
 
 
-def test_a_machine_dies(cluster, begun, photos, tiny_model, expected, tmp_path):
+def test_a_machine_dies(cluster, begun, held, photos, tiny_model, expected, tmp_path):
     """At 60 of 100 units: what is done is not done again, and the job ends by itself."""
-    held, written = (begun.with_name(name) for name in ("held.go", "written"))
+    written = begun.with_name("written")
     for count in (begun, written):
         count.unlink(missing_ok=True)
-    held.unlink()
     parts = tmp_path / "out" / "predictions"
     flags = ["--unit-images=2", *cluster.job_flags]
     with open(tmp_path / "log", "w") as log:
@@ -183,7 +182,6 @@ def test_a_machine_dies(cluster, begun, photos, tiny_model, expected, tmp_path):
             cluster.wait_for_task_managers(2)
             code = job.wait(150)
         finally:
-            held.touch()
             if job.poll() is None:
                 job.send_signal(signal.SIGKILL)
     said = (tmp_path / "log").read_text()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
 
 import fetch_engines
 import pytest
@@ -19,36 +18,49 @@ from imagecensus.jobs.cli import main
 pytestmark = pytest.mark.flink
 
 
+# The graph of so few units has the plan file, as that of many.
+LAUNCH = """
+import sys
+from imagecensus.jobs.cli import main
+from imagecensus.transforms import begin_units
+begin_units.UNITS_IN_GRAPH = 50
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """2,300 images, a unit each, so that a job takes some time: its graph has the plan file."""
+    """100 images, a unit each: the job waits at a third of them where a test holds its workers."""
     folder = tmp_path_factory.mktemp("archive") / "photos"
-    for copy in range(1, 24):
-        (folder / str(copy)).mkdir(parents=True)
-    for path in make_photos(folder, 100):
-        for copy in range(1, 24):
-            os.link(path, folder / str(copy) / os.path.basename(path))
+    make_photos(folder, 100)
     return folder
 
 
-def start(cluster, photos, model, output, *flags) -> subprocess.Popen:
-    words = ["classify", str(photos), f"--model={model}", f"--output={output}"]
-    words += ["--unit-images=1", "--no-report", *flags]
-    return subprocess.Popen(
-        [sys.executable, "-m", "imagecensus.jobs.cli", *words, *cluster.job_flags],
-        cwd=fetch_engines.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(cluster, photos, tiny_model):
+    """Starts launchers, and ends what is left of them."""
+    with contextlib.ExitStack() as left:
+
+        def start(output, *flags) -> subprocess.Popen:
+            words = ["classify", str(photos), f"--model={tiny_model}", f"--output={output}"]
+            words += ["--unit-images=1", "--no-report", *flags]
+            process = subprocess.Popen(
+                [sys.executable, "-c", LAUNCH, *words, *cluster.job_flags],
+                cwd=fetch_engines.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            left.callback(process.kill)
+            return process
+
+        yield start
 
 
-def run(*arguments) -> tuple[int, str]:
-    process = start(*arguments)
+def end_of(process) -> tuple[int, str]:
     said, _ = process.communicate(timeout=200)
     return process.returncode, said
 
 
-def states(cluster) -> list[str]:
-    with urllib.request.urlopen(f"http://localhost:{cluster.rest_port}/jobs/overview") as answer:
-        return [job["state"] for job in json.load(answer)["jobs"]]
+def jobs(cluster, state: str) -> list[str]:
+    return [job["jid"] for job in cluster.ask("jobs/overview")["jobs"] if job["state"] == state]
 
 
 def wait_until(condition, seconds=60):
@@ -63,41 +75,46 @@ def parts_in(output) -> int:
     return len(list(folder.glob("part-*"))) if folder.is_dir() else 0
 
 
-def test_left_attached_to_and_ended(cluster, photos, tiny_model, tmp_path):
+def test_left_attached_to_and_ended(cluster, held, start, tmp_path):
     """--detach, then the same command; Ctrl-C leaves a job that the next command cancels."""
     output = tmp_path / "out"
-    code, said = run(cluster, photos, tiny_model, output, "--detach")
+    code, said = end_of(start(output, "--detach"))
     assert code == 0, said
     assert "running    FlinkRunner job imagecensus-" in said
-    assert states(cluster).count("RUNNING") == 1
+    running = jobs(cluster, "RUNNING")
+    assert len(running) == 1
     record = json.loads((output / "_imagecensus" / "job.json").read_text())
     assert record["place"] == {"url": f"http://localhost:{cluster.rest_port}"}
-    code, said = run(cluster, photos, tiny_model, output, "--detach")  # no second job
-    assert code == 0 and states(cluster).count("RUNNING") <= 1
-    code, said = run(cluster, photos, tiny_model, output)
-    assert code == 0 and "attached" in said, said
-    assert " + 0 failed  (balanced)" in said, said
+    assert "ReadPlan" in str(cluster.ask(f"jobs/{running[0]}"))
+    code, said = end_of(start(output, "--detach"))  # no second job
+    assert code == 0 and jobs(cluster, "RUNNING") == running
+    attached = start(output)
+    assert any("attached" in line for line in attached.stdout)
+    held.touch()
+    code, said = end_of(attached)
+    assert code == 0 and " + 0 failed  (balanced)" in said, said
     assert not (output / "_imagecensus" / "job.json").exists()
-    assert len(set(read_rows(output).column("uri").to_pylist())) == read_rows(output).num_rows
+    assert len(set(read_rows(output).column("uri").to_pylist())) == 100
 
 
-def test_ctrl_c_leaves_the_job_and_cancel_ends_it(cluster, photos, tiny_model, tmp_path, capfd):
+def test_ctrl_c_leaves_the_job_and_cancel_ends_it(cluster, held, start, photos, tmp_path, capfd):
     output = tmp_path / "out"
-    launcher = start(cluster, photos, tiny_model, output)
+    launcher = start(output)
     wait_until(lambda: parts_in(output) > 3 or launcher.poll() is not None, 120)
     launcher.send_signal(signal.SIGINT)
     said, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 130, said
     assert "goes on; run the same command again to attach to it" in said and "defect" not in said
-    assert "RUNNING" in states(cluster)
+    assert jobs(cluster, "RUNNING")
     cancel = ["classify", str(photos), f"--output={output}", "--cancel"]  # from anywhere
     assert main(cancel) == 0
     assert "cancelled  FlinkRunner job" in capfd.readouterr().out
-    assert "RUNNING" not in states(cluster)
+    assert not jobs(cluster, "RUNNING")
     done = parts_in(output)
+    assert 3 < done < 100
+    held.touch()
     assert main(cancel) == 0
     assert "no job runs for it" in capfd.readouterr().out
-    code, said = run(cluster, photos, tiny_model, output)
-    assert code == 0 and done > 3, said
-    table = read_rows(output)
-    assert len(set(table.column("uri").to_pylist())) == table.num_rows
+    code, said = end_of(start(output))
+    assert code == 0, said
+    assert len(set(read_rows(output).column("uri").to_pylist())) == parts_in(output) == 100

@@ -78,7 +78,7 @@ def list_members(
     # What is packed is read to its end anyway, and never back.
     needed = bool(len(columns)) or kind != "tfrecord"
     try:
-        for number, (offset, length) in enumerate(frames(file, size)):
+        for number, (offset, length) in enumerate(frames(file)):
             if size is not None and offset + length + 4 > size:
                 text = f"a record of {length:,} bytes, the file ends before that"
                 members.append(failed(str(number), "truncated", text, length))
@@ -190,7 +190,7 @@ def read_member(read_at: Callable[[int, int], bytes], where: Sequence[Any]) -> b
     return values[at[0] if at else 0]
 
 
-def frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
+def frames(file: Stream) -> Iterator[tuple[int, int]]:
     """(offset, length) of each record; the caller may read the record, and must not seek else."""
     at = 0
     try:
@@ -215,7 +215,7 @@ def frames(file: Stream, size: int | None) -> Iterator[tuple[int, int]]:
 
 
 def _first_record(file: Stream) -> bytes:
-    for _, length in frames(file, None):
+    for _, length in frames(file):
         if length > MAX_HEADER:
             raise ArchiveBroken("too_large", f"the first record has {length:,} bytes")
         return _read(file, length)

@@ -44,7 +44,7 @@ def open_plain(data: bytes, name: str, plugin: str | None = None, number: int = 
     return Opened(format=name, width=image.width, height=image.height, load=load)
 
 
-def describe(image: Image.Image, deep: bool = False) -> LoadedImage:
+def describe(image: Image.Image) -> LoadedImage:
     """A loaded image of Pillow's as an image. EXIF is asked for after loading: asking loads."""
     exif = None
     if "exif" in image.info or "xmp" in image.info or image.format in ("PNG", "TIFF"):
