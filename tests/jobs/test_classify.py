@@ -27,8 +27,8 @@ from imagecensus.transforms.image_ref import ImageRef
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def classify(*args, model=None, output=None) -> int:
-    words = ["classify", *map(str, args)]
+def classify(*args, model=None, output=None, page=False) -> int:
+    words = ["classify", *map(str, args), *([] if page else ["--no-report"])]
     if model:
         words += ["--model", model]
     if output:
@@ -60,7 +60,7 @@ def archive(tmp_path):
 
 def test_a_folder_becomes_a_table_and_balanced_totals(archive, tiny_model, tmp_path, capsys):
     output = tmp_path / "out"
-    assert classify(archive, model=tiny_model, output=output) == 0
+    assert classify(archive, model=tiny_model, output=output, page=True) == 0
     table = read_rows(output)
     assert table.num_rows == 15
     assert table.column("uri").to_pylist() == sorted(
@@ -77,6 +77,7 @@ def test_a_folder_becomes_a_table_and_balanced_totals(archive, tiny_model, tmp_p
     said = capsys.readouterr().out
     assert "15 images = 12 predicted + 3 failed  (balanced)" in said
     assert len(said.splitlines()) < 15
+    assert f"look at    {output}/report.html" in said
 
 
 def test_pandas_polars_duckdb_and_pyarrow_read_the_same_table(archive, tiny_model, tmp_path):
@@ -185,7 +186,7 @@ def test_an_output_among_the_images_is_listed_by_no_run(tiny_model, tmp_path):
     """`cd photos && imagecensus classify . --output .`, and that folder for another output."""
     make_photos(tmp_path, 3)
     for _ in range(2):
-        assert classify(tmp_path, model=tiny_model, output=tmp_path) == 0
+        assert classify(tmp_path, model=tiny_model, output=tmp_path, page=True) == 0
     totals = totals_of(tmp_path)
     assert (totals["rows"], totals["predicted"], totals["failed"]) == (3, 3, 0)
     assert classify(tmp_path, model=tiny_model, output=tmp_path.parent / "other") == 0
@@ -313,7 +314,7 @@ def test_odd_files_each_cost_one_row(tiny_model, tmp_path, ordinary_user):
     (folder / "broken.jpg").symlink_to("gone")
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "pipe")
-    assert classify(folder, model=tiny_model, output=tmp_path / "out") == 0
+    assert classify(folder, model=tiny_model, output=tmp_path / "out", page=True) == 0
     rows = {
         os.path.basename(r["uri"]): r["status"] for r in read_rows(tmp_path / "out").to_pylist()
     }
@@ -425,6 +426,7 @@ def test_text_and_video_are_no_failed_images(tiny_model, tmp_path, capsys):
 
 def command(archive, model, output, *args) -> list[str]:
     words = ["classify", str(archive), "--model", model, "--output", str(output), *args]
+    words += ["--no-report"]
     return [sys.executable, "-m", "imagecensus.jobs.cli", *words]
 
 
@@ -517,7 +519,8 @@ def test_two_runs_at_once_the_second_refuses(large_archive, tiny_model, tmp_path
 def test_all_awkward_files_become_rows(tiny_model, tmp_path):
     output = tmp_path / "out"
     folder = SHARED_DATA / "awkward"
-    assert classify(folder, "--max-failure-rate=1", model=tiny_model, output=output) == 0
+    rate = "--max-failure-rate=1"
+    assert classify(folder, rate, model=tiny_model, output=output, page=True) == 0
     files = [
         p for p in folder.rglob("*")
         if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)

@@ -4,12 +4,11 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 from packing import KINDS, NAMED, pack
 from samples import SHARED_DATA, make_photos, read_rows
-from test_classify import classify, part_count, totals_of, wait_for
+from test_classify import classify, command, part_count, totals_of, wait_for
 
 from imagecensus.jobs.results.thumbnails import Images, make_thumbnails
 
@@ -77,15 +76,14 @@ def test_all_kinds_in_one_folder(loose, tiny_model, tmp_path):
     broken.write_bytes((tmp_path / "in" / "x.tar").read_bytes()[:20_000])
     output = tmp_path / "out"
     # The cut archive could not be listed to its end: the table is complete, the exit code says so.
-    assert classify(tmp_path / "in", "--unit-images=9", model=tiny_model, output=output) == 1
+    words = (tmp_path / "in", "--unit-images=9")
+    assert classify(*words, model=tiny_model, output=output, page=True) == 1
     rows = {row["uri"]: row for row in read_rows(output).to_pylist()}
     assert rows[str(broken)]["status"] == "truncated"
     in_y = sum(uri.startswith(f"{broken}#") for uri in rows)
     assert in_y > 0 and len(rows) == 32 * len(KINDS) + 5 + in_y + 1
     # What failed in a damaged archive is retried where it lies.
-    assert classify(
-        tmp_path / "in", "--unit-images=9", "--retry-failed", model=tiny_model, output=output
-    ) == 1  # fmt: skip
+    assert classify(*words, "--retry-failed", model=tiny_model, output=output) == 1
     assert {r["uri"]: r for r in read_rows(output).to_pylist()}.keys() == rows.keys()
 
 
@@ -96,9 +94,8 @@ def test_a_run_killed_within_an_archive_resumes(tiny_model, tmp_path, kind):
     path = pack(kind, files, tmp_path / f"x.{kind}")
     classify(path, "--unit-images=8", model=tiny_model, output=tmp_path / "whole")
     output = tmp_path / "out"
-    words = ["classify", path, "--model", tiny_model, "--output", str(output), "--unit-images=8"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "imagecensus.jobs.cli", *words], cwd=ROOT,
+        command(path, tiny_model, output, "--unit-images=8"), cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for(lambda: part_count(output) >= 10)

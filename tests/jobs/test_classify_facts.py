@@ -41,7 +41,8 @@ def archive(tmp_path_factory):
 
 
 def classify(archive, output, model, *flags):
-    main(["classify", str(archive), "--model", model, "--output", str(output), *flags])
+    words = ["classify", str(archive), "--model", model, "--output", str(output), *flags]
+    main([*words, "--no-report"])
     rows = read_rows(output).to_pylist()
     return {row["uri"].rsplit("/")[-1]: row for row in rows}
 

@@ -27,7 +27,7 @@ def test_a_rerun_takes_the_model_that_the_dataset_was_begun_with(cached, tmp_pat
     former, _ = cached
     photos, output = tmp_path / "in", tmp_path / "out"
     make_photos(photos, 3)
-    command = ["classify", str(photos), "--output", str(output)]
+    command = ["classify", str(photos), "--output", str(output), "--no-report"]
     assert main([*command, "--model", str(former)]) == 0
     before = read_rows(output).to_pylist()
     make_photos(photos, 2, first=3)

@@ -61,6 +61,7 @@ def test_all_pages_are_rows(tiny_model, folder, tmp_path, capsys):
 def test_a_table_that_saw_first_pages_goes_on_with_all(tiny_model, folder, tmp_path, capsys):
     output = tmp_path / "out"
     command = ["classify", str(folder), "--model", tiny_model, "--output", str(output)]
+    command += ["--no-report"]
     assert main(command) == 0
     assert main([*command, "--pages", "all", "--drop-gone"]) == 0
     assert len(rows_of(output)) == 12
@@ -102,7 +103,7 @@ def test_all_pages_of_members_are_rows(tiny_model, folder, tmp_path, capsys, kin
 def test_patterns_choose_members_by_their_names_and_not_their_pages(tiny_model, folder, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "packed"), "tar", folder)
     output = tmp_path / "out"
-    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output), "--no-report"]
     assert main([*command, "--pages", "all", "--include", "*.tif"]) == 0
     names = {row["uri"].partition("#")[2] for row in read_rows(output).to_pylist()}
     assert names == {*(f"scan.tif#page={n}" for n in (1, 2, 3)), "one.tif"}
@@ -112,7 +113,7 @@ def test_a_member_named_like_a_page_is_another_row(tiny_model, folder, tmp_path)
     photo(7).save(folder / "scan.tif#page=1", "PNG")
     archive = shutil.make_archive(str(tmp_path / "packed"), "tar", folder)
     output = tmp_path / "out"
-    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output), "--no-report"]
     assert main([*command, "--pages", "all"]) == 0
     assert read_rows(output).num_rows == 13
 
@@ -130,7 +131,7 @@ def test_a_damaged_member_is_one_row(tiny_model, tmp_path):
     packed[at : at + 40] = bytes(40)
     (tmp_path / "packed.zip").write_bytes(packed)
     output = tmp_path / "out"
-    command = ["classify", archive, "--model", tiny_model, "--output", str(output)]
+    command = ["classify", archive, "--model", tiny_model, "--output", str(output), "--no-report"]
     main([*command, "--pages", "all"])
     status = {row["uri"].partition("#")[2]: row["status"] for row in read_rows(output).to_pylist()}
     assert set(status) == {"scan.tif", "cut.tif"} and "ok" not in status.values()

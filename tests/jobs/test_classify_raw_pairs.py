@@ -27,7 +27,8 @@ def archive(tmp_path):
 
 
 def classify(archive, output, model, *flags):
-    main(["classify", str(archive), "--model", model, "--output", str(output), *flags])
+    words = ["classify", str(archive), "--model", model, "--output", str(output), *flags]
+    main([*words, "--no-report"])
     rows = read_rows(output).to_pylist()
     cut = len(str(archive)) + 1
     return {r["uri"][cut:]: r["raw_of"] and r["raw_of"][cut:] for r in rows}

@@ -85,7 +85,7 @@ def test_an_onnx_file_becomes_a_model_that_classifies_as_it_does(tmp_path, capsy
     for seed, pixels in enumerate(drawn):
         Image.fromarray(pixels).save(archive / f"{seed}.png")
     words = ["classify", str(archive), "--model", str(folder), "--output", str(tmp_path / "out")]
-    assert main([*words, "--embeddings"]) == 0
+    assert main([*words, "--embeddings", "--no-report"]) == 0
     table = pq.read_table(tmp_path / "out" / "predictions").sort_by("uri").to_pylist()
     if how.get("channels", 3) == 3:
         wanted = expected(np.stack(drawn))

@@ -79,8 +79,9 @@ def _table(there, output) -> pa.Table:
     return pa.concat_tables(map(pq.read_table, parts)).sort_by("uri")
 
 
-def _classify(there, output, *flags, source="in/photos") -> int:
+def _classify(there, output, *flags, source="in/photos", page=False) -> int:
     command = ["classify", there.uri(source), f"--model={there.uri('models/tiny')}"]
+    command += [] if page else ["--no-report"]
     return main([*command, f"--output={there.uri(output)}", "--unit-images=8", *flags])
 
 
@@ -89,7 +90,7 @@ def _report(there, output) -> dict:
 
 
 def test_everything_in_a_store(there, expected):
-    assert _classify(there, "out/all") == 0
+    assert _classify(there, "out/all", page=True) == 0
     table = _table(there, "out/all")
     assert _answers(table) == expected
     assert all(table.column("etag_or_mtime").to_pylist())
@@ -155,7 +156,7 @@ def test_objects_that_only_moved_keep_their_rows(there, photos, tmp_path):
     store.delete(there.uri("in/disk/a.zip"))
     there.put(f"in/disk/new/{names[20]}", (photos / names[8]).read_bytes())  # the old one is there
     with there.harm():
-        assert _classify(there, "out/disk", "--drop-gone", "--no-report", source="in/disk") == 0
+        assert _classify(there, "out/disk", "--drop-gone", source="in/disk") == 0
         asked = [
             line
             for line in there.requests
@@ -218,12 +219,12 @@ def test_an_inventory_takes_the_place_of_a_listing(there):
     else:
         pytest.skip("Azure's inventories are not read")
     with there.harm():
-        assert _classify(there, "out/inventory", "--no-report", source=inventory) == 0
+        assert _classify(there, "out/inventory", source=inventory) == 0
         about = [line for line in there.requests if re.search(r"in(/|%2F)photos", line)]
     assert len(about) == PHOTOS
     assert all(re.match(there.reading(r"in(/|%2F)photos"), line) for line in about)
     assert _report(there, "out/inventory")["totals"]["left_out"].keys() <= {"versions", "markers"}
-    assert _classify(there, "out/listed", "--no-report") == 0
+    assert _classify(there, "out/listed") == 0
     first, second = (_table(there, f"out/{name}") for name in ("inventory", "listed"))
     assert first.to_pylist() == second.to_pylist()
 
@@ -240,7 +241,7 @@ def test_an_archive_is_read_by_ranges_of_bytes(there, photos, expected, tmp_path
         subprocess.run([sys.executable, *command, f"{tmp_path}/a.{kind}", *names],
                        cwd=photos, check=True)  # fmt: skip
         there.put(f"packed/a.{kind}", (tmp_path / f"a.{kind}").read_bytes())
-        assert _classify(there, f"out/{kind}", "--no-report", source=f"packed/a.{kind}") == 0
+        assert _classify(there, f"out/{kind}", source=f"packed/a.{kind}") == 0
         answers = _table(there, f"out/{kind}").to_pylist()
         assert {row["uri"].partition("#")[2]: (row["label"], row["score"]) for row in answers} == (
             expected
@@ -252,7 +253,7 @@ def test_names_that_need_care(there, photos):
     names = ["a b.jpg", "ü.jpg", "50%.jpg", "50%25.jpg", "x+y.jpg", "[1].jpg", "q&a=b.jpg"]
     for name in names:
         there.put(f"in/care/{name}", data)
-    assert _classify(there, "out/care", "--no-report", source="in/care") == 0
+    assert _classify(there, "out/care", source="in/care") == 0
     rows = _table(there, "out/care").to_pylist()
     assert sorted(row["uri"] for row in rows) == sorted(there.uri(f"in/care/{n}") for n in names)
     assert {row["status"] for row in rows} == {"ok"}
@@ -281,7 +282,7 @@ def test_passing_faults_pass(there, expected, what, fault, request):
     output = f"out/passing-{what}-{fault.action}"
     fault = dataclasses.replace(fault, pattern=pattern)
     with there.harm(fault):
-        assert _classify(there, output) == 0
+        assert _classify(there, output, page=True) == 0
         assert not fault.times, "the fault was not met"
     assert _answers(_table(there, output)) == expected
     assert _report(there, output)["totals"]["balanced"]
@@ -299,7 +300,7 @@ def test_lasting_faults_become_rows_and_are_retried(there, expected, monkeypatch
     }
     faults = [Fault(there.reading(name), action) for name, (action, _) in statuses.items()]
     with there.harm(*faults):
-        assert _classify(there, "out/lasting") == 0
+        assert _classify(there, "out/lasting", page=True) == 0
     rows = _table(there, "out/lasting").to_pylist()
     failed = {os.path.basename(row["uri"]): row for row in rows if row["error"]}
     assert {name: row["status"] for name, row in failed.items()} == {
@@ -421,9 +422,9 @@ def test_a_store_that_keeps_no_conditions_is_no_output(there, tiny_model, capfd)
 
 
 def test_shards_make_the_table_of_one_run(there):
-    assert _classify(there, "out/one", "--no-report") == 0
+    assert _classify(there, "out/one") == 0
     for shard in ("0/2", "1/2"):
-        assert _classify(there, "out/shards", f"--shard={shard}", "--no-report") == 0
+        assert _classify(there, "out/shards", f"--shard={shard}") == 0
     assert _table(there, "out/shards") == _table(there, "out/one")
     assert _classify(there, "out/shards") == 0, "the closing run finds nothing to do"
     report = _report(there, "out/shards")
@@ -481,7 +482,7 @@ def test_few_requests_an_image(there):
     """One for each image, and few for everything else."""
     pattern = there.reading(r"in(/|%2F)photos(/|%2F)0")
     with there.harm():
-        assert _classify(there, "out/count", "--no-report") == 0
+        assert _classify(there, "out/count") == 0
         assert sum(bool(re.search(pattern, line)) for line in there.requests) == PHOTOS
         assert len(there.requests) < 4 * PHOTOS
 

@@ -58,6 +58,7 @@ def test_classify_says_how_many_were_copies(tiny_model, tmp_path, capsys, embedd
     for number in range(12):
         photo(number % 4).save(folder / f"{number}.png")
     command = ["classify", str(folder), "--model", tiny_model, "--output", str(output)]
+    command += ["--no-report"]
     assert main([*command, *(["--embeddings"] if embeddings else [])]) == 0
     assert "8 images with the same bytes as another one" in capsys.readouterr().out
     rows = {row["uri"].rpartition("/")[2]: row for row in read_rows(output).to_pylist()}

@@ -85,7 +85,7 @@ def test_classify_says_how_much_was_there(tiny_model, tmp_path):
     (folder / "whole.jpg").write_bytes(data)
     (folder / "mark.jpg").write_bytes(data[:-2])
     (folder / "half.jpg").write_bytes(data[: len(data) // 2])
-    base = ["classify", str(folder), "--model", tiny_model, "--max-failure-rate=1"]
+    base = ["classify", str(folder), "--model", tiny_model, "--max-failure-rate=1", "--no-report"]
     main([*base, "--output", str(tmp_path / "a"), "--accept-truncated=0.98"])
     main([*base, "--output", str(tmp_path / "b")])
     taken = {row["uri"].rsplit("/")[-1]: row for row in read_rows(tmp_path / "a").to_pylist()}

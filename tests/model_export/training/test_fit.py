@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from images import write_class_folders
 
+from imagecensus.jobs.cli import main
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.training.fit import class_weights, cross_entropy, global_batch
@@ -20,16 +21,18 @@ from imagecensus.model_export.training.fit import class_weights, cross_entropy, 
 REPLICAS = """
 import sys
 import tensorflow as tf
-data, output, count = sys.argv[1:]
+count, *words = sys.argv[1:]
 cpu = tf.config.list_physical_devices("CPU")[0]
 devices = [tf.config.LogicalDeviceConfiguration()] * int(count)
 tf.config.set_logical_device_configuration(cpu, devices)
 from imagecensus.jobs.cli import main
-sys.exit(main(["train", data, "--output", output, "--backbone", "cnn:8-pool-8-gap",
-               "--image-size", "32", "--batch-size", "16", "--epochs", "3", "--dropout", "0",
-               "--hidden", "8", "--augment", "flip,shift=0.1", "--balance-classes",
-               "--label-smoothing", "0.1", "--average-weights", "0.9", "--name", "net", "--debug"]))
+sys.exit(main(words))
 """
+NETWORK = [
+    "--backbone", "cnn:8-pool-8-gap", "--image-size", "32", "--batch-size", "16", "--epochs", "3",
+    "--dropout", "0", "--hidden", "8", "--augment", "flip,shift=0.1", "--balance-classes",
+    "--label-smoothing", "0.1", "--average-weights", "0.9", "--name", "net", "--no-int8",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +49,10 @@ def history(output):
 
 def test_the_number_of_replicas_changes_no_result(shapes, tmp_path):
     output = str(tmp_path / "model")
-    for count in ("1", "2", "4"):
-        command = [sys.executable, "-c", REPLICAS, shapes, output + count, count]
+    words = ["train", shapes, "--debug", *NETWORK, "--output"]
+    assert main([*words, output + "1"]) == 0
+    for count in ("2", "4"):
+        command = [sys.executable, "-c", REPLICAS, count, *words, output + count]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     one = history(output + "1")
@@ -63,15 +68,16 @@ def test_the_number_of_replicas_changes_no_result(shapes, tmp_path):
         assert read_contract(output + count).training["replicas"] == int(count)
 
 
-def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path):
-    words = [sys.executable, "-m", "imagecensus.jobs.cli", "train", shapes, "--name", "net"]
+def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path, capsys):
+    words = ["train", shapes, "--name", "net", "--no-int8"]
     words += ["--backbone", "cnn:8-pool-drop0.3-16-bn-pool", "--image-size", "32"]
     words += ["--epochs", "8", "--patience", "0", "--hidden", "16", "--augment", "flip,zoom=0.2"]
     words += ["--average-weights", "0.8"]
     killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
     process = subprocess.Popen(
-        [*words, "--output", killed], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+        [sys.executable, "-m", "imagecensus.jobs.cli", *words, "--output", killed],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
     for line in process.stdout:
         if line.startswith("Epoch 4/"):
             process.send_signal(signal.SIGKILL)
@@ -79,9 +85,8 @@ def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path):
     assert process.returncode == -signal.SIGKILL and not os.path.exists(killed)
     runs = {}
     for output in (killed, whole):
-        done = subprocess.run([*words, "--output", output], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        runs[output] = done.stdout
+        assert main([*words, "--output", output]) == 0
+        runs[output] = capsys.readouterr().out
     assert "Epoch 4/" in runs[killed] and "Epoch 3/" not in runs[killed]
     for one, other in zip(history(killed), history(whole), strict=True):
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
