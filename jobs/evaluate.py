@@ -15,6 +15,7 @@ import numpy as np
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
 from imagecensus.jobs.results.open_table import Table, open_table, write_bytes
+from imagecensus.jobs.results.queries import count_no_images
 from imagecensus.jobs.results.training_overlap import describe_overlap, measure_overlap
 from imagecensus.jobs.results.true_labels import HELP, join_truth
 from imagecensus.model_export.common.errors import UserError
@@ -128,7 +129,7 @@ def evaluate(
 
 
 def count_rows(table: Table) -> dict[str, int]:
-    """How many rows there are, have a truth, and can be judged."""
+    """How many rows there are, have a truth, and can be judged, failed or are no images."""
     [(rows, known, judged)] = table.query(
         "SELECT count(*), count(truth), count(truth) FILTER (status = 'ok') FROM judged"
     )
@@ -137,7 +138,12 @@ def count_rows(table: Table) -> dict[str, int]:
             f"{table.output}: {counted(rows, 'row')}, {known:,} of them with a true label, none of"
             " these classified; nothing to evaluate"
         )
-    return {"rows": rows, "with_truth": known, "evaluated": judged, "failed": known - judged}
+    others = count_no_images(table, "(SELECT * FROM judged WHERE truth IS NOT NULL)")
+    failed = known - judged - others
+    return {
+        "rows": rows, "with_truth": known, "evaluated": judged, "failed": failed,
+        "not_images": others,
+    }  # fmt: skip
 
 
 def summarize(evaluation: dict[str, Any]) -> str:

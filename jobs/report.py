@@ -28,6 +28,7 @@ from imagecensus.jobs.results.open_table import (
 from imagecensus.jobs.results.queries import (
     check_totals,
     count_labels,
+    count_no_images,
     count_scores,
     count_statuses,
     describe_archive,
@@ -112,13 +113,14 @@ def gather_facts(table: Table, labels: int, examples: int, sample: int) -> dict[
     run = read_json(table.output, "run_report.json")
     statuses = count_statuses(table)
     rows = sum(statuses.values())
-    predicted = statuses.get("ok", 0)
+    predicted, not_images = statuses.get("ok", 0), count_no_images(table)
     label_counts, label_total = count_labels(table)
     facts = {
         "output": table.output,
         "rows": rows,
         "predicted": predicted,
-        "failed": rows - predicted,
+        "failed": rows - predicted - not_images,
+        "not_images": not_images,
         "totals": check_totals(run, rows),
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from imagecensus.jobs.classification.remote_job import RUNNING, UNKNOWN, read_job, state_of
+from imagecensus.jobs.classification.run_report import dataset_lines
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
@@ -33,7 +33,8 @@ class OutputStatus:
 
     Attributes:
       images: ever listed, and not dropped since.
-      rows: of the table: `predicted` and `failed`.
+      rows: of the table: `predicted`, `failed`, and `not_images`, whose names
+        say that they are none.
       pending: images without a row yet.
       damaged, unplanned: locations of parts that do not count.
       running: who works on it, a line each.
@@ -45,6 +46,7 @@ class OutputStatus:
     rows: int
     predicted: int
     failed: int
+    not_images: int
     pending: int
     parts: int
     statuses: dict[str, int]
@@ -92,7 +94,8 @@ def read_status(output: str) -> OutputStatus:
     pending = sum(unit.rows for unit in present.pending)
     return OutputStatus(
         images=images, rows=totals.rows, predicted=totals.predicted, failed=totals.failed,
-        pending=pending, parts=totals.parts, statuses=dict(totals.statuses.most_common()),
+        not_images=totals.not_images, pending=pending, parts=totals.parts,
+        statuses=dict(totals.statuses.most_common()),
         damaged=present.damaged, unplanned=present.unplanned, running=running, unknown=unknown,
         balanced=images == totals.rows + pending and not present.unplanned,
     )  # fmt: skip
@@ -127,16 +130,8 @@ def _shards(layout: Layout) -> list[Layout]:
 
 def describe(found: OutputStatus) -> str:
     """The status for a person."""
-    verdict = "balanced" if found.balanced else "NOT BALANCED"
-    text = (
-        f"dataset    {counted(found.images, 'image')} = {found.predicted:,} predicted"
-        f" + {found.failed:,} failed + {found.pending:,} pending  ({verdict}),"
-        f" in {counted(found.parts, 'part')}"
-    )
-    lines = [text]
-    failures: dict[str, Any] = {k: v for k, v in found.statuses.items() if k != "ok"}
-    if failures:
-        lines.append("failures   " + ", ".join(f"{v:,} {k}" for k, v in failures.items()))
+    first, *rest = dataset_lines(dataclasses.asdict(found), found.statuses)
+    lines = [f"{first}, in {counted(found.parts, 'part')}", *rest]
     lines += [f"running    {who}" for who in found.running]
     lines += [f"unknown    {job}: its runner does not answer" for job in found.unknown]
     for name, locations in (("damaged", found.damaged), ("unplanned", found.unplanned)):

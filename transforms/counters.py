@@ -14,6 +14,7 @@ IMAGES_READ = Metrics.counter(NAMESPACE, "images_read")
 BYTES_READ = Metrics.counter(NAMESPACE, "bytes_read")
 IMAGES_OK = Metrics.counter(NAMESPACE, "images_ok")
 IMAGES_FAILED = Metrics.counter(NAMESPACE, "images_failed")
+NOT_IMAGES = Metrics.counter(NAMESPACE, "not_images")  # by their names; they did not fail
 # Of runs whose workers choose their engine: the images that each engine was given.
 IMAGES_BY_ENGINE = {name: Metrics.counter(NAMESPACE, f"images_in_{name}") for name in ENGINES}
 PARTS_WRITTEN = Metrics.counter(NAMESPACE, "parts_written")

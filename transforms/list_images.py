@@ -27,11 +27,13 @@ from imagecensus.transforms.inputs.files import (
     checksum_column,
     is_glob,
     list_files,
+    listed_by,
     path_in_input,
     reference_batch,
 )
 from imagecensus.transforms.inputs.iiif import COLUMNS, is_iiif, list_iiif
 from imagecensus.transforms.inputs.inventories import is_inventory, list_inventory
+from imagecensus.transforms.inputs.links import Listed
 from imagecensus.transforms.inputs.manifests import (
     list_manifest,
     manifest_columns,
@@ -83,7 +85,7 @@ def list_images(
     how = _Archives(
         image_column=image_column, max_members=max_members, zip_encoding=zip_encoding,
         all_pages=all_pages,
-        selection=selection if selection is not None else Selection(),
+        selection=selection if selection is not None else Selection(), listed=listed_by(inputs),
     )  # fmt: skip
     with lease():  # one for all archives, whose listings begin with three questions each
         for text in inputs:
@@ -168,6 +170,7 @@ class _Archives:
     zip_encoding: str
     all_pages: bool
     selection: Selection
+    listed: Listed
 
 
 def _list_with_archives(
@@ -204,7 +207,7 @@ def _list_with_archives(
         )
 
     chunk: list[File] = []
-    files = list_files(text, how.selection) if objects is None else objects
+    files = list_files(text, how.selection, how.listed) if objects is None else objects
     remote = store.is_remote(text) or objects is not None
     for reference, members in _expand(files, remote, members_of, how.all_pages):
         if members is None:

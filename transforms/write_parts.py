@@ -12,10 +12,10 @@ import pyarrow as pa
 from imagecensus.transforms import counters
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.begin_units import FENCE_SECONDS
-from imagecensus.transforms.dataset import parts, work_plan
+from imagecensus.transforms.dataset import inventory, parts, work_plan
 from imagecensus.transforms.dataset.epoch import Fence
 from imagecensus.transforms.local_run import LOCAL_RUN
-from imagecensus.transforms.records import PredictionBatch, Status
+from imagecensus.transforms.records import PredictionBatch
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -79,9 +79,12 @@ class _WriteParts(beam.DoFn):
             rows = parts.assemble(*work_plan.read_taken(unit), old, rows)
         made_by = self._provenance | ({"engine": batch.engine} if batch.engine else {})
         location = parts.write_part(self._folder, unit, rows, made_by, self._compression)
-        ok = counted.column("status").to_pylist().count(Status.OK.value)
-        counters.IMAGES_OK.inc(ok)
-        counters.IMAGES_FAILED.inc(counted.num_rows - ok)
+        unpredicted = inventory.unpredicted(counted)
+        not_images = inventory.count_no_images(unpredicted)
+        counters.IMAGES_OK.inc(counted.num_rows - len(unpredicted))
+        counters.IMAGES_FAILED.inc(len(unpredicted) - not_images)
+        if not_images:
+            counters.NOT_IMAGES.inc(not_images)
         return location
 
     def finish_bundle(self) -> None:

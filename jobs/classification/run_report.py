@@ -220,17 +220,7 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
     if counts["left_out"]:
         lines.append(f"left out   {left_out_text(counts['left_out'])}")
     lines += _changes(layout, report)
-    verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
-    pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
-    others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
-    lines.append(
-        f"dataset    {counted(counts['images'], 'file' if others else 'image')} ="
-        f" {counts['predicted']:,} predicted + {counts['failed']:,} failed{others}{pending}"
-        f"  ({verdict})"
-    )
-    failures = {k: v for k, v in report["statuses"].items() if k != "ok"}
-    if failures:
-        lines.append("failures   " + ", ".join(f"{v:,} {k}" for k, v in failures.items()))
+    lines += dataset_lines(counts, report["statuses"])
     labels = list(report["labels"].items())
     if labels:
         shown = ", ".join(f"{v:,} {k}" for k, v in labels[:_SHOWN_LABELS])
@@ -293,6 +283,27 @@ def listed_line(counts: dict[str, Any]) -> str:
         f" + {counts['already_listed']:,} known + {counts['changed']:,} changed"
         f" + {counts['duplicates']:,} duplicates"
     )
+
+
+def dataset_lines(counts: dict[str, Any], statuses: dict[str, int]) -> list[str]:
+    """The totals of a dataset, and the statuses of its rows without a prediction.
+
+    Args:
+      counts: `images`, `predicted`, `failed`, `not_images`, `pending` and `balanced`.
+      statuses: rows by status.
+    """
+    verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
+    pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
+    others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
+    equation = (
+        f"{counted(counts['images'], 'file' if others else 'image')} ="
+        f" {counts['predicted']:,} predicted + {counts['failed']:,} failed{others}{pending}"
+    )
+    lines = [f"dataset    {equation}  ({verdict})"]
+    unpredicted = [f"{count:,} {name}" for name, count in statuses.items() if name != "ok"]
+    if unpredicted:
+        lines.append("statuses   " + ", ".join(unpredicted))
+    return lines
 
 
 def versions() -> dict[str, str | None]:

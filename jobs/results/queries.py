@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from imagecensus.jobs.results.open_table import Table
+from imagecensus.transforms.dataset import inventory
 
 LABELS_SHOWN = 40
 SCORE_BINS = 20
@@ -43,6 +44,17 @@ def count_statuses(table: Table) -> dict[str, int]:
         "SELECT status, count(*) FROM predictions GROUP BY 1 ORDER BY status != 'ok', 2 DESC, 1"
     )
     return dict(counts)
+
+
+def count_no_images(table: Table, rows: str = "predictions") -> int:
+    """Rows of files that did not fail, but are no images, as their names say.
+
+    Args:
+      rows: what to count in: a relation with `uri` and `status`.
+    """
+    answer = table.connection.execute(f"SELECT uri, status FROM {rows} WHERE status != 'ok'")
+    some = iter(lambda: answer.fetchmany(10_000), [])
+    return inventory.count_no_images(itertools.chain.from_iterable(some))
 
 
 def count_labels(table: Table) -> tuple[list[dict[str, Any]], int]:

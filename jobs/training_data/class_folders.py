@@ -155,8 +155,18 @@ def _walk(folder: str, left_out: collections.Counter[str] | None = None) -> Iter
         seen.add((status.st_dev, status.st_ino))
         kinds = {name: ignored_kind(name) for name in (*folders, *names)}
         kinds |= {name: "own" for name in folders if is_own(os.path.join(root, name))}
+        kinds |= {name: "links" for name in (*folders, *names) if _leads_back(folder, root, name)}
         counts.update(kind for kind in kinds.values() if kind)
         folders[:] = sorted(name for name in folders if not kinds[name])
         kept = sorted(name for name in names if not kinds[name])
         for name in without_sidecars(kept, str, counts):
             yield os.path.join(root, name)
+
+
+def _leads_back(folder: str, root: str, name: str) -> bool:
+    """Whether a link leads to what is in the folder anyway, or to a folder around it."""
+    path = os.path.join(root, name)
+    if not os.path.islink(path) or not os.path.exists(path):
+        return False
+    target, within = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([target, within]) in (target, within)

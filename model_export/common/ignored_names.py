@@ -82,7 +82,7 @@ KINDS = {
     "hidden": ("hidden name", "hidden names"),
     "system": ("system file or folder", "system files or folders"),
     "own": ("folder of imagecensus", "folders of imagecensus"),
-    "links": ("link in an archive", "links in archives"),
+    "links": ("link", "links"),
     "versions": ("former version", "former versions"),
     "markers": ("delete marker", "delete markers"),
     "special": ("pipe, socket or device", "pipes, sockets or devices"),

@@ -30,7 +30,7 @@ def test_a_finished_output(output, capfd):
     before = stamps(output)
     assert main(["status", f"{output}/"]) == 0
     said = capfd.readouterr().out
-    assert "21 images = 20 predicted + 1 failed + 0 pending  (balanced), in 3 parts" in said
+    assert "21 images = 20 predicted + 1 failed  (balanced), in 3 parts" in said
     assert "1 not_an_image" in said and "nothing runs" in said
     assert stamps(output) == before
 

@@ -37,6 +37,11 @@ def listed(*inputs, uri_column="") -> list[dict]:
     return rows
 
 
+def list_rows(inputs, selection=None) -> list[str]:
+    batches = list_images(tuple(map(str, inputs)), selection=selection)
+    return [uri for batch in batches for uri in batch.column("uri").to_pylist()]
+
+
 def uris(*inputs, **options) -> list[str]:
     return [row["uri"] for row in listed(*inputs, **options)]
 
@@ -73,9 +78,47 @@ def test_links_loops_and_special_files(tmp_path):
         rows = listed(tmp_path)
     found = {os.path.relpath(row["uri"], tmp_path): row["size"] for row in rows}
     photos = {k: v for k, v in found.items() if v > 0}
-    # The folder `real` is entered once, by whichever name comes first.
-    assert set(photos) == {"link.jpg", "again/00000.jpg", "again/00001.jpg"}
+    # What lies in `real` is listed once, by its own name and not by that of a link.
+    assert set(photos) == {"real/00000.jpg", "real/00001.jpg"}
     assert {k for k, v in found.items() if v == -1} == {"broken.jpg", "self.jpg"}
+
+
+@pytest.mark.parametrize("order", ["folder first", "link first"])
+def test_a_link_neither_doubles_nor_renames_an_image(tmp_path, order):
+    photos = make_photos(tmp_path / "photos", 2)
+    (tmp_path / "photos" / "a link.jpg").symlink_to("00001.jpg")
+    (tmp_path / "album").symlink_to("photos")
+    (tmp_path / "photos" / "Zurich").mkdir()
+    (tmp_path / "photos" / "Zurich" / "all").symlink_to("../../album")
+    expected = [str(path) for path in photos]
+    inputs = [tmp_path / "photos", tmp_path / "album"]
+    selection = Selection()
+    rows = list_rows(inputs if order == "folder first" else inputs[::-1], selection)
+    assert rows == expected and selection.left_out == {"links": 3}
+    assert uris(tmp_path / "photos") == expected
+    assert sorted(uris(tmp_path / "*" / "*.jpg")) == expected
+    # Alone, a link is as good a name as any.
+    assert uris(tmp_path / "album") == [str(tmp_path / "album" / f"0000{i}.jpg") for i in range(2)]
+    one = [str(tmp_path / "album" / "00000.jpg"), photos[0]]
+    assert list_rows(one) == list_rows(one[::-1]) == [photos[0]]
+
+
+def test_what_links_alone_lead_to_is_listed_by_their_names(tmp_path):
+    (annexed, *_) = make_photos(tmp_path / "in" / ".git" / "annex", 2)
+    (away, *_) = make_photos(tmp_path / "away" / "year", 1)
+    folder = tmp_path / "in"
+    for name in ("cat.jpg", "same cat.jpg"):
+        (folder / name).symlink_to(annexed)
+    (folder / "more").symlink_to(tmp_path / "away" / "year")
+    (folder / "other").symlink_to(tmp_path / "away")
+    (folder / "a.jpg").symlink_to(away)
+    found = {os.path.relpath(uri, folder) for uri in uris(folder)}
+    assert found == {"cat.jpg", "same cat.jpg", "more/00000.jpg"}
+    # What is excluded is not listed by its own name.
+    selection = Selection(exclude=("album",))
+    photos = make_photos(folder / "album", 1)
+    (folder / "best.jpg").symlink_to(photos[0])
+    assert str(folder / "best.jpg") in list_rows([folder], selection)
 
 
 @pytest.mark.parametrize("name", [b"new\nline.jpg", b"latin\xe9.jpg", b"#1 100%.jpg", "ß雪.jpg"])

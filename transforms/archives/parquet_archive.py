@@ -33,6 +33,7 @@ _LISTS = (
     pa.types.is_large_list_view,
 )  # fmt: skip
 _VIEWS = (pa.ListViewScalar, pa.LargeListViewScalar)
+_SHOWN_PATH = 200  # characters of a path in an error
 _ANY = ("Image", "Value", "")  # features that may be images
 _LOCATIONS = ("uri", "path", "file", "filename", "file_name", "image_path", "url")
 _PASSED = (
@@ -148,6 +149,13 @@ def _leaf(schema: pa.Schema, column: str) -> str:
     return column
 
 
+def _read_of(schema: pa.Schema, column: str) -> list[str]:
+    """What is read of a column: the bytes, and the path that Hugging Face's struct has beside."""
+    leaf = _leaf(schema, column)
+    beside = f"{leaf.rpartition('.')[0]}.path"
+    return [leaf, beside] if _type_of(schema, beside) == pa.string() else [leaf]
+
+
 def column_schema(schema: pa.Schema) -> pa.Schema:
     """The columns that go along: numbers, text, dates; not nested ones, not other binaries."""
 
@@ -258,8 +266,8 @@ class ImageRows:
 
     def __init__(self, file: Stream, group: int, column: str) -> None:
         parquet = open_parquet(file)
-        leaf = _leaf(parquet.schema_arrow, column)
-        self._batches = parquet.iter_batches(_READ_ROWS, row_groups=[group], columns=[leaf])
+        leaves = _read_of(parquet.schema_arrow, column)
+        self._batches = parquet.iter_batches(_READ_ROWS, row_groups=[group], columns=leaves)
         self._first, self._rows = 0, pa.array([], pa.binary())
         self._broken: tuple[str, str] | None = None
 
@@ -289,7 +297,9 @@ class ImageRows:
             self._first, self._rows = first, rows
         buffer = _buffer(self._rows[row - self._first], place)
         if buffer is None:
-            raise ImageError("not_found", "the row holds no bytes")
+            path = _path(self._rows[row - self._first], place)
+            only = f", only the path {path[:_SHOWN_PATH]!r}: name it in a list" if path else ""
+            raise ImageError("not_found", f"the row holds no bytes{only}")
         if buffer.size > max_bytes:
             raise ImageError(
                 "too_large",
@@ -297,6 +307,24 @@ class ImageRows:
             )
         image: bytes = buffer.to_pybytes()
         return image
+
+
+def _path(value: pa.Scalar, place: int) -> str:
+    """The path that Hugging Face's struct has in place of bytes; "": none."""
+    path = ""
+    while value is not None and value.is_valid:
+        if isinstance(value, pa.StructScalar):
+            if "path" in value and isinstance(value["path"].as_py(), str):
+                path = value["path"].as_py()
+            name = _bytes_field(value.type)
+            value = value[name] if name else None
+        elif isinstance(value, (pa.DictionaryScalar, pa.ExtensionScalar)):
+            value = value.value
+        elif _is_list(value.type) and not _is_octets(value.type) and len(value) > place:
+            value, place = value.values[place], 0
+        else:
+            break
+    return path
 
 
 def _buffer(value: pa.Scalar, place: int) -> pa.Buffer | None:

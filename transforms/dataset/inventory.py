@@ -19,6 +19,10 @@ from imagecensus.transforms.storage import store
 
 _COLUMNS = ["uri", "status", "label", "etag_or_mtime"]
 _READERS = 16
+_OF_IMAGES = {  # statuses that only the content of an image gets
+    Status.OK, Status.TRUNCATED, Status.DECODE_ERROR, Status.DECODE_TIMEOUT, Status.DECODE_CRASH,
+    Status.INFERENCE_ERROR,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -153,7 +157,7 @@ def _look(unit: Unit, file: PartFile, fingerprint: str) -> Found | None:
         if rows.num_rows != unit.rows or unit_name(rows, fingerprint) != unit.expected:
             return None
         statuses, labels = (_counts(rows.column(name)) for name in ("status", "label"))
-        not_images = sum(map(is_no_image_name, _failed_uris(rows)))
+        not_images = count_no_images(unpredicted(rows))
     except FileNotFoundError:
         return None
     except Exception:  # Arrow raises a dozen types for damaged files
@@ -171,7 +175,7 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 def failed_uris(part: Part) -> set[str]:
     """The uris of the failed rows of a part."""
-    return set(_failed_uris(read_part(part.file.location, ["uri", "status"])))
+    return {uri for uri, _ in unpredicted(read_part(part.file.location, ["uri", "status"]))}
 
 
 def content_hashes(part: Part) -> dict[str, str]:
@@ -188,10 +192,21 @@ def content_hashes(part: Part) -> dict[str, str]:
     return {uri: digest for uri, status, digest in triples if status == Status.OK.value and digest}
 
 
-def _failed_uris(rows: pa.Table) -> list[str]:
-    failed = pc.not_equal(pc.cast(rows.column("status"), pa.string()), Status.OK.value)
-    uris: list[str] = rows.column("uri").filter(failed).to_pylist()
-    return uris
+def unpredicted(rows: pa.Table) -> list[tuple[str, str]]:
+    """Uri and status of the rows without a prediction."""
+    statuses = pc.cast(rows.column("status"), pa.string())
+    without = pc.not_equal(statuses, Status.OK.value)
+    columns = (column.filter(without).to_pylist() for column in (rows.column("uri"), statuses))
+    return list(zip(*columns, strict=True))
+
+
+def count_no_images(rows: Iterable[tuple[str, str]]) -> int:
+    """How many rows are of files that did not fail, but are no images, as their names say.
+
+    Args:
+      rows: uri and status. What was an image as far as it was read counts as one.
+    """
+    return sum(status not in _OF_IMAGES and is_no_image_name(uri) for uri, status in rows)
 
 
 def remove(locations: Iterable[str]) -> None:

@@ -3,10 +3,10 @@
 Stated rules for a folder or prefix: every regular file in it, at any depth, is listed in name
 order, but for names that start with a dot, what systems and network disks keep, sidecars and videos
 right beside an image, folders that this program wrote (`ignored_names`), and what the user excludes
-(`selection`). What is left out is counted by kind. Links to files are listed under their own name;
-links to folders are followed, each folder once, so that loops end. Sockets, pipes and devices are
-not listed. A folder that cannot be listed, or not to its end, is listed itself: its row says why,
-and how many entries were seen before.
+(`selection`). What is left out is counted by kind. Links to what is listed under its own name are
+left out (`links`); others are listed under the name of the link, each folder once, so that loops
+end. Sockets, pipes and devices are not listed. A folder that cannot be listed, or not to its end,
+is listed itself: its row says why, and how many entries were seen before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -33,6 +34,7 @@ from imagecensus.model_export.common.ignored_names import (
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact_address
 from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.inputs.links import Listed
 from imagecensus.transforms.inputs.selection import Selection, translate
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
@@ -62,12 +64,25 @@ class InputError(UserError):
     """An input cannot be listed. The message names it and the remedy."""
 
 
-def list_files(text: str, selection: Selection | None = None) -> Iterator[File]:
-    """The files of an input, one after the other. Raises InputError."""
+def list_files(
+    text: str, selection: Selection | None = None, listed: Listed | None = None
+) -> Iterator[File]:
+    """The files of an input, one after the other. Raises InputError.
+
+    `listed`: what all inputs list; None: this is the only one.
+    """
     if store.is_web(text):
         return list_address(text)
     selection = selection if selection is not None else Selection()
-    return list_bucket(text, selection) if store.is_bucket(text) else list_local(text, selection)
+    if store.is_bucket(text):
+        return list_bucket(text, selection)
+    return list_local(text, selection, listed or listed_by((text,)))
+
+
+def listed_by(inputs: tuple[str, ...]) -> Listed:
+    """What the local ones among the inputs list under its own name."""
+    local = (absolute(text) for text in inputs if not store.is_remote(text))
+    return Listed(tuple(path for path in local if os.path.exists(path)))
 
 
 def path_in_input(text: str, uri: str) -> str:
@@ -98,7 +113,7 @@ def is_glob(text: str) -> bool:
     return not store.is_web(text) and bool(_GLOB_CHARACTERS.search(text))
 
 
-def list_local(text: str, selection: Selection) -> Iterator[File]:
+def list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File]:
     """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
     path = absolute(text)
     if os.path.lexists(path):
@@ -111,13 +126,29 @@ def list_local(text: str, selection: Selection) -> Iterator[File]:
         raise InputError(f"{text}: no such file or folder")
     root = _root(path)
     visited: set[tuple[int, int]] = set()
+    linked = _through_links(paths, root, listed)
+    if linked:  # in a glob's matches as in a folder: after the names that are none
+        for path in paths if len(paths) > 1 else ():
+            if path not in linked:
+                listed.add(listed.real(path))
     for path in paths:
-        if os.path.isdir(path):
-            yield from _walk(path, root, visited, selection)
+        if path in linked and listed.holds(listed.real(path), selection):
+            selection.left_out["links"] += 1
+        elif os.path.isdir(path):
+            listed.add(listed.real(path))
+            yield from _walk(path, root, visited, selection, listed)
         elif not selection.chooses or len(paths) == 1 or _takes(selection, _relative(path, root)):
             reference = reference_of(path)
             if reference:
                 yield reference
+
+
+def _through_links(paths: list[bytes], root: bytes, listed: Listed) -> set[bytes]:
+    """Those of the paths that a link leads to; of a glob's matches, one behind its fixed part."""
+    if len(paths) == 1:
+        return {path for path in paths if listed.real(path) != path}
+    real_root = os.path.realpath(root)
+    return {p for p in paths if listed.real(p) != os.path.join(real_root, _relative(p, root))}
 
 
 def _takes(selection: Selection, path: bytes) -> bool:
@@ -132,7 +163,11 @@ def absolute(text: str) -> bytes:
 
 
 def _walk(
-    top: bytes, root: bytes, visited: set[tuple[int, int]], selection: Selection
+    top: bytes,
+    root: bytes,
+    visited: set[tuple[int, int]],
+    selection: Selection,
+    listed: Listed,
 ) -> Iterator[File]:
     """Depth first, in name order; no recursion, as folders nest deeper than Python's stack.
 
@@ -161,10 +196,10 @@ def _walk(
         if error:
             yield (store.uri_of_path(path), -1, _unlisted(error, len(names)))
         if path == top and is_dataset(path):
-            names = [one for one in names if os.fsdecode(one[0]) not in DATASET_ENTRIES]
+            names = [one for one in names if os.fsdecode(one.name) not in DATASET_ENTRIES]
             selection.left_out["own"] += 1
         # Files at once; folders go on the stack, last first, so that they come in name order.
-        kept = _kept(names, selection)
+        kept = _kept(path, names, selection, listed)
         for name in without_sidecars(
             (name for name, is_folder in kept if not is_folder), os.fsdecode, selection.left_out
         ):
@@ -183,11 +218,28 @@ def _walk(
         )
 
 
-def _kept(names: list[tuple[bytes, bool]], selection: Selection) -> list[tuple[bytes, bool]]:
-    """The entries of a folder that are not ignored by their names."""
+class _Entry(NamedTuple):
+    name: bytes
+    is_folder: bool
+    is_link: bool
+
+
+def _kept(
+    folder: bytes, entries: list[_Entry], selection: Selection, listed: Listed
+) -> list[tuple[bytes, bool]]:
+    """Name, and whether it is a folder, of the entries that neither names nor links leave out.
+
+    Folders come first: links to files may lead into them.
+    """
     kept = []
-    for name, is_folder in names:
+    for name, is_folder, is_link in sorted(entries, key=lambda entry: not entry.is_folder):
         kind = ignored_kind(name)
+        if not kind and is_link:
+            real = listed.real(os.path.join(folder, name))
+            if listed.holds(real, selection):
+                kind = "links"
+            elif is_folder:
+                listed.add(real)
         if kind:
             selection.left_out[kind] += 1
         else:
@@ -195,13 +247,13 @@ def _kept(names: list[tuple[bytes, bool]], selection: Selection) -> list[tuple[b
     return kept
 
 
-def _entries(path: bytes) -> tuple[list[tuple[bytes, bool]], OSError | None]:
-    """The entries of a folder with whether each is one, in order; and why some are missing."""
+def _entries(path: bytes) -> tuple[list[_Entry], OSError | None]:
+    """The entries of a folder, in order; and why some are missing."""
     names = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                names.append((entry.name, _is_folder(entry)))
+                names.append(_Entry(entry.name, _is_folder(entry), entry.is_symlink()))
     except OSError as error:
         return sorted(names), error
     return sorted(names), None

@@ -41,6 +41,11 @@ class Selection:
         self.left_out["excluded"] += excluded
         return excluded
 
+    def would_take(self, path: str, *, is_folder: bool) -> bool:
+        """Whether a path would be listed; nothing is counted."""
+        probe = dataclasses.replace(self, left_out=collections.Counter())
+        return not probe.excludes(path) if is_folder else probe.takes(path)
+
     def takes(self, *paths: str) -> bool:
         """Whether a file is listed; if not, it is counted."""
         if self.excludes(*paths):

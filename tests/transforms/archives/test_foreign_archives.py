@@ -299,6 +299,21 @@ def test_several_images_in_a_row_are_a_row_each(tmp_path):
     assert [row["n"] for row in rows] == [1, 1, 1, 2, 3, 4, 4]
 
 
+def test_a_row_with_a_path_in_place_of_bytes_says_so(tmp_path):
+    (tmp_path / "b.jpg").write_bytes(b"never read")  # an archive leads to nothing outside of it
+    some = [{"bytes": b"a", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]
+    for name, values in (
+        ("a", pa.array(some, STRUCT)),
+        ("b", pa.array([some], pa.list_(STRUCT))),
+        ("c", pa.array([{"left": one} for one in some], pa.struct([("left", STRUCT)]))),
+    ):
+        pq.write_table(pa.table({"image": values}), tmp_path / f"{name}.parquet")
+        first, second, third = contents(tmp_path / f"{name}.parquet").values()
+        assert first == b"a" and third == "not_found: the row holds no bytes"
+        expected = "not_found: the row holds no bytes, only the path 'b.jpg': name it in a list"
+        assert second == expected
+
+
 def test_a_field_is_named_with_dots(tmp_path):
     values = pa.array([{"left": {"bytes": b"l"}, "right": {"bytes": b"r"}}])
     pq.write_table(pa.table({"pair": values, "uri": ["x"]}), tmp_path / "a.parquet")
