@@ -372,10 +372,7 @@ class Comparison:
         def compare(file: PlanFile) -> tuple[Hashes, np.ndarray, np.ndarray]:
             known = read_hashes(file, keep=self._keep_indexes)
             met = uris.has(known.uris)
-            like = np.zeros(len(known), bool)
-            asked = np.flatnonzero(~met & (known.versions != 0))
-            like[asked] = versions.has(known.versions[asked])
-            return known, met, like
+            return known, met, versions.has(known.versions, ~met & (known.versions != 0))
 
         files = list(enumerate(self._plan.files))
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:

@@ -200,7 +200,8 @@ class HashSet:
         bits = min(max(len(hashes).bit_length() + 3, _LEAST_BITS), _MOST_BITS)
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, bool)
-        self._table[self.ordered >> self._shift] = True
+        for start in range(0, len(hashes), _AT_ONCE):
+            self._table[self.ordered[start : start + _AT_ONCE] >> self._shift] = True
 
     @property
     def repeated(self) -> np.ndarray:
@@ -208,18 +209,21 @@ class HashSet:
         again: np.ndarray = self.ordered[1:][self.ordered[1:] == self.ordered[:-1]]
         return again
 
-    def has(self, values: np.ndarray) -> np.ndarray:
-        """bool [N]: which of these uint64 values are among them."""
+    def has(self, values: np.ndarray, asked: np.ndarray | None = None) -> np.ndarray:
+        """bool [N]: which of these uint64 values are there; `asked`, bool [N]: of these alone."""
         found = np.zeros(len(values), bool)
         if not len(self.ordered):
             return found
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
-            asked = np.flatnonzero(self._table[some >> self._shift])
-            asked = asked[np.argsort(some[asked])]  # neighbours of a neighbour are in the cache
-            near = np.searchsorted(self.ordered, some[asked])
+            likely = self._table[some >> self._shift]
+            if asked is not None:
+                likely &= asked[start : start + _AT_ONCE]
+            at = np.flatnonzero(likely)
+            at = at[np.argsort(some[at])]  # neighbours of a neighbour are in the cache
+            near = np.searchsorted(self.ordered, some[at])
             near[near == len(self.ordered)] = 0
-            found[start + asked] = self.ordered[near] == some[asked]
+            found[start + at] = self.ordered[near] == some[at]
         return found
 
 
