@@ -115,9 +115,11 @@ def take_inventory(
     damaged = [file for (_, file), part in zip(unread, looked, strict=True) if part is None]
     for file in damaged:
         del files[file.unit][file.revision]
-    kept = known.take([row for row in at if row >= 0])
+    # In the order of the ledger, so that one of which all is kept is not copied.
+    rows = sorted((row, n) for n, row in enumerate(at) if row >= 0)
+    kept = known.take([row for row, _ in rows])
     new = ledger_of(part for part in looked if part is not None)
-    files_of = [file for (_, file), row in zip(asked, at, strict=True) if row >= 0]
+    files_of = [asked[n][1] for _, n in rows]
     files_of += [part.file for part in looked if part is not None]
     ledger = together([kept, new])
     found = Inventory(

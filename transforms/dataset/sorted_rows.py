@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.sql import quote_name
 
-MEMORY_LIMIT = "512MB"
+MEMORY_LIMIT = "256MB"
 THREADS = 4  # at most: each of them needs its share of the memory
 
 

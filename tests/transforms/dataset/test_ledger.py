@@ -77,6 +77,13 @@ def test_a_part_that_is_another_now_is_read(tmp_path, units, read, harm):
     assert found.totals.rows == (9 if harm == "touched" else 7)
 
 
+def test_a_ledger_in_another_order_than_the_plan_is_not_copied(tmp_path, units):
+    first = look(tmp_path, units)
+    again = look(tmp_path, units[::-1], first.ledger)
+    assert facts(again) == facts(first)
+    assert again.ledger.table is first.ledger.table
+
+
 def test_ledgers_of_several_runs_are_one_and_stay_few(tmp_path, units):
     for number in range(20):
         some = look(tmp_path, units[: number % 4 + 1])
