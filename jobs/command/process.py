@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -29,7 +30,12 @@ _UNUSED = (
     "oauth2client",
     "pymongo",
     "bson",
+    "boto3",
+    "azure",
 )
+
+# How often Beam looks which stage is at work: nothing here reads that.
+SAMPLING_MS = 10
 
 # True in a process started as a command, which nothing else shares. Tests, notebooks and services
 # that call `main` keep their imports whole.
@@ -44,6 +50,12 @@ def import_beam() -> None:
     if own_process:
         with _hidden(*_UNUSED):
             import apache_beam  # noqa: F401
+        from apache_beam.runners.worker import statesampler
+
+        # At the end of a bundle Beam waits until the thread that samples stages wakes.
+        statesampler.StateSampler = functools.partial(
+            statesampler.StateSampler, sampling_period_ms=SAMPLING_MS
+        )
 
 
 def forgo_pandas() -> None:

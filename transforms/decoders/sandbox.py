@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 
 from imagecensus.model_export.common.child_process import (
     WORKING_FOLDER,
@@ -26,6 +27,7 @@ from imagecensus.model_export.common.child_process import (
 )
 
 AREA_BYTES = 4 << 20
+NICENESS = 10
 OPEN_FILES = 256
 _MARK = struct.Struct("<Q")
 
@@ -55,8 +57,29 @@ def start_child(
         # NumPy's algebra would take address space for a thread per core, and is of no use there.
         env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
         cwd=WORKING_FOLDER,
-        start_new_session=True,  # a Ctrl-C is for the parent to handle
+        # A Ctrl-C is for the parent to handle. No session of its own: Linux gives each session the
+        # same share of the cores, and `give_way` counts within one only.
+        process_group=0,
     )
+
+
+def leave_terminal() -> None:
+    """In a child: gives up the terminal that the parent was started from."""
+    with contextlib.suppress(OSError):  # there is none
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        os.close(terminal)
+
+
+def give_way() -> None:
+    """In a child: lets the model have the cores first.
+
+    Decoding is ahead of the model anyway, as far as the window of batches allows; so it takes what
+    the model leaves, and the two disturb one another less (measured: docs/performance.md). Beside
+    other work that keeps all cores busy it gets a tenth of what that does.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
 
 
 def end_with_parent() -> None:

@@ -1,11 +1,15 @@
 """Decoding in child processes: the same pixels, and a typed row whatever a decoder does."""
 
+import fcntl
 import io
+import json
 import os
 import pathlib
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -230,3 +234,40 @@ def test_closing_leaves_no_process_and_no_descriptor():
     assert held() == before
     with pytest.raises(RuntimeError, match="closed"):
         one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+
+
+_STARTED = """
+import json
+import os
+from imagecensus.transforms.decoders.pool import Pool
+from imagecensus.transforms.image_ref import ImageRef
+
+def stat(pid):
+    words = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return {"group": words[2], "session": words[3], "terminal": words[4], "nice": int(words[16])}
+
+with Pool(processes=1) as pool:
+    try:
+        pool.read(ImageRef(uri="a.tar#b", container="a.tar", member='["tar", 0, 1]'), 1)
+    except Exception:
+        pass
+    child = pool._drivers[0]._child._process.pid
+    print(json.dumps([stat(os.getpid()), stat(child)]))
+"""
+
+
+def test_children_let_others_go_first_and_have_no_terminal():
+    """Neither a Ctrl-C reaches them nor a way to type into the terminal."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _STARTED], stdin=theirs, stdout=subprocess.PIPE,
+            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(theirs)
+        said, _ = process.communicate(timeout=60)
+        assert not terminal.closed
+    parent, child = json.loads(said)
+    assert parent["terminal"] != "0" and child["terminal"] == "0"
+    assert child["group"] != parent["group"] and child["session"] == parent["session"]
+    assert child["nice"] == parent["nice"] + sandbox.NICENESS
