@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -12,9 +11,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 from object_servers import SERVERS, forget_clients, missing
-from samples import SHARED_DATA, export_tiny
+from samples import SHARED_DATA, ProofHere, export_tiny
 
+from imagecensus.model_export import verify
 from imagecensus.transforms.decoders import lease
+from imagecensus.transforms.decoders.pool import Pool
+from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.storage import protocol
 
 # They take longest, and begin first: what begins last is waited for.
@@ -116,10 +118,26 @@ def servers(tmp_path_factory):
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def decoders_of():
+    """Decoder processes for all tests of a store; they saw what is set for it when they started."""
+    started = {}
+
+    def of(name: str):
+        if name not in started:
+            usual = Limits()
+            started[name] = lease._Lease(pool=Pool(usual), asked=(usual, 0), users=1)
+            started[name].pool.start()
+        return started[name]
+
+    yield of
+    for one in started.values():
+        one.pool.close()
+
+
 @pytest.fixture
-def reach(servers, monkeypatch, own_decoders):
+def reach(servers, monkeypatch, own_decoders, decoders_of):
     """Starts the emulator of a store by name, and sets what a user of it sets."""
-    held = contextlib.ExitStack()
 
     def start(name: str):
         server = servers(name)
@@ -130,12 +148,10 @@ def reach(servers, monkeypatch, own_decoders):
             monkeypatch.setenv(variable, value)
         monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
         forget_clients()
-        held.close()
-        held.enter_context(lease.lease())  # its processes see what was set
+        lease._open[:] = [decoders_of(name)]
         return server
 
-    with held:
-        yield start
+    yield start
     forget_clients()
 
 
@@ -159,6 +175,15 @@ def chromium():
         browser = driver.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def proof_here(monkeypatch):
+    """Proves exports in this process: another one takes seconds to start TensorFlow.
+
+    For tests of other things than the proof.
+    """
+    monkeypatch.setattr(verify, "subprocess", ProofHere)
 
 
 @pytest.fixture(scope="session", autouse=True)

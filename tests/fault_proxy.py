@@ -58,6 +58,7 @@ class Proxied:
 
     def close(self) -> None:
         self._proxy.shutdown()
+        self._proxy.server_close()
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+import subprocess
 
 import numpy as np
 from PIL import Image
+
+from imagecensus.model_export import verify
 
 SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 LABELS = ["red", "green", "blue", "mixed"]
@@ -41,6 +45,15 @@ def export_tiny(directory, seed: int = 1, labels=LABELS, size: int = 32) -> str:
         golden_images=golden,
     )
     return str(directory)
+
+
+class ProofHere:
+    """Takes the place of `subprocess` in `verify`: it proves an export in this process."""
+
+    @staticmethod
+    def run(command, **_) -> subprocess.CompletedProcess:
+        figures = json.dumps(verify._compare(*command[-2:]))
+        return subprocess.CompletedProcess(command, 0, figures, "")
 
 
 def photo(seed: int, size=(64, 48)) -> Image.Image:

@@ -54,6 +54,7 @@ def flink():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()
+    server.server_close()
 
 
 def test_all_well(tiny_model, tmp_path, capsys):

@@ -151,17 +151,13 @@ def test_every_command_runs_as_a_module_too(name, tmp_path):
     needed = ["--output", "out"] if name in ("train", "export", "quantize") else []
     needed += ["--images", "photos"] if name == "quantize" else []
     needed += ["--labels", "labels.txt", "--input-range", "0..1"] if name == "export" else []
+    root = pathlib.Path(__file__).parents[2]
     for module in (f"imagecensus.jobs.{name}", f"jobs.{name}"):
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--help"],
-            cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0 and f"imagecensus {name}" in done.stdout, done.stderr
-        refused = subprocess.run(
-            [sys.executable, "-m", module, "", *needed],
-            cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True,
-        )  # fmt: skip
+        words = [sys.executable, "-m", module]
+        refused = subprocess.run([*words, "", *needed], cwd=root, capture_output=True, text=True)
         assert refused.returncode == 2 and "is empty" in refused.stderr, refused.stderr
+    done = subprocess.run([*words, "--help"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and f"imagecensus {name}" in done.stdout, done.stderr
 
 
 def test_python_dash_m_imports_no_module_of_any_name_from_the_folder(tmp_path, tiny_model):

@@ -42,7 +42,9 @@ def test_trains_evaluates_and_exports(shapes, tmp_path, capsys):
         assert json.load(file)["images"] == {"train": 54, "val": 6, "test": 12}
 
 
-def test_images_larger_than_the_caches_are_streamed_to_the_same_result(shapes, tmp_path, capsys):
+def test_images_larger_than_the_caches_are_streamed_to_the_same_result(
+    shapes, tmp_path, capsys, proof_here
+):
     rows, epochs = [], []
     for name, flags in (("kept", []), ("streamed", ["--cache-memory", "1K", "--cache-disk", "1K"])):
         output = str(tmp_path / name)
@@ -105,7 +107,7 @@ def test_another_training_in_the_same_place_is_not_mixed_in(shapes, tmp_path, ca
     assert code == 2 and "head.epochs (99 there, 3 now)" in error and "--fresh" in error
 
 
-def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path, capsys):
+def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path, capsys, proof_here):
     from tests.bench.reach import compare
 
     write_class_folders(tmp_path / "data" / "train", {"disc": 20, "square": 20}, size=64)

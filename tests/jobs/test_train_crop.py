@@ -8,7 +8,7 @@ from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract
 
 
-def test_the_better_crop_is_kept_and_said(tmp_path, capsys):
+def test_the_better_crop_is_kept_and_said(tmp_path, capsys, proof_here):
     folder, output = tmp_path / "shapes", tmp_path / "model"
     write_class_folders(folder, {"disc": 16, "stripes": 16}, size=48)
     words = ["train", str(folder), "--output", str(output), "--no-int8", "--crop", "best"]

@@ -140,6 +140,7 @@ def submit(tiny_model, tmp_path, monkeypatch, capfd, own_decoders):
 
     yield submit
     server.shutdown()
+    server.server_close()
     gcs.stop()
     gcs_store.bucket_client.cache_clear()
 

@@ -34,6 +34,7 @@ from imagecensus.jobs.command.options import parse_options
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.training.labelled_data import SplitFractions
 from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.decoders import lease
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.storage import lock, protocol, store
 
@@ -538,6 +539,7 @@ def test_no_secret_is_told(there, tmp_path, tiny_model, capfd, monkeypatch, faul
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY", raising=False)
     for name, value in planted[there.root[:2]].items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lease, "_open", [])  # decoders that see the secret
     monkeypatch.setattr(protocol, "RETRY_SECONDS", 0.3)
     forget_clients()
     (tmp_path / "list.txt").write_text(f"{there.uri('in/photos/00000.jpg')}\n")

@@ -63,12 +63,17 @@ def decoded(refs, **how):
 
 
 @pytest.fixture(scope="module")
-def pixels(refs):
-    return decoded(refs)[1]
+def found(refs):
+    return decoded(refs)
 
 
-def test_pixels_depend_on_no_cut_and_no_thread_count(refs):
-    status, pixels = decoded(refs)
+@pytest.fixture(scope="module")
+def pixels(found):
+    return found[1]
+
+
+def test_pixels_depend_on_no_cut_and_no_thread_count(refs, found):
+    status, pixels = found
     assert len(set(status)) > 3, "broken files are among them"
     for how in ({"threads": 1, "batch_images": 64}, {"threads": 5, "batch_images": 7}):
         other_status, other_pixels = decoded(refs, **how)

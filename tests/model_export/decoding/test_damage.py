@@ -49,9 +49,9 @@ HEIC = pathlib.Path(__file__).parents[2] / "data" / "heic"
 
 
 @functools.cache
-def whole(name: str) -> bytes:
+def whole(name: str, size: tuple[int, int] = (128, 96)) -> bytes:
     """A file of each kind."""
-    image, buffer = photo(5, (128, 96)), io.BytesIO()
+    image, buffer = photo(5, size), io.BytesIO()
     if name == "PDF":
         pytest.importorskip("pypdfium2")
     if name in PILLOW:
@@ -228,7 +228,7 @@ def test_the_image_is_the_one_that_was_written():
 
 def test_libraries_print_nothing_about_damaged_files(capfd, caplog):
     for name in set(TIFFS) - {"TIFF JPEGXR inside"}:  # its library writes to standard error
-        data = bytearray(whole(name))
+        data = bytearray(whole(name, (32, 24)))  # mostly tags
         at = int.from_bytes(data[4:8], "little")
         for place in range(at, len(data), 7):
             bad = bytearray(data)

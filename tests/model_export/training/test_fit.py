@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from imagecensus.model_export.training.fit import class_weights, cross_entropy, 
 
 # Several devices out of one CPU, then the job as a person runs it. One process for each number:
 # TensorFlow remembers a process's first group of CPU devices.
+TESTS = pathlib.Path(__file__).parents[2]
 REPLICAS = """
 import sys
 import tensorflow as tf
@@ -26,6 +28,9 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 devices = [tf.config.LogicalDeviceConfiguration()] * int(count)
 tf.config.set_logical_device_configuration(cpu, devices)
 from imagecensus.jobs.cli import main
+from imagecensus.model_export import verify
+from samples import ProofHere
+verify.subprocess = ProofHere
 sys.exit(main(words))
 """
 NETWORK = [
@@ -47,13 +52,13 @@ def history(output):
         return list(csv.DictReader(file))
 
 
-def test_the_number_of_replicas_changes_no_result(shapes, tmp_path):
+def test_the_number_of_replicas_changes_no_result(shapes, tmp_path, proof_here):
     output = str(tmp_path / "model")
     words = ["train", shapes, "--debug", *NETWORK, "--output"]
     assert main([*words, output + "1"]) == 0
     for count in ("2", "4"):
         command = [sys.executable, "-c", REPLICAS, count, *words, output + count]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS)
         assert done.returncode == 0, done.stderr[-3000:]
     one = history(output + "1")
     assert len(one) == 3
@@ -68,20 +73,19 @@ def test_the_number_of_replicas_changes_no_result(shapes, tmp_path):
         assert read_contract(output + count).training["replicas"] == int(count)
 
 
-def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path, capsys):
+def test_a_killed_training_resumes_with_the_same_result(shapes, tmp_path, capsys, proof_here):
     words = ["train", shapes, "--name", "net", "--no-int8"]
     words += ["--backbone", "cnn:8-pool-drop0.3-16-bn-pool", "--image-size", "32"]
     words += ["--epochs", "8", "--patience", "0", "--hidden", "16", "--augment", "flip,zoom=0.2"]
     words += ["--average-weights", "0.8"]
     killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "imagecensus.jobs.cli", *words, "--output", killed],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    for line in process.stdout:
-        if line.startswith("Epoch 4/"):
-            process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("Epoch 4/"):
+                process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not os.path.exists(killed)
     runs = {}
     for output in (killed, whole):

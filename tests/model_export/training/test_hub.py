@@ -78,7 +78,7 @@ def url(archive, tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_a_module_by_url_trains_and_exports(url, tmp_path):
+def test_a_module_by_url_trains_and_exports(url, tmp_path, proof_here):
     write_class_folders(tmp_path / "data", {"disc": 16, "stripes": 16}, size=SIZE)
     output = str(tmp_path / "model")
     words = ["train", str(tmp_path / "data"), "--output", output, "--backbone", f"hub:{url}"]
