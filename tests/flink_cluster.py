@@ -65,7 +65,7 @@ _OPENED = [
     *("java.lang.reflect", "sun.nio.ch"),
 ]
 # Machines of a test live for minutes: the compiler that pays off in hours would cost more.
-_LIGHT = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+LIGHT = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 _CLASSES = f"{fetch_engines.FLINK_HOME}/lib/*"
 _JAVA_17 = [
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
@@ -160,12 +160,12 @@ class Cluster:
 
     def _java(self, jvm: list[str]) -> list[str]:
         logging = f"-Dlog4j.configurationFile=file:{self.state}/log4j.properties"
-        return ["java", *_LIGHT, *jvm, *_JAVA_17, logging, "-cp", _CLASSES]
+        return ["java", *LIGHT, *jvm, *_JAVA_17, logging, "-cp", _CLASSES]
 
     def _memory(self, command: str) -> tuple[list[str], list[str]]:
         """JVM flags, and the dynamic properties that Flink wants spelled out."""
         told = subprocess.run(
-            ["java", *_LIGHT, "-cp", _CLASSES,
+            ["java", *LIGHT, "-cp", _CLASSES,
              "org.apache.flink.runtime.util.bash.BashJavaUtils", command,
              "--configDir", str(self.state)],
             capture_output=True, text=True, check=True,

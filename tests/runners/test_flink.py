@@ -107,13 +107,18 @@ def test_rows_on_a_cluster(cluster, photos, tiny_model, expected, tmp_path):
 WAVES = ["--parallelism=4", "--execution_mode_for_batch=BATCH_FORCED", "--object_reuse"]
 
 
-def test_flags_of_the_java_side_arrive(cluster, photos, tiny_model, expected, tmp_path, capfd):
+def test_flags_of_the_java_side_arrive(cluster, photos, tiny_model, expected, tmp_path):
     """More bundles than slots, which follow one another: a slow machine does fewer of them."""
     flags = [*cluster.job_flags[:-1], *WAVES]
     classify(photos, tiny_model, tmp_path, *flags)
     assert read_rows(tmp_path).equals(expected)
-    assert main(["doctor", f"--model={tiny_model}", *flags]) == 0
-    assert "2 slots, --parallelism=4: in waves" in capfd.readouterr().out
+
+
+def test_doctor_knows_of_waves(cluster, tiny_model, capfd):
+    """Its check of the slots passes; another one fails, so that no job has to be sent through."""
+    flags = [*cluster.job_flags[:-1], *WAVES, "--environment_type=LOOPBACK"]
+    assert main(["doctor", f"--model={tiny_model}", *flags]) == 1
+    assert re.search(r"^ok .*2 slots, --parallelism=4: in waves$", capfd.readouterr().out, re.M)
 
 
 def test_a_flag_that_nobody_knows_is_refused(photos, tiny_model, tmp_path):
