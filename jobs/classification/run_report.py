@@ -294,7 +294,8 @@ def dataset_lines(counts: dict[str, Any], statuses: dict[str, int]) -> list[str]
     """
     verdict = "balanced" if counts["balanced"] else "NOT BALANCED"
     pending = f" + {counts['pending']:,} pending" if counts["pending"] else ""
-    others = f" + {counts['not_images']:,} that are no images" if counts["not_images"] else ""
+    no_image = "that is no image" if counts["not_images"] == 1 else "that are no images"
+    others = f" + {counts['not_images']:,} {no_image}" if counts["not_images"] else ""
     equation = (
         f"{counted(counts['images'], 'file' if others else 'image')} ="
         f" {counts['predicted']:,} predicted + {counts['failed']:,} failed{others}{pending}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Iterator
+from unicodedata import normalize
 
 from imagecensus.model_export.common.ignored_names import (
     DATASET_ENTRIES,
     ignored_kind,
     is_dataset,
     is_ignored,
+    is_no_image_name,
     is_own,
     left_out_text,
     without_sidecars,
@@ -45,7 +47,7 @@ def read_class_folders(folder: str) -> tuple[list[str], dict[str, Split], list[s
                 found = _files(path, notes, left_out)
                 if not found:
                     problems.append(f"{path}: empty class folder")
-                label = spellings.setdefault(fold(name), name)
+                label = spellings.setdefault(fold(name), normalize("NFC", name.strip()))
                 if label != name:
                     notes.append(f"{path} is taken as class {label!r}")
                 files.setdefault(split, {}).setdefault(label, []).extend(found)
@@ -160,7 +162,10 @@ def _walk(folder: str, left_out: collections.Counter[str] | None = None) -> Iter
         folders[:] = sorted(name for name in folders if not kinds[name])
         kept = sorted(name for name in names if not kinds[name])
         for name in without_sidecars(kept, str, counts):
-            yield os.path.join(root, name)
+            if is_no_image_name(name):
+                counts["no_images"] += 1
+            else:
+                yield os.path.join(root, name)
 
 
 def _leads_back(folder: str, root: str, name: str) -> bool:

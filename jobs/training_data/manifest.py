@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from imagecensus.model_export.common.names import fold
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.splits import SPLIT_NAMES, SPLITS, DataError, Split
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.read_list import URI_COLUMNS, ListOfRows, read_rows, scan
@@ -16,6 +18,7 @@ from imagecensus.transforms.inputs.read_list import URI_COLUMNS, ListOfRows, rea
 # Locations of a list -> for each one its name (as the batch job writes it) and a function that
 # reads it.
 Image = tuple[str, Callable[[], bytes]]
+_NAMED = 4  # examples in a note
 Locate = Callable[[list[str]], list[Image]]
 
 
@@ -26,9 +29,10 @@ def read_manifest(
     split_column: str,
     locate: Locate,
 ) -> tuple[list[str], dict[str, Split], list[str]]:
-    """Labels, the splits that a list names, and notes of labels that were joined.
+    """Labels, the splits that a list names, and notes of what was joined or left out.
 
-    Labels that differ in case, Unicode form or outer blanks only are one: the first of them.
+    What cannot be read of a list, or has no label, is left out. Labels that differ in case, Unicode
+    form or outer blanks only are one: the first of them.
 
     Args:
       location: a list of any kind that `classify` reads, here or in a store.
@@ -44,7 +48,7 @@ def read_manifest(
     label_column = rows.column(label_column, "--label-column")
     named = {name.casefold(): name for name in rows.schema.names}
     wanted = [path_column, label_column, named.get(split_column.casefold(), "")]
-    names, labels_of, splits, numbers = _columns(rows, wanted)
+    (names, labels_of, splits, numbers), left_out = _columns(rows, wanted)
     spellings: dict[str, str] = {}
     said = set(labels_of)
     labels_of = [spellings.setdefault(fold(label), label.strip()) for label in labels_of]
@@ -53,6 +57,9 @@ def read_manifest(
         for label in sorted(said)
         if label.strip() != spellings[fold(label)]
     ]
+    if left_out:
+        shown = "; ".join(left_out[:_NAMED]) + ("; …" if len(left_out) > _NAMED else "")
+        notes.append(f"{location}: {counted(len(left_out), rows.unit)} left out: {shown}")
     labels = sorted(set(labels_of), key=_natural)
     class_ids = {label: class_id for class_id, label in enumerate(labels)}
     ids = np.asarray([class_ids[label] for label in labels_of], np.int32)
@@ -67,12 +74,19 @@ def read_manifest(
     return labels, found, notes
 
 
-def _columns(
-    rows: ListOfRows, wanted: list[str]
-) -> tuple[list[str], list[str], NDArray[np.object_], list[int]]:
-    """Locations, labels and splits as they are written, and the number of each line or row.
+class _Columns(NamedTuple):
+    """Locations, labels and splits as they are written, and the number of each line or row."""
 
-    Raises DataError, naming the first line that cannot be used.
+    names: list[str]
+    labels: list[str]
+    splits: NDArray[np.object_]
+    numbers: list[int]
+
+
+def _columns(rows: ListOfRows, wanted: list[str]) -> tuple[_Columns, list[str]]:
+    """What the lines or rows that can be used say, and what is wrong with the others.
+
+    Raises DataError: a split of another name, or none of them can be used.
     """
     schema = rows.schema
     # As they are written: label 007 is not 7.
@@ -81,6 +95,7 @@ def _columns(
     labels: list[str] = []
     splits: list[str] = []
     numbers: list[int] = []
+    left_out: list[str] = []
     for batch in read_rows(rows):
         columns = [
             as_type(batch.values.column(name), pa.string()).to_pylist()
@@ -91,18 +106,23 @@ def _columns(
         for number, error, name, label, split in zip(
             batch.numbers, batch.errors, *columns, strict=True
         ):
-            which = f"{rows.location}: {rows.unit} {number}"
+            which = f"{rows.unit} {number}"
             if error:
-                raise DataError(f"{which} {error}; remove it or correct it")
-            if not name or not label or not label.strip():
-                raise DataError(f"{which} has no path or no label; remove it or fill it")
-            if fold(str(split)) not in SPLIT_NAMES:
-                raise DataError(f"{which}: split {split!r} is none of train, val, test")
-            splits.append(SPLIT_NAMES[fold(str(split))])
-        names += columns[0]
-        labels += columns[1]
-        numbers += batch.numbers
-    return names, labels, np.array(splits, object), numbers
+                left_out.append(f"{which} {error}")
+            elif not name or not label or not label.strip():
+                left_out.append(f"{which} has no path or no label")
+            elif fold(str(split)) not in SPLIT_NAMES:
+                raise DataError(
+                    f"{rows.location}: {which}: split {split!r} is none of train, val, test"
+                )
+            else:
+                names.append(name)
+                labels.append(label)
+                splits.append(SPLIT_NAMES[fold(str(split))])
+                numbers.append(number)
+    if left_out and not names:
+        raise DataError(f"{rows.location}: no {rows.unit} of it can be used: {left_out[0]}")
+    return _Columns(names, labels, np.array(splits, object), numbers), left_out
 
 
 def _without_repeats(

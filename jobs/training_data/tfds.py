@@ -1,8 +1,8 @@
 """TensorFlow Datasets as labelled images. An optional extra: `pip install imagecensus[tfds]`.
 
 The stored files are handed on as they are, so that they are decoded by the one preprocessing
-function like any other image. Of TFRecords each is read by its place, in any order; sets in
-another format, from front to back.
+function like any other image. Of TFRecords, ArrayRecord and Parquet each is read by its place, in
+any order; sets in another format, from front to back.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ def read_tfds(name: str) -> tuple[list[str], dict[str, Split]]:
 
 
 def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, label: str) -> Split:
+    found = _source(tfds, builder, split, image, label)
+    if found:
+        return found
+
     def examples(decoders: Any) -> Iterator[dict[str, Any]]:
         yield from builder.as_dataset(
             split=split, shuffle_files=False, decoders=decoders,
@@ -89,6 +93,32 @@ def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, la
         return (functools.partial(bytes, example[image]) for example in examples(skip))
 
     return Split(names=names, labels=labels, open=readers, any_order=False)
+
+
+def _source(
+    tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, label: str
+) -> Split | None:
+    """A split whose format tfds reads by number: ArrayRecord, Parquet; None: it is another."""
+    formats = tfds.core.file_adapters.FileFormat.with_random_access()
+    if builder.info.file_format not in formats:
+        return None
+    skip = {image: tfds.decode.SkipDecoding()}
+    try:
+        images = builder.as_data_source(split=split, decoders=skip)
+        ids = [example[label] for example in builder.as_data_source(
+            split=split, decoders=tfds.decode.PartialDecoding({label: True}))]  # fmt: skip
+    except Exception as error:  # of a dozen libraries, some of which may not be installed
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"tfds:{builder.info.full_name}: cannot be read: {reason[:300]}") from None
+
+    def read(row: int) -> bytes:
+        return bytes(images[row][image])
+
+    return Split(
+        names=tuple(f"tfds:{builder.info.full_name}/{split}/{row}" for row in range(len(ids))),
+        labels=np.asarray(ids, np.int32),
+        open=lambda: (functools.partial(read, row) for row in range(len(ids))),
+    )
 
 
 def _records(

@@ -85,6 +85,7 @@ KINDS = {
     "links": ("link", "links"),
     "versions": ("former version", "former versions"),
     "markers": ("delete marker", "delete markers"),
+    "no_images": ("file that is no image", "files that are no images"),
     "special": ("pipe, socket or device", "pipes, sockets or devices"),
 }
 

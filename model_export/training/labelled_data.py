@@ -117,10 +117,10 @@ def check(source: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
     """Raises DataError with everything that keeps the data from being trained on."""
     problems = []
     if len(labels) < 2:
-        named = f" ({labels[0]!r})" if labels else ""
+        found = f"has one class ({labels[0]!r})" if labels else "has no classes"
         problems.append(
-            f"{len(labels)} class{named}: a classifier needs two or more; expected one folder"
-            " per class, or a manifest with a label column"
+            f"{found}: a classifier needs two or more; expected one folder per class, or a list"
+            " with a label column"
         )
     trained = set(splits["train"].labels.tolist())
     for class_id, label in enumerate(labels):

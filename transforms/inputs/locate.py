@@ -13,6 +13,7 @@ from imagecensus.transforms.storage.web import policy
 from imagecensus.transforms.storage.web.iiif import sized, unsized
 
 _QUOTED = re.compile(r"^(['\"])(.+)\1$", re.DOTALL)  # as Windows copies a path
+_NUMBERED = re.compile(r" +\d+$")  # as Caffe writes a class behind a path; MXNet has tabs
 _SECRET = re.compile(r"\?|//[^/@]*:[^/@]*@")  # abfs://container@account is none
 
 
@@ -43,8 +44,9 @@ def resolve(text: str, base: str) -> str:
 def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     """The reference of what a text means. What is not there is listed: its row will say so.
 
-    Blanks and quotes around a name and backslashes in it are believed only where a file has that
-    name; what no file is called may be called so in another Unicode form, as on a Mac's disk.
+    Blanks and quotes around a name, backslashes in it, and fields beside it that tabs or a blank
+    before a number part from it, are believed only where no file has that name; what no file is
+    called may be called so in another Unicode form, as on a Mac's disk.
 
     Args:
       text, base: see `resolve`.
@@ -62,7 +64,8 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
         return found
     plain = _QUOTED.sub(r"\2", text.strip())
     forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
-    for other in (plain, text.replace("\\", "/"), plain.replace("\\", "/"), *forms):
+    inner = (*reversed(plain.split("\t")), _NUMBERED.sub("", plain))
+    for other in (plain, text.replace("\\", "/"), plain.replace("\\", "/"), *forms, *inner):
         if other not in ("", text):
             elsewhere = reference_of(store.path_of_uri(resolve(other, base)))
             if elsewhere is not None and elsewhere[1] >= 0:

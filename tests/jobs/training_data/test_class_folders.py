@@ -85,6 +85,15 @@ def test_what_classify_leaves_out_is_left_out_of_classes_and_noted(tmp_path):
     assert f"{tmp_path}: left out by rule: 1 sidecar, 1 system file or folder" in notes
 
 
+def test_a_class_is_called_as_people_see_it_and_holds_images_alone(tmp_path):
+    fill(tmp_path, **{" cafe\u0301 ": 2, "b": 2})
+    for name in ("notes.txt", "README", "list.csv"):
+        (tmp_path / "b" / name).write_bytes(b"x")
+    labels, counts, notes = read(tmp_path)
+    assert labels == ["b", "caf\u00e9"] and counts == {"train": 4}
+    assert f"{tmp_path}: left out by rule: 3 files that are no images" in notes
+
+
 def test_train_without_class_folders_is_refused(tmp_path):
     fill(tmp_path, train=3, test__a=1)
     with pytest.raises(DataError, match="train: has no class folders"):

@@ -90,11 +90,11 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     refused(tmp_path / "absent", "no such folder")
     one = tmp_path / "one"
     write_class_folders(one, {"disc": 3}, size=8)
-    refused(one, "1 class .'disc'.: a classifier needs two")
+    refused(one, "has one class .'disc'.: a classifier needs two")
     (one / "empty").mkdir()
     refused(one, "empty: empty class folder")
     (tmp_path / "none").mkdir()
-    refused(tmp_path / "none", "0 class")
+    refused(tmp_path / "none", "has no classes")
     split = tmp_path / "split"
     write_class_folders(split / "train", {"disc": 3, "square": 3}, size=8)
     write_class_folders(split / "test", {"disc": 2, "stripes": 2}, size=8)
@@ -105,6 +105,15 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     refused(tmp_path / "bad.csv", "line 2 has no path or no label")
     (tmp_path / "list.txt").write_text("a")
     refused(tmp_path / "list.txt", "neither a folder of class folders nor a list")
+
+
+def test_a_line_that_cannot_be_used_costs_itself_and_is_said(tmp_path):
+    lines = ["path,label", "a.jpg,x", "b.jpg,", "c.jpg,y,z", ",y", "d.jpg,y"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    data = read_training_data(str(tmp_path / "list.csv"), SplitFractions(val=0, test=0))
+    assert data.labels == ("x", "y") and len(data.splits["train"]) == 2
+    [note] = [note for note in data.notes if "left out" in note]
+    assert "3 lines left out: line 3 has no path or no label; line 4 has 3 fields" in note
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """TensorFlow Datasets: a real data set, generated on the spot."""
 
+import collections
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -96,6 +98,25 @@ def test_a_set_in_another_format_is_read_from_front_to_back(tmp_path, monkeypatc
         assert np.array_equal(split.labels, other.splits[name].labels)
         contents = [read() for read in split.open()]
         assert contents == [read() for read in other.splits[name].open()]
+
+
+@pytest.mark.parametrize("kind", ["array_record", "parquet"])
+def test_formats_that_are_read_by_number_are_streamed(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "usual"))
+    usual = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
+    TinyShapes(data_dir=str(tmp_path / "other"), file_format=kind).download_and_prepare()
+    other = read_training_data("tfds:tiny_shapes", SplitFractions(val=0.2, seed=1))
+    found = []
+    for data in (usual, other):
+        some = collections.Counter()
+        for split in data.splits.values():
+            assert split.any_order
+            with ThreadPoolExecutor(4) as pool:  # in any order, from several threads
+                contents = list(pool.map(lambda read: read(), reversed(list(split.open()))))
+            some.update(zip(contents, reversed(split.labels.tolist()), strict=True))
+        found.append(some)
+    assert found[0] == found[1] and found[0].total() == 52
 
 
 def test_an_unknown_name_is_refused(tmp_path, monkeypatch):

@@ -266,6 +266,16 @@ def test_inventories_pin_size_and_version_without_a_request(tmp_path):
     assert locate("a.jpg", "gs://b/lists", 5, "7") == ("gs://b/lists/a.jpg", 5, "7")
 
 
+def test_fields_beside_a_location_are_not_of_its_name(tmp_path):
+    for name in ("a.jpg", "b 7", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    lines = ["a.jpg 3", "b 7", "0\t1.0\ta.jpg", "a.jpg\tcat", "b 8", "c 8", "b c"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    rows = [r for batch in list_images((str(tmp_path / "list.txt"),)) for r in batch.to_pylist()]
+    found = [os.path.relpath(row["uri"], tmp_path) for row in rows]
+    assert found == ["a.jpg", "b 7", "a.jpg", "a.jpg", "b", "c 8", "b c"]
+
+
 def test_blanks_and_backslashes_are_believed_where_a_file_is(tmp_path):
     (path,) = make_photos(tmp_path / "in", 1)
     spaced = os.path.join(tmp_path, "in", "b.jpg ")
