@@ -25,6 +25,7 @@ FOLDER = "evaluation"
 MISTAKES_LISTED = 1000
 MISTAKES_SHOWN = 12
 CONFUSIONS_SHOWN = 15
+ALL_RIGHT = 20  # so many and no mistake is more often a truth made from the answers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,11 @@ def summarize(evaluation: dict[str, Any]) -> str:
                 f"score ≥ {point['threshold']:.2f} {point['coverage']:.1%} of rows,"
                 f" accuracy {point['accuracy']:.4f}"
             )
+    if accuracy["value"] == 1 and evaluation["evaluated"] >= ALL_RIGHT:
+        lines.append(
+            "note         every true label is the model's answer; make sure that the truth was not"
+            " made from these"
+        )
     overlap = describe_overlap(evaluation["training_overlap"], evaluation["evaluated"])
     if overlap:
         lines.append(f"training     {overlap}")

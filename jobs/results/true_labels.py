@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import duckdb
 import pyarrow as pa
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.names import fold
+from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.locate import resolve
@@ -84,10 +87,15 @@ def _refuse_answers(path: str, columns: list[str], label_column: str) -> None:
     """Raises UserError where a file's column of labels is what a model answered."""
     folded = {fold(column) for column in columns}
     wanted = fold(label_column)
-    of_a_table = {"status", "class_id", "score"} <= folded and wanted in _ANSWERS
-    beside_truth = wanted in ("predicted", "prediction") and "label" in folded
+    predicted = {"predicted", "prediction"}  # beside it, `label` is the truth: as in corrections
+    of_a_model = {"class_id", "score", "top_k"} & folded and not predicted & folded
+    of_a_table = bool(of_a_model) and wanted in _ANSWERS
+    beside_truth = wanted in predicted and "label" in folded
     if of_a_table or beside_truth:
-        remedy = "name the column of true labels with --label-column"
+        remedy = (
+            "name the column of true labels with --label-column, or if that is it, leave out"
+            " class_id, score and top_k"
+        )
         if beside_truth:
             remedy = "the true labels are --label-column label"
         raise UserError(
@@ -186,10 +194,9 @@ def _read_truth(
     indices = [rows.schema.get_field_index(name) for name in (uri_column, label_column)]
     rows, base = rows.with_text(indices), base_of(path)
     connection.execute("CREATE TABLE truth (uri VARCHAR, label VARCHAR)")
+    bad: list[tuple[int, str | None]] = []
     for batch in read_rows(rows):
-        bad = [pair for pair in zip(batch.numbers, batch.errors, strict=True) if pair[1]]
-        if bad:
-            raise UserError(f"{path}: {rows.unit} {bad[0][0]} {bad[0][1]}; remove it or correct it")
+        bad += [pair for pair in zip(batch.numbers, batch.errors, strict=True) if pair[1]]
         texts, labels = (
             as_type(batch.values.column(index), pa.string()).to_pylist() for index in indices
         )
@@ -199,6 +206,12 @@ def _read_truth(
         connection.register("found", found)
         connection.execute("INSERT INTO truth SELECT uri, label FROM found")
         connection.unregister("found")
+    if bad:
+        first = f"{rows.unit} {bad[0][0]} {bad[0][1]}"
+        print(
+            f"imagecensus: {path}: {counted(len(bad), rows.unit)} left out: {first}",
+            file=sys.stderr,
+        )
 
 
 def _matches(table: Table) -> bool:

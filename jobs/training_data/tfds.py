@@ -105,8 +105,7 @@ def _source(
     skip = {image: tfds.decode.SkipDecoding()}
     try:
         images = builder.as_data_source(split=split, decoders=skip)
-        ids = [example[label] for example in builder.as_data_source(
-            split=split, decoders=tfds.decode.PartialDecoding({label: True}))]  # fmt: skip
+        ids = [images[row][label] for row in range(len(images))]
     except Exception as error:  # of a dozen libraries, some of which may not be installed
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"tfds:{builder.info.full_name}: cannot be read: {reason[:300]}") from None

@@ -70,7 +70,7 @@ _OTHER_NAMES = re.compile(
     r"(?i)(authors|changelog|copying|copyright|citation|dockerfile|licen[cs]e|makefile|manifest|"
     r"md5sums?|notice|readme|sha(1|256|512)sums?|checksums?|todo|version|classes|labels|_success)"
 )
-_RECORD = re.compile(r"(?i)\.(parquet|tfrecords?[^/#]*)#\d+$")
+_RECORD = re.compile(r"(?i)\.(parquet|tfrec(ords?)?[^/#]*)#\d+$")
 _GROUP = 64  # a hostile archive may hold a million members of one name: groups are cut
 
 # Kind → one of them, several of them.

@@ -44,6 +44,8 @@ _STARTS: dict[bytes, str] = {
     b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"Rar!\x1a\x07": "RAR archive",
     b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x89HDF\r\n": "HDF5", b"PAR1": "Parquet",
+    b"ARROW1": "Arrow", b"ORC\n": "ORC", b"Obj\x01": "Avro", b"SQLite format 3\x00": "SQLite",
+    b"\x93NUMPY": "NumPy array", b"\x0a\x23\xd7\xce": "RecordIO", b"MATLAB 5.0 MAT": "MATLAB data",
 }  # fmt: skip
 _BY_LENGTH = sorted(_STARTS.items(), key=lambda item: -len(item[0]))
 _IFF = {b"ILBM": "IFF image", b"PBM ": "IFF image", b"AIFF": "AIFF sound", b"AIFC": "AIFF sound"}

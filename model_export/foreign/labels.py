@@ -1,16 +1,21 @@
 """The labels of a classifier, as the tools that train classifiers write them.
 
-Text: a label a line; numbered from 0 or 1 ("0 cat", "0,cat", "0: cat"), with a heading or without
-(`names:` of a YAML file); or behind
-WordNet ids ("n02123045 tabby"). JSON: a list; {id: label}; {label: id} (`class_indices` of Keras'
-generators); {id: [wnid, label]} (Keras' own index); a list of {"id": ..., "name": ...}; or an
-object that holds one of them (Hugging Face's `id2label`, Teachable Machine's `labels`).
+Text: a label a line; numbered from 0 or 1 ("0 cat", "0,cat", "0: cat"), with a heading or without;
+or behind WordNet ids ("n02123045 tabby"); `names:` of a YAML file; `item { id: 1 name: "cat" }` of
+TensorFlow's label maps. JSON, or the same as Python writes it: a list; {id: label}; {label: id}
+(`class_indices` of Keras' generators); {id: [wnid, label]} (Keras' own index); a list of
+{"id": ..., "name": ...}; or an object that holds one of them (Hugging Face's `id2label`, Teachable
+Machine's `labels`, `categories` of COCO).
 """
 
 from __future__ import annotations
 
+import ast
 import codecs
 import collections
+import contextlib
+import csv
+import itertools
 import json
 import re
 import typing
@@ -19,6 +24,11 @@ from imagecensus.model_export.common.errors import UserError
 
 _NUMBERED = re.compile(r"[\"']?(\d+)[\"']?\s*[\s:,;=|]\s*(\S.*)")
 _HEADING = re.compile(r"[\"']?\s*(id|index|class|label|names:|#)", re.I)
+_PLAIN_HEADING = re.compile(r"[\"']?(class|label|name)(s|_?names?)?[\"']?", re.I)  # of a CSV file
+_YAML_NAMES = re.compile(r"^names:[ \t]*(.*)$", re.M)
+_YAML_ENTRY = re.compile(r"\s*(?:-\s+|(?=\s*\d+\s*:))(\S.*)")
+_ITEM = re.compile(r"\bitem\s*\{([^{}]*)\}")
+_FIELD = re.compile(r"(\w+)\s*:\s*(?:\"([^\"]*)\"|'([^']*)'|(\S+))")
 _WORDNET = re.compile(r"(n\d{8})[\s,:;]+(\S.*)")
 _WORDNET_ID = re.compile(r"n\d{8}")
 _BOMS = {
@@ -26,8 +36,11 @@ _BOMS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_HOLDERS = ("id2label", "labels", "class_names", "classes", "names", "class_indices", "label2id")
-_NAMES = ("name", "label", "class", "title", "display_name")
+_HOLDERS = (
+    "id2label", "labels", "class_names", "classes", "names", "class_indices", "label2id",
+    "class_to_idx", "idx_to_class", "categories",
+)  # fmt: skip
+_NAMES = ("display_name", "name", "label", "class", "title")
 _IDS = ("id", "class_id", "index", "class_index")
 
 
@@ -50,8 +63,10 @@ def parse_labels(path: str, content: bytes) -> list[str]:
     try:
         text = _decode(content)
         if path.lower().endswith(".json") or text.lstrip()[:1] in ("{", "["):
-            return labels_of_tree(path, json.loads(text))
-        labels = _of_text(text)
+            return labels_of_tree(path, _tree(text))
+        if items := _ITEM.findall(text):
+            return labels_of_tree(path, [_fields(item) for item in items])
+        labels = _of_text(_yaml_names(text), is_table=path.lower().endswith((".csv", ".tsv")))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except ValueError as error:
@@ -76,10 +91,43 @@ def _decode(content: bytes) -> str:
     return content.decode("utf-8")
 
 
-def _of_text(text: str) -> list[typing.Any]:
+def _tree(text: str) -> typing.Any:
+    """What JSON says, or a literal of Python. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return ast.literal_eval(text.strip())
+        raise error
+
+
+def _fields(item: str) -> dict[str, str]:
+    """The fields of an item of a label map."""
+    return {name: "".join(values) for name, *values in _FIELD.findall(item)}
+
+
+def _yaml_names(text: str) -> str:
+    """The entries below `names:` of a YAML file, a line each; other text as it is."""
+    found = _YAML_NAMES.search(text)
+    if not found:
+        return text
+    inner = found[1].strip().strip("[]")
+    if inner:
+        quote = "'" if "'" in inner else '"'
+        return "\n".join(next(csv.reader([inner], skipinitialspace=True, quotechar=quote)))
+    below = map(_YAML_ENTRY.fullmatch, text[found.end() :].strip("\r\n").splitlines())
+    entries = [entry[1].strip() for entry in itertools.takewhile(bool, below) if entry]
+    return "\n".join(entry.strip("\"'") for entry in entries) or text
+
+
+def _of_text(text: str, *, is_table: bool) -> list[typing.Any]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if is_table and _PLAIN_HEADING.fullmatch(lines[0] if lines else ""):
+        lines = lines[1:]
     if not lines:
         return []
+    if all(len(line) > 2 and line[0] == line[-1] == '"' for line in lines):
+        lines = [line[1:-1] if '"' not in line[1:-1] else line for line in lines]
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(matches[1:]) and _HEADING.match(lines[0]):
         matches = matches[1:]
@@ -111,8 +159,9 @@ def _of_json(tree: typing.Any) -> list[typing.Any]:
             raise ValueError(f"no {', '.join(_NAMES)} in {tree[0]}")
         if number is None:
             return [entry[name] for entry in tree]
-        by_id = {str(entry[number]): entry[name] for entry in tree}
-        return [by_id[str(class_id)] for class_id in range(len(tree))]
+        by_id = {int(e[number]): next((e[n] for n in _NAMES if n in e), None) for e in tree}
+        first = 1 if min(by_id) == 1 else 0
+        return [by_id[class_id] for class_id in range(first, first + len(tree))]
     if not isinstance(tree, list):
         raise ValueError("expected a list or an object")
     return tree

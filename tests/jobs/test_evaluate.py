@@ -286,12 +286,37 @@ def test_answers_in_a_file_are_no_truth(table, tmp_path, capfd):
     exported.write_text(capfd.readouterr().out)
     with pytest.raises(UserError, match="answers, not true labels"):
         evaluate(table, str(exported))
+    for header in (("uri", "label", "score"), ("path", "Label", "Class_ID")):
+        some = write_csv(tmp_path / "some.csv", [("/p/cat/1.jpg", "cat", 0.9)], header)
+        with pytest.raises(UserError, match="answers, not true labels.*leave out"):
+            evaluate(table, some, label_column=header[1])
+    own = [("/p/cat/1.jpg", "dog", "cat", 0.9)]  # as `browse` writes corrections
+    corrections = write_csv(tmp_path / "d.csv", own, ("uri", "label", "predicted", "score"))
+    assert evaluate(table, corrections)["evaluated"] == 1
     corrected = write_csv(
         tmp_path / "c.csv", [("/p/cat/1.jpg", "dog", "cat")], ("uri", "label", "predicted")
     )
     with pytest.raises(UserError, match="--label-column label"):
         evaluate(table, corrected, label_column="predicted")
     assert evaluate(table, corrected)["evaluated"] == 1
+
+
+def test_a_bad_line_of_truth_costs_itself_and_is_said(table, tmp_path, capsys):
+    truth = [("/p/cat/1.jpg", "cat"), ("/p/cat/2.jpg", "cat", "x"), ("/p/dog/4.jpg", "dog")]
+    path = write_csv(tmp_path / "truth.csv", truth, ("uri", "label"))
+    assert main(["evaluate", table, "--labels", path]) == 0
+    said = capsys.readouterr()
+    assert "evaluated    2 of 7" in said.out
+    assert "1 line left out: line 3 has 3 fields, the first line 2" in said.err
+
+
+def test_no_mistake_among_many_is_said(tmp_path, capsys):
+    rows = [row(f"/p/cat/{i}.jpg") for i in range(30)]
+    for count in (10, 30):
+        output = write_table(tmp_path / str(count), rows[:count])
+        assert main(["evaluate", output, "--labels", "parent"]) == 0
+        said = capsys.readouterr().out
+        assert ("every true label is the model's answer" in said) == (count == 30)
 
 
 def test_labels_are_compared_as_people_see_them(tmp_path):

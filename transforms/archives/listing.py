@@ -54,7 +54,7 @@ from imagecensus.transforms.inputs.files import CHUNK
 from imagecensus.transforms.records import REF_FIELDS, REF_SCHEMA
 from imagecensus.transforms.storage import byte_ranges
 
-_TABLE_NAME = re.compile(r"\.(parquet|tfrecords?[^/]*)$", re.IGNORECASE)
+_TABLE_NAME = re.compile(r"\.(parquet|tfrec(ords?)?[^/]*)$", re.IGNORECASE)
 MAX_MEMBERS = 10_000_000
 _TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tlz|tzst)$", re.IGNORECASE)
 _UNREAD = "unread: "  # a kind; why and the remedy follow

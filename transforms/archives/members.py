@@ -15,12 +15,13 @@ _LAST_WORD = frozenset(
         "tar", "tgz", "tbz", "tbz2", "txz", "tlz", "tzst", "gz", "bz2", "xz", "lzma", "zst", "lz4",
         "zlib", "z", "lz", "lzo", "zip", "cbz", "parquet", "tfrecord", "7z", "rar", "cbr", "cb7",
         "cab", "lzh", "lha", "arj", "ace", "sit", "sitx", "cpio", "iso", "dmg",
+        "tfrec", "arrow", "feather", "orc", "avro",
     )
 )  # fmt: skip
 _ARCHIVE_NAME = re.compile(
     r"\.(tar|tar\.(gz|bz2|xz|lzma|zst|lz4|zlib|z|lz|lzo)|tgz|tbz2?|txz|tlz|tzst|zip|cbz|parquet"
-    r"|tfrecords?(-\d+-of-\d+)?(\.(gz|zlib|bz2|xz|zst|lz4))?|7z|rar|cbr|cb7|cab|lzh|lha|arj|ace|sitx?"
-    r"|cpio|iso|dmg|[zr]\d\d|(zip|7z|rar|tar|tgz|tar\.\w+)\.\d{3})$",
+    r"|tfrec(ords?)?(-\d+-of-\d+)?(\.(gz|zlib|bz2|xz|zst|lz4))?|7z|rar|cbr|cb7|cab|lzh|lha|arj|ace|sitx?"
+    r"|cpio|iso|dmg|arrow|feather|orc|avro|[zr]\d\d|(zip|7z|rar|tar|tgz|tar\.\w+)\.\d{3})$",
     re.IGNORECASE,
 )
 _PART_NAME = re.compile(r"(\.[zr]\d\d|\.\d{3}|\.part\d+\.rar)$", re.IGNORECASE)
@@ -31,6 +32,7 @@ _UNREAD = {
     b"SIT!": "StuffIt", b"StuffIt": "StuffIt", b"PARE": "encrypted Parquet", b"xar!": "xar",
     b"hsqs": "squashfs",
 }  # fmt: skip
+_UNREAD_TABLES = {b"ARROW1": "Arrow", b"ORC": "ORC", b"Obj\x01": "Avro"}
 _UNREAD_AT = ((2, b"-lh", "LZH"), (7, b"**ACE**", "ACE"))
 SPLIT = (
     "a part of a split archive; put the parts together (zip -s 0 FIRST.zip --out WHOLE.zip)"
@@ -55,9 +57,20 @@ def why_unread(head: bytes, name: str) -> str:
         return SPLIT
     found = [kind for start, kind in _UNREAD.items() if head.startswith(start)]
     found += [kind for at, mark, kind in _UNREAD_AT if head[at:].startswith(mark)]
+    tables = [kind for start, kind in _UNREAD_TABLES.items() if head.startswith(start)]
+    if is_arrow_stream(head):
+        tables.append("Arrow")
+    if tables:
+        return f"a table of {tables[0]}, which is not read here; write it as Parquet"
     if not found:
         return ""
     return f"a {found[0]} archive, which is not read here; unpack it, or pack it as tar or zip"
+
+
+def is_arrow_stream(head: bytes) -> bool:
+    """Whether a file begins as Arrow's stream format: Hugging Face's `save_to_disk` writes it."""
+    length = int.from_bytes(head[4:8], "little")
+    return head[:4] == b"\xff\xff\xff\xff" and 0 < length < 1 << 24 and head[8:12] == b"\x10\0\0\0"
 
 
 class Stream(Protocol):

@@ -42,6 +42,8 @@ _SNIFFED = 64 << 10
 _SIZES = ("size", "bytes")
 _VERSIONS = ("etag_or_mtime", "generation", "e_tag", "etag")
 _NO_MEMBER = "the archive has no such member"
+_SHORTEST_IMAGE = 300  # characters of base64
+_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk0")  # how images begin
 _LONGEST = 1 << 14  # bytes of a location: no file system or store has longer ones
 
 
@@ -229,7 +231,7 @@ def _entries(
             found.append(_Entry(name, status="read_error", message=f"{which} {error}"))
         elif not text or not text.strip():
             found.append(_Entry(name, status="not_found", message=f"{which} names no image"))
-        elif text.startswith("data:") or len(text) > _LONGEST:
+        elif _holds_data(text):
             message = (
                 f"{which} holds the image itself, or other data; write it to a file of its own"
             )
@@ -241,6 +243,12 @@ def _entries(
             known = int(size) if version and size.isdecimal() else -1
             found.append(_Entry(text, known, version))
     return found
+
+
+def _holds_data(text: str) -> bool:
+    """Whether a cell holds an image, as base64 or an address of it, or what no file is called."""
+    encoded = len(text) > _SHORTEST_IMAGE and text.startswith(_BASE64)
+    return encoded or text.startswith("data:") or len(text) > _LONGEST
 
 
 def _known(rows: ListOfRows, values: pa.RecordBatch, names: tuple[str, ...]) -> list[str | None]:

@@ -104,7 +104,8 @@ class ListOfRows:
             )
         raise InputError(
             f"{self.location}: no column of locations among {', '.join(names)}"[: 4 * _SHOWN]
-            + f"; name it with {flag}, or begin the list with a line of names"
+            + f"; name it with {flag}"
+            + (", or begin the list with a line of names" if self.header else "")
         )
 
 
@@ -172,6 +173,8 @@ def read_rows(rows: ListOfRows) -> Iterator[ListRows]:
             names = rows.schema.names
             fields = (
                 Record(r.line, [_text(r.values.get(name)) for name in names], r.error)
+                if r.values.keys() <= set(names)
+                else Record(r.line, [], _NO_OBJECT)  # a bare location among objects
                 for r in records
             )
             yield from _typed(rows, fields)
@@ -288,18 +291,23 @@ def _fitting(records: Iterable[Record], rows: ListOfRows) -> Iterator[Record]:
 # JSON
 
 
+_NO_OBJECT = "is no JSON object"
+
+
 class _Object(NamedTuple):
     line: int
     values: dict[str, Any]
     error: str = ""
+    is_bare: bool = False  # a location and no object
 
 
 def _scan_objects(location: str, path: str, kind: str) -> ListOfRows:
     names: dict[str, None] = {}
-    right, first = 0, None
+    right, first, bare = 0, None, False
     with _objects(path, location, kind) as (unit, records):
         for record in records:
-            names |= dict.fromkeys(record.values)
+            bare |= record.is_bare
+            names |= {} if record.is_bare else dict.fromkeys(record.values)
             right += not record.error
             if record.error and first is None:
                 first = record
@@ -308,6 +316,8 @@ def _scan_objects(location: str, path: str, kind: str) -> ListOfRows:
             f"{location}: cannot be read: {unit} {first.line} {first.error}; write one JSON object"
             " per image"
         )
+    if bare and not names:
+        names["uri"] = None
     if not names:
         raise InputError(f"{location}: holds no JSON objects; write one per image")
     schema = pa.schema([(name, pa.string()) for name in names])
@@ -367,8 +377,8 @@ def _object(number: int, value: Any) -> _Object:
     if isinstance(value, dict):
         return _Object(number, value)
     if isinstance(value, str) and not isinstance(value, _Number):
-        return _Object(number, {"uri": value})
-    return _Object(number, {}, "is no JSON object")
+        return _Object(number, {"uri": value}, is_bare=True)
+    return _Object(number, {}, _NO_OBJECT)
 
 
 def _text(value: Any) -> str:

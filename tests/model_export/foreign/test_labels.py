@@ -36,6 +36,31 @@ KERAS_INDEX = {"0": ["n02123045", "cat"], "1": ["n02085620", "dog"], "2": ["n021
             "records.json",
             b'[{"id":1,"name":"dog"},{"id":0,"name":"cat"},{"id":2,"name":"red fox"}]',
         ),
+        ("inline.yaml", b"path: ../data\nnc: 3\nnames: ['cat', 'dog', 'red fox']\n"),
+        ("plain.yaml", b"names: [cat, dog, red fox]\n"),
+        ("dashes.yaml", b"nc: 3\nnames:\n- cat\n- dog\n- red fox\ntrain: a\n"),
+        ("data.yaml", b"# c\npath: a\nnames:\n  0: cat\n  1: dog\n  2: 'red fox'\nnc: 3\n"),
+        (
+            "map.pbtxt",
+            b"""item {\n  id: 1\n  name: 'cat'\n}\nitem {\n  name: 'dog'\n  id: 2\n}
+            item { id: 3 name: "n02119022" display_name: "red fox" }""",
+        ),
+        ("python.txt", b"{0: 'cat', 1: 'dog',\n 2: 'red fox'}"),
+        ("torch.json", b'{"class_to_idx": {"cat": 0, "dog": 1, "red fox": 2}}'),
+        (
+            "coco.json",
+            json.dumps(
+                {
+                    "images": [],
+                    "categories": [
+                        {"id": i + 1, "name": name, "supercategory": "x"}
+                        for i, name in enumerate(THREE)
+                    ],
+                }
+            ).encode(),
+        ),
+        ("heading.csv", b"name\ncat\ndog\nred fox\n"),
+        ("all_quoted.csv", b'"label"\r\n"cat"\r\n"dog"\r\n"red fox"\r\n'),
         ("no_suffix", json.dumps(THREE).encode()),
     ],
 )

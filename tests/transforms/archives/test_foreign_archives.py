@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from packing import PACK, add_to_tar, pack
+from pyarrow import feather, orc
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import zip_archive
@@ -60,6 +61,8 @@ def test_packed_tars_under_all_their_names(tmp_path, name):
 def test_tfrecords_in_every_packing(tmp_path, packing):
     path = pack(f"tfrecord.{packing}", [("n", b"a"), ("n", b"b")], tmp_path / "x.tfrecord")
     assert contents(path) == {"0": b"a", "1": b"b"}
+    os.rename(path, tmp_path / "x.tfrec")  # as Kaggle calls them
+    assert contents(tmp_path) == {"x.tfrec#0": b"a", "x.tfrec#1": b"b"}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,23 @@ def test_archives_that_are_not_read_are_named_in_a_row(tmp_path, name, data, wha
     (tmp_path / name).write_bytes(data)
     (text,) = contents(tmp_path / name).values()
     assert text.startswith("unsupported_format: ") and what in text and "unpack it" in text
+    assert len(contents(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["x.arrow", "y.arrow", "x.feather", "x.orc", "x.avro"])
+def test_tables_that_are_not_read_are_named_in_a_row(tmp_path, name):
+    table = pa.table({"image": [b"a"]})
+    if name == "y.arrow":  # as Hugging Face's save_to_disk writes it
+        with pa.ipc.new_stream(str(tmp_path / name), table.schema) as stream:
+            stream.write_table(table)
+    elif name.endswith("orc"):
+        orc.write_table(table, tmp_path / name)
+    elif name.endswith("avro"):
+        (tmp_path / name).write_bytes(b"Obj\x01" + bytes(99))
+    else:
+        feather.write_feather(table, str(tmp_path / name))
+    (text,) = contents(tmp_path / name).values()
+    assert text.startswith("unsupported_format: a table of ") and text.endswith("as Parquet")
     assert len(contents(tmp_path)) == 1
 
 

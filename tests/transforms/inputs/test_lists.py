@@ -266,6 +266,17 @@ def test_inventories_pin_size_and_version_without_a_request(tmp_path):
     assert locate("a.jpg", "gs://b/lists", 5, "7") == ("gs://b/lists/a.jpg", 5, "7")
 
 
+def test_a_bare_location_among_objects_costs_itself(tmp_path):
+    make_photos(tmp_path, 2)
+    lines = ['{"path": "00000.jpg", "n": 1}', '"00001.jpg"', '{"path": "00001.jpg", "n": 2}']
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    rows = [r for batch in list_images((str(tmp_path / "list.jsonl"),)) for r in batch.to_pylist()]
+    assert [row["n"] for row in rows] == [1, None, 2]
+    assert "line 2 of the list is no JSON object" in rows[1]["member"]
+    (tmp_path / "list.jsonl").write_text("\n".join([lines[1], '"00000.jpg"']))
+    assert [row["size"] > 0 for row in listed(tmp_path / "list.jsonl")] == [True, True]
+
+
 def test_fields_beside_a_location_are_not_of_its_name(tmp_path):
     for name in ("a.jpg", "b 7", "b"):
         (tmp_path / name).write_bytes(b"x")
@@ -301,9 +312,10 @@ def test_usual_names_of_the_column_of_locations_are_found_as_people_write_them(t
 
 def test_what_is_data_and_no_location_is_a_row_of_its_line(tmp_path):
     text = f"image,n\na.jpg,1\ndata:image/jpeg;base64,/9j/4AAQ,2\n{'/9j/4AAQ' * 4000},3\n"
+    text += f"{'/9j/4AAQ' * 50},4\n"
     rows = listed(write(tmp_path / "list.csv", text.replace("base64,/", "base64;/")))
     assert [row["uri"].rpartition("/")[2] for row in rows] == [
-        "a.jpg", "list.csv#line=3", "list.csv#line=4",
+        "a.jpg", "list.csv#line=3", "list.csv#line=4", "list.csv#line=5",
     ]  # fmt: skip
     assert {status for status, _ in failures(rows).values()} == {"unsupported_format"}
 
