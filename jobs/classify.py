@@ -395,12 +395,16 @@ def run_work(job: Job, work: Work) -> None:
     if work.todo:
         fields = {"run_id": run.run_id, "units": len(work.todo), "engine": run.engine}
         activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
-        if job.options.runner == IN_PROCESS:
-            with lease(job.options.limits, job.options.threads) as decoders:
-                decoders.start()  # meanwhile; `classify` keeps them
-            preload_engine(run.engine, run.model, run.precision, job.options.threads)
-            process.import_beam()
-        from imagecensus.jobs.classification.pipeline import Request, run_pipeline  # brings Beam
+        with process.importing():
+            if job.options.runner == IN_PROCESS:
+                with lease(job.options.limits, job.options.threads) as decoders:
+                    decoders.start()  # meanwhile; `classify` keeps them
+                preload_engine(run.engine, run.model, run.precision, job.options.threads)
+                process.import_beam()
+            from imagecensus.jobs.classification.pipeline import (  # brings Beam
+                Request,
+                run_pipeline,
+            )
 
         run_pipeline(
             Request(

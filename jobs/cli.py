@@ -164,7 +164,9 @@ def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = F
     logs.configure(debug, as_json)
     try:
         _check_current_folder()
-        return importlib.import_module(module).main(argv) or 0
+        with process.importing():
+            job = importlib.import_module(module)
+        return job.main(argv) or 0
     except UserError as error:
         if debug:
             print(redact(traceback.format_exc()), file=sys.stderr)

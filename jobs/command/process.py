@@ -45,6 +45,23 @@ own_process = False
 server_beside = False
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Within the block nothing is collected as garbage, and later not what was imported in it.
+
+    That saves 0.1 s of the 1.7 s that a few images take.
+    """
+    if not own_process:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def import_beam() -> None:
     """Imports Beam for a run inside this process, without connectors where nobody can miss them."""
     if own_process:
