@@ -3,54 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
-_STARTS: dict[bytes, str] = {
-    # images
-    b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"BM": "BMP",
-    b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"II+\x00": "TIFF", b"MM\x00+": "TIFF",
-    b"MM*\x00": "TIFF", b"II\x00*": "TIFF",
-    b"\xff\x4f\xff\x51": "JPEG2000", b"\x00\x00\x00\x0cjP  ": "JPEG2000",
-    b"\xff\x0a": "JPEG XL", b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-    b"8BPS": "PSD", b"DDS ": "DDS", b"\x00\x00\x01\x00": "ICO", b"\x00\x00\x02\x00": "CUR",
-    b"qoif": "QOI", b"\x01\xda": "SGI", b"#?RADIANCE": "HDR", b"#?RGBE": "HDR",
-    b"Pf\n": "PFM", b"PF\n": "PFM", b"Pf ": "PFM", b"PF ": "PFM", b"P7\n": "PAM",
-    b"BLP1": "BLP", b"BLP2": "BLP", b"SIMPLE  =": "FITS", b"/* XPM": "XPM", b"icns": "ICNS",
-    b"<svg": "SVG", b"gimp xcf": "XCF", b"\x59\xa6\x6a\x95": "SUN", b"v/1\x01": "EXR",
-    b"DanM": "MSP", b"LinS": "MSP", b"\xb1\x68\xde\x3a": "DCX", b"#define": "XBM",
-    b"II\xbc\x01": "JPEG XR", b"BPG\xfb": "BPG", b"FLIF": "FLIF", b"AT&TFORM": "DjVu",
-    b"\xd7\xcd\xc6\x9a": "WMF", b"%!PS": "EPS", b"\xc5\xd0\xd3\xc6": "EPS", b"farbfeld": "farbfeld",
-    b"\xabKTX 11\xbb": "KTX", b"\xabKTX 20\xbb": "KTX", b"\x13\xab\xa1\x5c": "ASTC",
-    b"\x8bJNG\r\n": "JNG", b"\x8aMNG\r\n": "MNG",
-    b"SDPX": "DPX", b"XPDS": "DPX", b"\x80\x2a\x5f\xd7": "Cineon", b"P7 332": "XV thumbnail",
-    b"gd2\x00": "GD2", b"PVR\x03": "PVR", b"VTF\x00": "VTF", b"PG ML": "PGX", b"PG LM": "PGX",
-    b"\x00\x00\x00\x0cJXS ": "JPEG XS", b"ZISRAWFILE": "CZI", b"\xda\xce\xbe\x0a": "ND2",
-    b"SIMPLE=": "FITS", b"NSCRAW": "camera raw of film scanners",
-    # camera raw with a start of its own; what is a TIFF is told by `tiff_tags`
-    b"FUJIFILMCCD-RAW": "RAF", b"IIRO": "ORF", b"IIRS": "ORF", b"MMOR": "ORF",
-    b"IIU\x00": "RW2", b"II\x1a\x00\x00\x00HEAPCCDR": "CRW", b"FOVb": "X3F", b"\x00MRM": "MRW",
-    # video and sound
-    b"\x1a\x45\xdf\xa3": "Matroska or WebM video", b"FLV\x01": "FLV video",
-    b"\x00\x00\x01\xba": "MPEG video", b"\x00\x00\x01\xb3": "MPEG video",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMV video", b"OggS": "Ogg", b"ID3": "MP3 sound",
-    b"fLaC": "FLAC sound", b"FWS": "Flash", b"CWS": "Flash", b"ZWS": "Flash",
-    b".snd": "AU sound", b"MThd": "MIDI", b"#!AMR": "AMR sound", b".RMF": "RealMedia video",
-    # documents
-    b"%PDF": "PDF", b"{\\rtf": "RTF document",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "OLE document (Office, Thumbs.db)",
-    b"\x06\x06\xed\xf5\xd8\x1d": "InDesign document",
-    # archives
-    b"MSCF": "CAB archive", b"\x04\x22\x4d\x18": "LZ4", b"LZIP": "lzip", b"!<arch>": "ar archive",
-    b"StuffIt": "StuffIt archive", b"SIT!": "StuffIt archive",
-    b"PK\x03\x04": "ZIP", b"PK\x05\x06": "ZIP", b"Rar!\x1a\x07": "RAR archive",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x89HDF\r\n": "HDF5", b"PAR1": "Parquet",
-    b"ARROW1": "Arrow", b"ORC\n": "ORC", b"Obj\x01": "Avro", b"SQLite format 3\x00": "SQLite",
-    b"\x93NUMPY": "NumPy array", b"\x0a\x23\xd7\xce": "RecordIO", b"MATLAB 5.0 MAT": "MATLAB data",
-}  # fmt: skip
-_BY_LENGTH = sorted(_STARTS.items(), key=lambda item: -len(item[0]))
-_IFF = {b"ILBM": "IFF image", b"PBM ": "IFF image", b"AIFF": "AIFF sound", b"AIFC": "AIFF sound"}
-_FLI = (b"\x11\xaf", b"\x12\xaf", b"\x44\xaf")
-_RIFF = {b"WEBP": "WEBP", b"AVI ": "AVI video", b"WAVE": "WAV sound", b"ACON": "ANI"}
+from imagecensus.model_export.decoding.magic_numbers import IFF, PLACES, RIFF, STARTS, ZIPPED
+
+# By the first two bytes, as most files are asked; the longest start first.
+_BY_TWO: dict[bytes, list[tuple[bytes, str]]] = {}
+for _start in sorted(STARTS, key=len, reverse=True):
+    _BY_TWO.setdefault(_start[:2], []).append((_start, STARTS[_start]))
 _HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 _VIDEO = (b"mp4", b"iso", b"M4", b"3g", b"avc", b"dash", b"MSNV", b"f4v", b"mmp4", b"NDS", b"XAVC")
 # Without the preamble: the first element gives the character set, or the length of its group.
@@ -62,17 +22,18 @@ _PIXEL_BITS = {1: (8,), 2: (15, 16, 24, 32), 3: (8, 16), 9: (8,), 10: (15, 16, 2
 def identify(data: bytes) -> str | None:
     """The name of what the content is, or None for what is no known format. Never raises."""
     head = bytes(data[:64])
-    if head.startswith(b"\xff\xd8\xff"):  # most images: not asked for the other 100
+    if head.startswith(b"\xff\xd8\xff"):  # most images: not asked for all the others
         return "JPEG"
-    if head[:4] == b"RIFF":
-        return _RIFF.get(head[8:12], "RIFF")
-    if head[:4] == b"FORM" and head[8:12] in _IFF:
-        return _IFF[head[8:12]]
+    if head[:4] in (b"RIFF", b"RIFX"):
+        drawing = head[8:11] in (b"CDR", b"CMX")
+        return "CorelDRAW" if drawing else RIFF.get(head[8:12], "RIFF")
+    if head[:4] in (b"FORM", b"FOR4", b"FOR8") and head[8:12].strip(b" ").isalnum():
+        return IFF.get(head[8:12], "IFF image")
     if head[4:8] == b"ftyp":
         return _iso_media(data)
     if data[128:134] == b"DICM\x02\x00":  # before it anything may be, a TIFF's header too
         return "DICOM"
-    for start, name in _BY_LENGTH:
+    for start, name in _BY_TWO.get(head[:2], ()):
         if head.startswith(start):
             return _refined(name, data)
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
@@ -81,41 +42,45 @@ def identify(data: bytes) -> str | None:
         return "QuickTime video"
     if head[:8] in _OLD_DICOM or head[:4] in _OLD_DICOM:
         return "DICOM"
-    if data[257:262] == b"ustar":
-        return "tar archive"
+    return _by_place(data) or _by_structure(data)
+
+
+def _by_place(data: bytes) -> str | None:
+    """The name of what has its mark elsewhere than at its start."""
+    for at, mark, name in PLACES:
+        if data[at : at + len(mark)] == mark:
+            return name
     if data[:1] == b"G" and data[188:189] == data[376:377] == b"G":
         return "MPEG video"
-    if head[4:6] in _FLI and int.from_bytes(head[:4], "little") == len(data):
-        return "FLI"
-    if data[32769:32774] == b"CD001":
-        return "disk image"
-    if b"%PDF-" in bytes(data[:1024]):
+    if data[4:5] == data[196:197] == data[388:389] == b"G":  # with a time before each packet
+        return "MPEG video"
+    start = bytes(data[:1024])
+    if b"%PDF-" in start:
         return "PDF"
-    if b"<svg" in bytes(data[:1024]).lower():
+    if b"<svg" in start.lower():
         return "SVG"
-    if _is_pcx(head):
-        return "PCX"
-    if _is_tga(data):
-        return "TGA"
+    if b"#define" in start and b"_width" in start and b"_bits" in data[:4096]:
+        return "XBM"
+    if start.lstrip().startswith(b"0") and b"SECTION" in start[:64]:
+        return "DXF"
+    return None
+
+
+def _by_structure(data: bytes) -> str | None:
+    """The name of what has no mark: its header is without any contradiction."""
+    for is_one, name in _STRUCTURES:
+        if is_one(data):
+            return name
     return None
 
 
 def known_names() -> set[str]:
     """The names that are told apart, but for raw formats."""
-    names = {
-        "JPEG",
-        *_STARTS.values(),
-        *_RIFF.values(),
-        "PPM",
-        "DICOM",
-        "tar archive",
-        "SVG",
-        "PCX",
-        "TGA",
-    }
-    names |= {*_IFF.values(), "FLI", "disk image", "OpenDocument", "OpenRaster"}
-    names |= {"HEIF", "AVIF", "QuickTime video", "MP4 video", "DOCX", "XLSX", "PPTX"}
-    return names - _RAW_NAMES
+    names = {"JPEG", "PPM", "SVG", "CorelDRAW", "IFF image", *STARTS.values(), *RIFF.values()}
+    names |= {*IFF.values(), *(name for _, _, name in PLACES), *(name for _, name in ZIPPED)}
+    names |= {*(name for _, name in _STRUCTURES), "JPEG 2000 video", "JPM"}
+    names |= {"HEIF", "AVIF", "QuickTime video", "MP4 video", "ZIP archive"}
+    return names - _RAW_NAMES - {"ZIP"}
 
 
 def is_raw(name: str) -> bool:
@@ -130,23 +95,22 @@ def _refined(name: str, data: bytes) -> str | None:
     if name in ("ICO", "CUR"):  # so do TGA files begin, and files of zeros
         count, reserved = struct.unpack_from("<HxxxB", data + b"\xff" * 6, 4)
         if not 0 < count < 1000 or reserved:
-            return "TGA" if _is_tga(data) else None
+            return _by_structure(data)
     if name == "XBM" and b"_width" not in data[:1024]:
         return None
     if name == "SGI" and data[2:3] not in (b"\x00", b"\x01"):
         return None
+    if name == "JPEG2000" and data[20:24] in (b"mjp2", b"mj2s"):
+        return "JPEG 2000 video"
+    if name == "JPEG2000" and data[20:24] == b"jpm ":
+        return "JPM"
     if name == "ZIP":
         return _zip_kind(bytes(data[:400]))
     return name
 
 
 def _zip_kind(head: bytes) -> str:
-    for part, name in ((b"word/", "DOCX"), (b"xl/", "XLSX"), (b"ppt/", "PPTX")):
-        if part in head:
-            return name
-    if b"mimetypeapplication/vnd.oasis" in head:
-        return "OpenDocument"
-    return "OpenRaster" if b"image/openraster" in head else "ZIP archive"
+    return next((name for part, name in ZIPPED if part in head), "ZIP archive")
 
 
 def _iso_media(data: bytes) -> str:
@@ -187,7 +151,8 @@ def _is_bmp(data: bytes) -> bool:
     )
 
 
-def _is_pcx(head: bytes) -> bool:
+def _is_pcx(data: bytes) -> bool:
+    head = data[:12]
     if len(head) < 12 or head[0] != 10 or head[1] > 5 or head[1] == 1 or head[2] > 1:
         return False
     left, top, right, bottom = struct.unpack_from("<4H", head, 4)
@@ -211,3 +176,101 @@ def _is_tga(data: bytes) -> bool:
     size = width * height * ((bits + 7) // 8)
     body = len(data) - 18 - text - colours * ((colour_bits + 7) // 8)
     return bool(body >= size if kind < 8 else body >= size // 128)
+
+
+def _is_fli(data: bytes) -> bool:
+    if len(data) < 16 or data[4:6] not in (b"\x11\xaf", b"\x12\xaf", b"\x44\xaf"):
+        return False
+    if int.from_bytes(data[:4], "little") == len(data):
+        return True
+    frames, width, height, depth, flags = struct.unpack_from("<5H", data, 6)
+    return bool(frames and width and height) and depth in (0, 8, 16, 24) and flags in (0, 1, 3)
+
+
+def _is_gd(data: bytes) -> bool:
+    """GD's own: sizes, the number of colours, which of them is transparent, their table."""
+    if len(data) < 11 or data[:2] not in (b"\xff\xff", b"\xff\xfe"):
+        return False
+    width, height, true_colour = struct.unpack_from(">HHB", data, 2)
+    table = 4 if true_colour else 2 + 4 + 1024
+    pixels = width * height * (4 if true_colour else 1)
+    return bool(true_colour == (data[1] == 0xFE) and 0 < pixels <= len(data) - 7 - table)
+
+
+def _is_spider(data: bytes) -> bool:
+    """SPIDER: numbers of a header of floats, whole ones, that agree with each other."""
+    if len(data) < 108:
+        return False
+    for order in "<>":
+        header = struct.unpack_from(f"{order}27f", data)
+        # Slices, rows, kind, columns; then records and bytes of the header, bytes of a record.
+        stated = [header[i] for i in (0, 1, 4, 11, 12, 21, 22)]
+        if not all(0 <= abs(value) < 1e7 and value == int(value) for value in stated):
+            continue
+        columns, records, length, record = int(stated[3]), *map(int, (header[12], *header[21:23]))
+        if columns > 0 and header[1] > 0 and record == columns * 4 and length == records * record:
+            return int(header[4]) in (1, 3, -11, -12, -21, -22)
+    return False
+
+
+def _is_nifti(data: bytes) -> bool:
+    """The header of Analyze 7.5 or of an unpaired NIfTI: its own size, then `r` for regular."""
+    return data[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and data[38:39] == b"r"
+
+
+def _is_dm(data: bytes) -> bool:
+    """Gatan's Digital Micrograph: its version, its length and the order of its bytes."""
+    if data[:4] == b"\0\0\0\x03":
+        length, order = int.from_bytes(data[4:8], "big"), data[8:12]
+        return length == len(data) - 16 and order in (b"\0\0\0\0", b"\0\0\0\x01")
+    length, order = int.from_bytes(data[4:12], "big"), data[12:16]
+    is_four = data[:4] == b"\0\0\0\x04" and length in (len(data) - 24, len(data) - 16)
+    return is_four and order in (b"\0\0\0\0", b"\0\0\0\x01")
+
+
+def _is_xwd(data: bytes) -> bool:
+    if len(data) < 100:
+        return False
+    for order in "<>":
+        size, version, kind, depth = struct.unpack_from(f"{order}4I", data)
+        if version == 7 and kind <= 2 and 0 < depth <= 32 and 100 <= size < 1024:
+            return True
+    return False
+
+
+def _is_wal(data: bytes) -> bool:
+    """A texture of Quake 2: the first of its four versions lies right behind the header."""
+    width, height, first = struct.unpack_from("<3I", data, 32) if len(data) > 100 else (0, 0, 0)
+    return bool(first == 100 and 0 < width * height <= len(data) - 100)
+
+
+def _is_wbmp(data: bytes) -> bool:
+    """Two zeros, the sizes in groups of 7 bits, and exactly the pixels of such a size."""
+    if data[:2] != b"\0\0":
+        return False
+    at, sizes = 2, []
+    for _ in range(2):
+        value = 0
+        for _ in range(3):
+            byte = data[at] if at < len(data) else 0
+            value, at = value << 7 | byte & 0x7F, at + 1
+            if byte < 0x80:
+                break
+        sizes.append(value)
+    return min(sizes) > 0 and len(data) - at == (sizes[0] + 7) // 8 * sizes[1]
+
+
+def _is_lif(data: bytes) -> bool:
+    return data[:4] == b"\x70\0\0\0" and data[8:9] == b"*"
+
+
+def _is_pictor(data: bytes) -> bool:
+    return data[:2] == b"\x34\x12" and data[11:12] == b"\xff"
+
+
+# The less a structure says, the later it comes.
+_STRUCTURES: tuple[tuple[Callable[[bytes], bool], str], ...] = (
+    (_is_fli, "FLI"), (_is_lif, "LIF"), (_is_dm, "Digital Micrograph"), (_is_xwd, "XWD"),
+    (_is_nifti, "NIfTI"), (_is_spider, "SPIDER"), (_is_wal, "WAL"), (_is_gd, "GD"),
+    (_is_pictor, "PICtor"), (_is_pcx, "PCX"), (_is_tga, "TGA"), (_is_wbmp, "WBMP"),
+)  # fmt: skip
