@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 
 from PIL import Image, ImageCms
+
+from imagecensus.model_export.decoding import matrix_profile
+from imagecensus.model_export.decoding.matrix_profile import Convert
 
 _CACHED_PROFILES = 64
 _PCS = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
@@ -46,7 +50,7 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
         image = image.convert("RGB")
     if transform is None or mode != image.mode:
         return image
-    return ImageCms.applyTransform(image, transform) or image
+    return transform(image)
 
 
 def is_srgb(icc: bytes) -> bool:
@@ -56,8 +60,8 @@ def is_srgb(icc: bytes) -> bool:
 
 
 @functools.lru_cache(_CACHED_PROFILES)
-def _transforms(icc: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None] | None:
-    """(mode that it is for, transform or None for sRGB), or None for a profile of no use."""
+def _transforms(icc: bytes) -> tuple[str, Convert | None] | None:
+    """(mode that it is for, converter or None for sRGB), or None for a profile of no use."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         mode = _PCS[profile.profile.xcolor_space.strip()]
@@ -65,9 +69,20 @@ def _transforms(icc: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None] | N
             return mode, None
         srgb = ImageCms.createProfile("sRGB")
         # Perceptual is what browsers do; black point compensation makes matrix profiles exact.
-        return mode, ImageCms.buildTransform(profile, srgb, mode, "L" if mode == "L" else "RGB")
+        built = ImageCms.buildTransform(profile, srgb, mode, "L" if mode == "L" else "RGB")
     except Exception:  # lcms and Pillow raise a dozen types over damaged profiles
         return None
+
+    def by_lcms(image: Image.Image) -> Image.Image:
+        return ImageCms.applyTransform(image, built) or image
+
+    faster = None
+    if mode == "RGB":
+        if matrix_profile.changes_nothing(by_lcms):  # sRGB under another name
+            return mode, None
+        with contextlib.suppress(Exception):  # what lcms made of the profile stands
+            faster = matrix_profile.make_converter(profile, icc, by_lcms)
+    return mode, faster or by_lcms
 
 
 @functools.cache

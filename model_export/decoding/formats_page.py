@@ -23,8 +23,9 @@ _TAIL = """
 **Orientation.** EXIF's tag is applied once in every format. `width` and `height` are as stored,
 before it; HEIF turns its image itself, so that its sizes are as shown and its tag is not applied.
 
-**Colour.** Embedded ICC profiles are converted to sRGB (of RGB and grey images after the resize);
-a damaged profile is ignored. Alpha is composited over white, MinIsWhite inverted.
+**Colour.** Embedded ICC profiles are converted to sRGB (of RGB and grey images after the resize):
+those of three curves and a matrix by tables, within 1 level of lcms, which does the others; a
+damaged profile is ignored. Alpha is composited over white, MinIsWhite inverted.
 
 **PDF.** Page 1 is the image; with `--pages all` each page is one. Pages are drawn with their
 annotations and filled forms, over white, without fonts of the machine: what a file does not embed

@@ -6,8 +6,10 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 from samples import photo
 
+from imagecensus.model_export.decoding import colour, matrix_profile
 from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
 
 SPEC = PreprocessSpec(height=48, width=64)
@@ -31,17 +33,20 @@ def decode(data):
     return decode_image(data, SPEC, out), out.astype(int)
 
 
-def profile_of(colorants: np.ndarray, gamma: float) -> bytes:
-    """An ICC profile of version 2: a matrix, and one curve for all."""
+def profile_of(
+    colorants: np.ndarray, gamma: float, curve: bytes = b"", extra: bytes = b""
+) -> bytes:
+    """An ICC profile of version 2: a matrix, and one curve for all; `extra`: names one more tag."""
 
     def xyz(values):
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    curve = curve or b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
     tags = [(b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1.0, 0.8249)))]
     tags += [(name + b"XYZ", xyz(colorants[:, i])) for i, name in enumerate((b"r", b"g", b"b"))]
     tags += [(name + b"TRC", curve) for name in (b"r", b"g", b"b")]
+    tags += [(extra, curve)] if extra else []
     at, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
     for name, content in tags:
         table += name + struct.pack(">II", at + len(body), len(content))
@@ -71,6 +76,55 @@ def test_profiles_become_srgb_as_icc_computes(name, kind):
     assert info.colour_converted
     assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (6 if kind == "JPEG" else 3)
     assert np.abs(out - PIXELS).mean() > 4  # it is no small thing
+
+
+def parametric(kind: int, *numbers: float) -> bytes:
+    head = b"para\0\0\0\0" + struct.pack(">HH", kind, 0)
+    return head + struct.pack(f">{len(numbers)}i", *(round(n * 65536) for n in numbers))
+
+
+_OF_SRGB = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+CURVES = {
+    "gamma": b"", "none": b"curv" + bytes(8),
+    "table": b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 2500, 14000, 35000, 65535),
+    "para 0": parametric(0, 2.2), "para 1": parametric(1, 2.2, 1.05, -0.05),
+    "para 2": parametric(2, 2.2, 1.05, -0.05, 0.0), "para 3": parametric(3, *_OF_SRGB),
+    "para 4": parametric(4, *_OF_SRGB, 0.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("colorants", [ADOBE, PROPHOTO, SRGB], ids=["Adobe", "ProPhoto", "sRGB"])
+@pytest.mark.parametrize("curve", CURVES)
+def test_tables_convert_as_lcms_does(curve, colorants):
+    icc = profile_of(colorants, 2.2, CURVES[curve])
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    lcms = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+
+    def exact(image):
+        return ImageCms.applyTransform(image, lcms)
+
+    convert = matrix_profile.make_converter(profile, icc, exact)
+    assert convert is not None  # it is within a level on the points that are looked at
+    levels = np.arange(0, 256, 3, np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(len(levels), -1, 3)
+    image = Image.fromarray(grid)
+    difference = np.abs(np.asarray(convert(image)).astype(int) - np.asarray(exact(image)))
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.03
+    if colorants is SRGB and curve in ("para 3", "para 4"):
+        assert np.abs(np.asarray(colour.to_srgb(image, icc)).astype(int) - grid).max() <= 1
+
+
+def test_other_profiles_are_left_to_lcms():
+    never = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    assert matrix_profile.make_converter(never, never.tobytes(), lambda image: image) is None
+    with_table = profile_of(ADOBE, 2.2, extra=b"A2B0")
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(with_table))
+    assert matrix_profile.make_converter(profile, with_table, lambda image: image) is None
+    no_black = profile_of(ADOBE, 2.2, parametric(1, 2.2, 0.9, 0.1))  # lcms compensates for it
+    assert np.asarray(colour.to_srgb(IMAGE, no_black)).shape == PIXELS.shape
+    plain = profile_of(ADOBE, 2.2)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(plain))
+    assert matrix_profile.make_converter(profile, plain, lambda image: image) is None  # far off
 
 
 def jpeg_xl_of(pixels: np.ndarray, icc: bytes, *, lossless: bool) -> bytes:
