@@ -240,9 +240,10 @@ def _chosen(batch: pa.RecordBatch, archive: str, selection: Selection) -> pa.Rec
     columns = (batch.column(name).to_pylist() for name in ("uri", "container", "member"))
     taken = []
     for uri, container, member in zip(*columns, strict=True):
-        name, kind = uri[len(container) + 1 :], json.loads(member)[0]
+        name, where = uri[len(container) + 1 :], json.loads(member)
+        kind = where[0]
         if kind == MEMBER_PAGE:
-            name = page_archive.without_page(name)[0]
+            name, kind = page_archive.without_page(name)[0], where[2]
         named = name and not kind.startswith(_UNNAMED)  # no name: of the archive itself
         taken.append(not named or selection.takes(name, f"{archive}/{name}"))
     return batch.filter(pa.array(taken, pa.bool_()))

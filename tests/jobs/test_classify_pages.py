@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import packing
 import pytest
 from samples import photo, read_rows
 
@@ -98,6 +99,30 @@ def test_all_pages_of_members_are_rows(tiny_model, folder, tmp_path, capsys, kin
     there, not_there = map(json.loads, capsys.readouterr().out.splitlines())
     assert there["top_k"] == rows["scan.tif#page=2"]["top_k"]
     assert not_there["status"] == "decode_error" and "no page 9" in not_there["error"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tfrecord", "tfrecord.gz"])
+def test_all_pages_of_rows_are_rows(tiny_model, folder, tmp_path, capsys, kind):
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    table = str(packing.pack(kind, files, tmp_path / f"packed.{kind}"))
+    alone = tmp_path / "alone"
+    main(["classify", str(folder), "--model", tiny_model, "--output", str(alone), "--pages", "all"])
+    numbers = {str(number): name for number, (name, _) in enumerate(files)}
+    output = tmp_path / "out"
+    command = ["classify", table, "--model", tiny_model, "--output", str(output), "--pages", "all"]
+    assert main(command) == 0
+    rows = {}
+    for row in read_rows(output).to_pylist():
+        number, mark, page = row["uri"].partition("#")[2].partition("#")
+        rows[numbers[number] + mark + page] = row
+    columns = ("top_k", "status", "width", "height", "format", "pages", "bytes")
+    assert {name: [row[column] for column in columns] for name, row in rows.items()} == {
+        name: [row[column] for column in columns] for name, row in rows_of(alone).items()
+    }
+    assert len(rows) == 12
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "12 known" in capsys.readouterr().out
 
 
 def test_patterns_choose_members_by_their_names_and_not_their_pages(tiny_model, folder, tmp_path):

@@ -28,11 +28,13 @@ import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from imagecensus.model_export.common.ignored_names import ignored_kind, without_sidecars
+from imagecensus.model_export.decoding import pages
+from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
     page_archive,
     parquet_archive,
@@ -50,6 +52,8 @@ from imagecensus.transforms.archives.members import (
     why_unread,
 )
 from imagecensus.transforms.archives.packing import open_packed, packing_of, split_kind
+from imagecensus.transforms.archives.reading import Place, read_member
+from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs.files import CHUNK
 from imagecensus.transforms.records import REF_FIELDS, REF_SCHEMA
 from imagecensus.transforms.storage import byte_ranges
@@ -172,7 +176,7 @@ def list_archive(
       image_column: the Parquet column or feature of the images; empty: the usual names.
       columns: from `column_schema`; they go along with the images.
       max_members: listed of it; then comes one failed row, for the archive itself.
-      all_pages: members of tars and zips with several pages or frames are listed as so many.
+      all_pages: members and rows with several pages or frames are listed as so many.
 
     Yields:
       batches of `REF_SCHEMA`, then `columns`; where something was left out, a last one without
@@ -194,6 +198,8 @@ def list_archive(
             else:
                 members = _list_files(file, size, kind, left_out, all_pages=all_pages)
                 chunks = _chunks(members)
+            if all_pages and kind.startswith(("parquet", "tfrecord")):
+                chunks = _pages_of_rows(chunks, location, etag)
             listed = 0
             for chunk, values in chunks:
                 listed += len(chunk)
@@ -208,6 +214,33 @@ def list_archive(
     if left_out:
         counted = REF_SCHEMA.with_metadata({_LEFT_OUT: json.dumps(left_out)})
         yield pa.RecordBatch.from_pylist([], schema=counted)
+
+
+def _pages_of_rows(
+    chunks: Iterator[tuple[list[Member], Any]], location: str, etag: str
+) -> Iterator[tuple[list[Member], Any]]:
+    """Members of a table, and for those with several pages a member for each; values go along."""
+    with Place() as place:
+
+        def count(member: Member) -> int:
+            ref = ImageRef(
+                uri=location, size=member.size, etag=etag, container=location,
+                member=json.dumps(member.where),
+            )  # fmt: skip
+            try:
+                return pages.count(read_member(ref, page_archive.MAX_FILE, place))
+            except (ImageError, OSError):  # its row will say so
+                return 1
+
+        for members, values in chunks:
+            listed: list[Member] = []
+            rows: list[int] = []
+            for row, member in enumerate(members):
+                number = count(member)
+                whole = page_archive.paged(member, number) if number > 1 else member
+                listed += page_archive.pages_of(whole)
+                rows += [row] * (len(listed) - len(rows))
+            yield listed, values.take(pa.array(rows, pa.int64()))
 
 
 def left_out_of(batch: pa.RecordBatch) -> dict[str, int]:

@@ -20,7 +20,7 @@ from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, Member, 
 from imagecensus.transforms.storage import byte_ranges
 
 _HEAD = 4096
-_MAX_FILE = 1 << 30
+MAX_FILE = 1 << 30
 _KEPT_FILE = 64 << 20
 _KEPT_FILES = 2
 
@@ -36,7 +36,7 @@ def count_pages(file: Stream) -> int:
     head = file.read(_HEAD)
     if head.startswith(b"\x89PNG") and b"acTL" not in head:
         return 1
-    return pages.count(head + file.read(_MAX_FILE))
+    return pages.count(head + file.read(MAX_FILE))
 
 
 def list_pages(file: Stream) -> Iterator[Member]:
@@ -66,7 +66,7 @@ def with_page_counts(members: Iterator[Member], file: Stream) -> Iterator[Member
 
 
 def _count_in(member: Member, read_at: Callable[[int, int], bytes]) -> int:
-    if not 0 <= member.size <= _MAX_FILE:
+    if not 0 <= member.size <= MAX_FILE:
         return 1
     kind, *where = member.where
     try:

@@ -94,6 +94,8 @@ def as_stored(member: str) -> str:
     For who reads in one process what another one opens. A member that nothing opens is itself.
     """
     kind, *where = json.loads(member)
+    if kind == MEMBER_PAGE and where[1] == "tfrecord":
+        kind, *where = where[1:]
     if kind != "tfrecord":
         return member
     offset, length, *_ = where
@@ -103,6 +105,8 @@ def as_stored(member: str) -> str:
 def unpack(member: str, stored: bytes) -> bytes:
     """The member's bytes, given those of `as_stored`. Raises ImageError."""
     kind, *where = json.loads(member)
+    if kind == MEMBER_PAGE and where[1] == "tfrecord":
+        return pages.select(unpack(json.dumps(where[1:]), stored), where[0])
     if kind != "tfrecord":
         return stored
     return tfrecord_archive.read_member(lambda *_: stored, where)
