@@ -78,7 +78,7 @@ FORMATS = {
         _plain("AVIF", frames=True),
         Format(
             name="JPEG2000", open=jpeg2000.open_jpeg2000,
-            libraries="Pillow; imagecodecs for colour or alpha of over 8 bits",
+            libraries="Pillow; imagecodecs for signed samples, colour or alpha of over 8 bits",
             note="decoded at a lower resolution level",
         ),
         Format(

@@ -175,6 +175,23 @@ def test_jpeg_2000_of_more_than_eight_bits_in_colour_and_with_alpha():
             assert np.abs(out - rgb).max() <= 1
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_jpeg_2000_of_signed_samples(bits):
+    """Black is the least number that so many bits hold; of 16, the least that is there."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    rgb = np.asarray(smooth()).astype(np.int32)
+    rgb[0, :2] = [[0] * 3, [255] * 3]
+    for levels in (rgb, rgb[..., 0]):
+        samples = (levels << (bits - 8)) - (1 << (bits - 1))
+        kind = np.int8 if bits == 8 else np.int16
+        data = imagecodecs.jpeg2k_encode(
+            samples.astype(kind), bitspersample=bits, level=0, codecformat="J2K"
+        )
+        out, info = decode(data)
+        assert np.abs(out - (levels if levels.ndim == 3 else levels[..., None])).max() <= 1
+        assert info.depth_scaled == (bits == 16)
+
+
 def test_jpeg_2000_is_decoded_by_level():
     data = encode(photo(5, (1600, 1200)), "JPEG2000")
     fast, info = decode(data)

@@ -12,17 +12,19 @@ from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, 
 from imagecensus.model_export.decoding.readers.pillow_reader import describe, open_with_pillow
 
 _EXIF = b"JpgTiffExif->JP2"  # the name of the box
+_SIGNED = 0x80
 
 
 def open_jpeg2000(data: bytes) -> Opened:
     """JPEG 2000: by resolution level where it is much larger than needed."""
     try:
-        bits, signed, levels = _read_codestream(data)
+        depths, levels = _read_codestream(data)
     except (ValueError, IndexError):
         raise ImageError("decode_error", "the JPEG2000 header is damaged", "JPEG2000") from None
     image = open_with_pillow(data, "JPEG2000")
-    if signed or (max(bits) > 8 and len(bits) > 1):
-        return _open_deep_jpeg2000(data, image, bits, signed)
+    bits = [(one & 0x7F) + 1 for one in depths]
+    if max(depths) & _SIGNED or (max(bits) > 8 and len(bits) > 1):
+        return _open_deep_jpeg2000(data, image, depths)
 
     def load(need: Need) -> LoadedImage:
         exif = _exif(data)
@@ -46,8 +48,8 @@ def open_jpeg2000(data: bytes) -> Opened:
     return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)
 
 
-def _read_codestream(data: bytes) -> tuple[list[int], bool, int]:
-    """Bits of each component, whether one is signed, and how often the size can be halved."""
+def _read_codestream(data: bytes) -> tuple[list[int], int]:
+    """Bits of each component less 1, with `_SIGNED`, and how often the size can be halved."""
     at = data.find(b"\xff\x4f\xff\x51")
     if at < 0:
         raise ValueError
@@ -57,7 +59,7 @@ def _read_codestream(data: bytes) -> tuple[list[int], bool, int]:
         raise ValueError
     style = data.find(b"\xff\x52", at)
     levels = data[style + 9] if style > 0 else 0
-    return [(d & 0x7F) + 1 for d in depths], any(d & 0x80 for d in depths), levels
+    return depths, levels
 
 
 def _exif(data: bytes) -> Exif | None:
@@ -69,18 +71,20 @@ def _exif(data: bytes) -> Exif | None:
     return exif_of(data[at + len(_EXIF) : at - 8 + size])
 
 
-def _open_deep_jpeg2000(data: bytes, image: Image.Image, bits: list[int], signed: bool) -> Opened:
+def _open_deep_jpeg2000(data: bytes, image: Image.Image, depths: list[int]) -> Opened:
+    bits = (max(depths) & 0x7F) + 1
     try:
         import imagecodecs
     except ImportError:
-        raise needs_extra("JPEG2000", f"JPEG2000 of {max(bits)} bits a sample") from None
-    if signed or len(set(bits)) > 1:
-        raise unsupported("JPEG2000", "JPEG2000 of signed or uneven samples is not read here")
+        raise needs_extra("JPEG2000", f"JPEG2000 of {bits} bits a sample") from None
+    if len(set(depths)) > 1:
+        raise unsupported("JPEG2000", "JPEG2000 of uneven samples is not read here")
+    black = -(1 << (bits - 1)) if depths[0] & _SIGNED else 0
+    stated = (float(black), float(black + (1 << bits) - 1)) if bits < 16 else None
 
     def load(need: Need) -> LoadedImage:
         samples = imagecodecs.jpeg2k_decode(data)
-        colours = 3 if len(bits) >= 3 else 1
-        stated = (0, (1 << bits[0]) - 1) if bits[0] < 16 else None
+        colours = 3 if len(depths) >= 3 else 1
         pixels, scaled = depth.to_eight_bits(samples, stated, colours=colours)
         exif = _exif(data)
         return LoadedImage(
