@@ -47,8 +47,8 @@ demo: env  ## make a small archive, train on part of it, classify the rest
 test: env chromium engines  ## run the tests
 	$(BIN)/python -m pytest tests $(AT_ONCE)
 
-# Two processes share the tests, file by file (tests/conftest.py).
-AT_ONCE := --numprocesses 2 --no-loadscope-reorder
+# Three processes share the tests, file by file (tests/conftest.py): those of Flink wait much.
+AT_ONCE := --numprocesses 3 --no-loadscope-reorder
 
 .PHONY: chromium
 chromium:  ## install a browser where apt can, for the tests that drive one (they skip without)

@@ -47,7 +47,7 @@ AZURITE_HOME = CACHE / f"azurite-{AZURITE_VERSION}"
 AZURITE = AZURITE_HOME / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 # An extension fits one version of DuckDB; this is the newest that PyPI has it of.
 DUCKDB_DELTA_VERSION = "1.5.5"
-DUCKDB_DELTA = CACHE / f"duckdb-delta-{DUCKDB_DELTA_VERSION}"
+DUCKDB_DELTA = CACHE / f"duckdb-delta-{DUCKDB_DELTA_VERSION}-{sys.implementation.cache_tag}"
 
 assert FLINK_MINOR in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
 
@@ -113,7 +113,7 @@ def fetch_azure() -> str:
 
 def fetch_delta() -> str:
     if not DUCKDB_DELTA.is_dir():
-        partial = DUCKDB_DELTA.with_suffix(".tmp")
+        partial = DUCKDB_DELTA.with_name(DUCKDB_DELTA.name + ".tmp")
         shutil.rmtree(partial, ignore_errors=True)
         packages = [
             f"{name}=={DUCKDB_DELTA_VERSION}" for name in ("duckdb", "duckdb-extension-delta")

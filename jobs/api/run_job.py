@@ -55,8 +55,7 @@ class ClassifyResult:
         """
         names = ", ".join(f'"{name}"' for name in columns) if columns is not None else "*"
         with open_table(self.output) as table:
-            found = table.connection.execute(f"SELECT {names} FROM predictions")
-            return found.to_arrow_table()
+            return table.connection.sql(f"SELECT {names} FROM predictions").to_arrow_table()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,10 @@ def begin_plot() -> None:
 def plot_label(name: str, length: int) -> str:
     """A name as a plot can draw it, of at most so many letters.
 
-    A letter that no font has is written as its number: U+732B.
+    A letter that no font has is written as its number: U+732B; tabs and the like are blanks.
     """
     name = name if len(name) <= length else name[: length - 1] + "…"
+    name = "".join(" " if letter.isspace() else letter for letter in name)
     text = "".join(letter if _is_drawn(letter) else f"U+{ord(letter):04X} " for letter in name)
     return text.rstrip().replace("$", r"\$")  # a dollar sign would start a formula
 
@@ -43,7 +44,7 @@ def _families() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _is_drawn(letter: str) -> bool:
-    if letter.isspace():
+    if letter == " ":
         return True
     return any(
         font_manager.get_font(font_manager.findfont(family)).get_char_index(ord(letter))

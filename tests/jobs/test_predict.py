@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -87,7 +88,7 @@ def test_uris_of_the_table_are_taken_back(tiny_model, tmp_path, capsys):
 
 def test_many_images_keep_their_order(tiny_model, tmp_path):
     paths = make_photos(tmp_path, 70)
-    datas = [(path, open(path, "rb").read()) for path in paths]  # noqa: SIM115
+    datas = [(path, pathlib.Path(path).read_bytes()) for path in paths]
     rows = list(Predictor(tiny_model).predict(datas))
     assert [row["uri"] for row in rows] == paths
     [alone] = Predictor(tiny_model).predict(datas[50:51], embeddings=True)
