@@ -171,11 +171,12 @@ def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypat
         one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
 
 
-def test_a_child_is_confined(pool):
-    pool.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
-    pid = _processes(pool)[0].pid
-    assert os.readlink(f"/proc/{pid}/cwd") == "/"
-    limits = pathlib.Path(f"/proc/{pid}/limits").read_text()
+def test_a_child_is_confined():
+    with Pool(processes=1) as pool:
+        pool.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+        [process] = _processes(pool)
+        assert os.readlink(f"/proc/{process.pid}/cwd") == "/"
+        limits = pathlib.Path(f"/proc/{process.pid}/limits").read_text()
     soft = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()[1:]}
     assert soft["Max core file size"] == "0"
     assert soft["Max open files"] == str(sandbox.OPEN_FILES)
