@@ -70,8 +70,12 @@ class Pool:
     def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            for driver in self._drivers:
-                driver.start()
+            try:
+                for driver in self._drivers:
+                    driver.start()
+            except RuntimeError as error:  # no memory for its thread: nobody would answer
+                self.break_down(error)
+                raise
 
     def __enter__(self) -> Pool:
         return self
@@ -259,7 +263,11 @@ class _Driver(threading.Thread):
             group = self._pool.take(self._index, self._again, wait=not busy)
             if group is None:
                 return
-            child = self._living_child()
+            try:
+                child = self._living_child()
+            except Exception:  # no memory for it: all that was taken is answered at the end
+                self._again.extendleft(reversed(group))
+                raise
             group = self._without_fatal(group)
             if group:
                 self._send(child, group)

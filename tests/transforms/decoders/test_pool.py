@@ -18,6 +18,7 @@ import pytest
 from samples import photo
 
 from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
+from imagecensus.transforms.decoders import pool as pool_module
 from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.decoders.pool import DecodersError, Pool, how_to_decode
 from imagecensus.transforms.decoders.requests import Request
@@ -169,6 +170,31 @@ def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypat
         pytest.raises(DecodersError, match="no room on this machine"),
     ):
         one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+
+
+@pytest.mark.parametrize("lacks", ["a process", "a thread"])
+def test_what_cannot_be_begun_for_lack_of_memory_is_an_error_and_no_hang(lacks, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no memory for it")
+
+    with Pool(processes=2) as one:
+        if lacks == "a process":
+            monkeypatch.setattr(pool_module, "Child", refuse)
+        else:
+            monkeypatch.setattr(one._drivers[1], "start", refuse)
+        for _ in range(2):
+            said = []
+
+            def ask(said=said):
+                try:
+                    one.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
+                except RuntimeError as error:
+                    said.append(str(error))
+
+            asking = threading.Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(30)
+            assert said == ["no memory for it"]
 
 
 def test_a_child_is_confined():
