@@ -136,7 +136,7 @@ setup(
         "imagecensus": ["py.typed"],
         "imagecensus.jobs.results": ["pages/*"],
         "imagecensus.model_export": ["*.txt"],
-        "imagecensus.model_export.training": ["*.j2"],
+        "imagecensus.model_export.training": ["*.j2", "*.toml"],
     },
     install_requires=[
         "apache-beam[gcp]==2.77.0",

@@ -25,9 +25,9 @@ class Options:
     """Options of `imagecensus browse`."""
 
     output: str = argument("the --output folder of a classify run")
-    port: int = option(8642, "to listen on; 0 takes a free one", metavar="N")
+    port: int = option(8642, "port to listen on; 0 takes a free one", metavar="N")
     model: str | None = option(
-        None, "for images dropped on the page; default: the run's", metavar="DIR"
+        None, "model for images dropped on the page; default: the run's", metavar="DIR"
     )
 
 
@@ -67,6 +67,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
         listener.listen()  # from here on a browser that is quick waits instead of being refused
     except OSError as error:
+        listener.close()
         raise UserError(f"--port={port}: {error.strerror}; choose another, or 0") from None
     return listener
 

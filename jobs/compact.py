@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import uuid
 from collections.abc import Sequence
 
@@ -13,8 +12,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import compaction, delta_table
 from imagecensus.transforms.dataset.epoch import raise_epoch
-from imagecensus.transforms.dataset.layout import Layout
-from imagecensus.transforms.storage import store
+from imagecensus.transforms.dataset.layout import Layout, dataset_fingerprint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +42,7 @@ def compact(output: str) -> compaction.Compacted:
       UserError: no table there, or a run is writing to it.
     """
     layout = Layout(output=output.rstrip("/"))
-    try:
-        fingerprint = json.loads(store.read(layout.dataset))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{output}: no output of classify is there; name its --output") from None
+    fingerprint = dataset_fingerprint(layout)
     run_id = uuid.uuid4().hex[:12]
     delta = delta_table.exists(layout)
     if delta:

@@ -211,7 +211,12 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
         for folder in created:
             os.rmdir(folder)
         if not same:
-            yield Finding("fail", "output", f"{output}: reads other bytes than written", "ask why")
+            yield Finding(
+                "fail",
+                "output",
+                f"{output}: reads other bytes than written",
+                "check its disk, or choose another --output",
+            )
             return
     except (UserError, OSError) as error:
         yield Finding("fail", "output", str(error), "choose another --output, or fix that one")

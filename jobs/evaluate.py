@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib.util
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
-from imagecensus.jobs.results.open_table import Table, open_table, write_bytes
+from imagecensus.jobs.results.open_table import Table, as_csv, open_table, write_bytes
 from imagecensus.jobs.results.queries import count_no_images
 from imagecensus.jobs.results.training_overlap import describe_overlap, measure_overlap
 from imagecensus.jobs.results.true_labels import HELP, join_truth
@@ -254,18 +252,14 @@ def _measure(table: Table) -> dict[str, Any]:
     return measure(truth, predicted, score=score, rank=rank, labels=labels, top_k=top_k or 1)
 
 
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    return as_csv(list(rows[0]) if rows else [], rows)
+
+
 def _rows(table: Table, sql: str) -> list[dict[str, Any]]:
     cursor = table.connection.execute(sql)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 if __name__ == "__main__":

@@ -61,20 +61,20 @@ class ExportOptions:
     )
     mean: str = option(
         "",
-        "taken away behind --input-range: a number, or one for red, green, blue",
+        "what is subtracted after --input-range: a number, or one for red, green, blue",
         metavar="R,G,B",
     )
-    std: str = option("", "what is divided by behind --mean", metavar="R,G,B")
+    std: str = option("", "what is divided by after --mean", metavar="R,G,B")
     logits: bool = option(False, "the network ends without a softmax or sigmoid, which is added")
     probabilities: bool = option(
         False, "its answers are probabilities, although its last layer is no softmax or sigmoid"
     )
     image_size: int = option(0, "pixels a side, where the network takes any")
     resize: str = option(
-        "bilinear", "filter", choices=("nearest", "bilinear", "bicubic", "lanczos")
+        "bilinear", "filter of the resize", choices=("nearest", "bilinear", "bicubic", "lanczos")
     )
     crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
-    name: str = option("", "of the model; default: the file's name")
+    name: str = option("", "name of the model; default: the file's")
     images: str | None = option(
         None, "images of the model's kind: make an int8 twin, see `imagecensus quantize`",
         metavar="PLACE",

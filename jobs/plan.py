@@ -60,17 +60,17 @@ class PlanOptions:
     inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
     model: str | None = option(None, "model folder", "dataset", metavar="DIR")
     weights: str | None = option(None, "weights of the default model", "dataset", metavar="FILE")
-    sample: int = option(400, "images measured", "forecast")
+    sample: int = option(400, "so many images are measured", "forecast")
     images: int | None = option(
         None, "how many images the archive has, instead of listing it", "forecast", type=int,
         metavar="N",
     )  # fmt: skip
     deadline: float | None = option(None, "hours that the run may take", "forecast", type=float)
-    vcpus: int = option(4, "of one worker", "forecast")
+    vcpus: int = option(4, "vCPUs of one worker", "forecast")
     prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
     engine: str = option("auto", "as for classify", "machine", metavar="NAME")
     threads: int = option(0, "as for classify", "machine")
-    seed: int = option(0, "of the sample", "forecast")
+    seed: int = option(0, "seed of the sample", "forecast")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.command.options import argument, option, parse_options, refuse
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
 from imagecensus.model_export.default_model import default_model
@@ -75,7 +75,11 @@ def main(argv: Sequence[str]) -> int:
     )
     _validate(options)
     predictor = Predictor(
-        _model_folder(options), options.engine, options.top_k, options.trust_model, gps=options.gps
+        model_folder(options.model, options.weights),
+        options.engine,
+        options.top_k,
+        options.trust_model,
+        gps=options.gps,
     )
     failed = False
     for row in predictor.predict(read_one_image(image) for image in options.images):
@@ -217,15 +221,12 @@ def _validate(options: Options) -> None:
         problems.append("-: standard input holds one image; name it once")
     if options.top_k < 1:
         problems.append("--top-k must be at least 1")
-    if problems:
-        raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+    refuse(problems)
 
 
-def _model_folder(options: Options) -> str:
-    if options.model:
-        return store.local_folder(options.model)
-
-    return default_model(options.weights)
+def model_folder(model: str | None, weights: str | None = None) -> str:
+    """The folder of a model, here or in a store; without one, of the default model."""
+    return store.local_folder(model) if model else default_model(weights)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.command.options import argument, option, parse_options, refuse
+from imagecensus.jobs.predict import model_folder
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import Contract, Pixels, read_contract
-from imagecensus.model_export.default_model import default_model
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.precision import judge_int8
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -40,7 +40,6 @@ from imagecensus.transforms.engines.precision import load_infer, race
 from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.list_images import check_inputs, list_images
 from imagecensus.transforms.records import OUTPUT_COLUMNS
-from imagecensus.transforms.storage import store
 
 # A sample is drawn from so many images at the beginning of the listing.
 _LOOKED_AT = 50_000
@@ -94,9 +93,8 @@ def main(argv: list[str]) -> int:
         problems.append(f"--labels {options.labels}: write `parent` or `column:NAME`")
     if not can_quantize():
         problems.append("nncf is not installed; pip install imagecensus[quantize]")
-    if problems:
-        raise UserError("; ".join(problems))
-    model = store.local_folder(options.model) if options.model else default_model(options.weights)
+    refuse(problems)
+    model = model_folder(options.model, options.weights)
     if not options.trust_model:
         check_graph(model)
     contract = quantize_from(model, options.output, (options.images,), options.labels)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from imagecensus.jobs.classification.remote_job import RUNNING, UNKNOWN, read_job, state_of
 from imagecensus.jobs.classification.run_report import dataset_lines
 from imagecensus.jobs.command.options import argument, option, parse_options
-from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import inventory, ledger, work_plan
-from imagecensus.transforms.dataset.layout import Layout
+from imagecensus.transforms.dataset.layout import Layout, dataset_fingerprint
 from imagecensus.transforms.storage import store
 
 _SHARD_LOCK = re.compile(r"lock-s(\d+)of(\d+)")
@@ -81,10 +80,7 @@ def read_status(output: str) -> OutputStatus:
       UserError: no output there, or its plan is damaged.
     """
     layout = Layout(output=output.rstrip("/"))
-    try:
-        fingerprint = json.loads(store.read(layout.dataset))["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{output}: no output of classify is there; name its --output") from None
+    fingerprint = dataset_fingerprint(layout)
     running, unknown = _running(layout)
     plan = work_plan.read_plan(layout.state)
     known = ledger.read_ledger(layout.state)

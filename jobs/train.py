@@ -21,7 +21,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from imagecensus.jobs.command.options import argument, option, parse_options, size_in_bytes
+from imagecensus.jobs.command.options import argument, option, parse_options, refuse, size_in_bytes
 from imagecensus.jobs.training_data.int8_twin import add_int8_twin
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
@@ -51,14 +51,14 @@ class TrainOptions:
     )
     output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
     recipe: str = option("", "start from a known task's options; --list-recipes shows them")
-    name: str = option("", "of the model, for people; default: the output folder's name")
+    name: str = option("", "name of the model; default: the output folder's")
 
     label_column: str = option("label", "manifest: column of the class", "data")
     path_column: str = option("", "manifest: column of the image's path", "data")
     split_column: str = option("split", "manifest: column of train, val or test", "data")
     val_fraction: float = option(0.1, "share cut for validation, where DATA has none", "data")
     test_fraction: float = option(0.15, "share cut for the test, where DATA has none", "data")
-    max_broken_rate: float = option(0.05, "share of unreadable images left out", "data")
+    max_broken_rate: float = option(0.05, "largest share of unreadable images", "data")
     cache_memory: int = option(
         2**31, "decoded images in memory", "data", type=size_in_bytes, metavar="SIZE"
     )
@@ -94,18 +94,18 @@ class TrainOptions:
     hidden: str = option("", "hidden layers of the head, e.g. 512,256", "network")
     dropout: float = option(0.2, "before the last layer and after each hidden one", "network")
 
-    epochs: int = option(50, "at most", "schedule")
+    epochs: int = option(50, "most epochs", "schedule")
     batch_size: int = option(
-        32, "global: split over all replicas, so that their number changes no result", "schedule"
+        32, "images of a batch, split over all replicas: their number changes no result", "schedule"
     )
-    learning_rate: float = option(1e-3, "of Adam", "schedule")
+    learning_rate: float = option(1e-3, "learning rate of Adam", "schedule")
     schedule: str = option(
-        "constant", "of the learning rate", "schedule", choices=("constant", "cosine")
+        "constant", "course of the learning rate", "schedule", choices=("constant", "cosine")
     )
     patience: int = option(
         8, "epochs without a better validation loss before stopping; 0: never", "schedule"
     )
-    label_smoothing: float = option(0.0, "0 to 1", "schedule")
+    label_smoothing: float = option(0.0, "label smoothing, 0 to 1", "schedule")
     average_weights: float = option(
         0.0,
         "keep a running average of the weights with this momentum, e.g. 0.99, instead of the last"
@@ -125,9 +125,9 @@ class TrainOptions:
         "schedule",
     )
     fine_tune: int = option(0, "then train the last N blocks of the trunk too", "schedule")
-    fine_tune_epochs: int = option(10, "at most", "schedule")
+    fine_tune_epochs: int = option(10, "most epochs of the fine-tuning", "schedule")
     fine_tune_rate: float = option(1e-4, "learning rate of the fine-tuning", "schedule")
-    seed: int = option(0, "of the split, the weights, the order and the augmentation", "schedule")
+    seed: int = option(0, "seed of split, weights, order and augmentation", "schedule")
     mixed_precision: str = option(
         "auto",
         "16-bit arithmetic, weights stay 32-bit; auto: float16 on a GPU (bfloat16 suits CPUs)",
@@ -319,8 +319,7 @@ def _validate(options: TrainOptions) -> None:
     for name in ("dropout", "label_smoothing", "average_weights", "max_broken_rate"):
         if not 0 <= getattr(options, name) < 1:
             problems.append(f"--{name.replace('_', '-')} must be within [0, 1)")
-    if problems:
-        raise UserError("; ".join(problems))
+    refuse(problems)
 
 
 def _hidden(text: str) -> tuple[int, ...]:

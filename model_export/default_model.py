@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from imagecensus.model_export.common.cache import cache_folder, cache_path, unwritable
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.model_export.common.fetch import FetchError, fetch
 from imagecensus.model_export.common.version import __version__
 from imagecensus.model_export.contract import CONTRACT_VERSION, Pixels, read_contract
@@ -176,7 +176,7 @@ def _export(weights: str, directory: str) -> None:
     except Exception as error:
         raise UserError(
             f"{weights}: not the weights of MobileNet-V2 1.0/224 with its 1000 classes"
-            f" ({str(error).splitlines()[0][:200]}); delete it to download it again, or name"
+            f" ({first_line(error)[:200]}); delete it to download it again, or name"
             " another with --weights"
         ) from None
     spec = PREPROCESS

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagecensus.model_export.common.intervals import Z95, wilson
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import (
     EXTRA,
@@ -33,7 +34,6 @@ INT8_GOLDEN = "golden.npz"
 LOW_PRECISION_TOLERANCE = 0.05
 MAX_LOSS = 0.005  # of accuracy, that `auto` takes
 MIN_MEASURED = 100  # images; fewer say nothing about half a point
-_Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def measure_loss(
     of_other = np.where(ids == other[:, None], scores, 0.0).max(1)
     lost = np.where(same, 0.0, scores[:, 0] - of_other).astype(np.float64)
     mean = float(lost.mean())
-    half = _Z95 * float(lost.std()) / math.sqrt(count)
+    half = Z95 * float(lost.std()) / math.sqrt(count)
     known = np.zeros(count, bool) if truth is None else truth >= 0
     accuracy: tuple[float | None, float | None] = (None, None)
     if truth is not None and known.any():
@@ -85,10 +85,11 @@ def measure_loss(
             float((ids[known, 0] == truth[known]).mean()),
             float((other[known] == truth[known]).mean()),
         )
+    low, high = wilson(int(same.sum()), count)
     return Loss(
         images=count,
         agreement=float(same.mean()),
-        agreement_interval=_wilson(int(same.sum()), count),
+        agreement_interval=(float(low), float(high)),
         expected_loss=mean,
         expected_loss_interval=(max(0.0, mean - half), mean + half),
         accuracy_f32=accuracy[0],
@@ -166,10 +167,3 @@ def check_golden(
         golden.check(class_ids, scores, f"{who} in {precision}", LOW_PRECISION_TOLERANCE)
     except ModelError as error:
         raise ModelError(f"{error}; or use --precision=f32 on this processor") from None
-
-
-def _wilson(hits: int, count: int) -> tuple[float, float]:
-    share, z2 = hits / count, _Z95**2 / count
-    centre = (share + z2 / 2) / (1 + z2)
-    half = _Z95 * math.sqrt(share * (1 - share) / count + z2 / 4 / count) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -111,3 +111,9 @@ def test_paths_named_in_documents_exist():
         for named in pattern.findall(document.read_text("utf-8")):
             shape = re.sub(r"<\w+>", "*", named).rstrip("/")
             assert any(ROOT.glob(shape)), f"{document.name} names {named}"
+
+
+def test_files_named_in_the_makefile_exist():
+    text = (ROOT / "Makefile").read_text("utf-8")
+    for named in re.findall(r"\b((?:docs|tests)/[\w./-]+\.\w+)", text):
+        assert (ROOT / named).is_file(), f"the Makefile names {named}"

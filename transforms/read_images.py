@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from imagecensus.model_export.decoding.errors import too_many_bytes
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.storage import store
@@ -45,7 +46,7 @@ def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES, place: Place | None = 
                 "read_error", f"{scheme}:// is not read here; copy the image to a folder or bucket"
             )
         if ref.size > max_bytes:
-            raise _too_many_bytes(ref.size, max_bytes)
+            raise too_many_bytes(ref.size, max_bytes)
         if store.is_bucket(uri):
             return _read_object(ref, max_bytes)
         return _read_file(store.path_of_uri(uri), max_bytes)
@@ -70,7 +71,7 @@ def _read_file(path: bytes, max_bytes: int) -> bytes:
         if not stat.S_ISREG(info.st_mode):
             raise ImageError("not_an_image", "not a regular file")
         if info.st_size > max_bytes:
-            raise _too_many_bytes(info.st_size, max_bytes)
+            raise too_many_bytes(info.st_size, max_bytes)
         with open(handle, "rb", buffering=0, closefd=False) as file:
             return file.readall()
     finally:
@@ -81,7 +82,7 @@ def _read_object(ref: ImageRef, max_bytes: int) -> bytes:
     if ref.size < 0:  # of a manifest: nobody has looked yet
         size = store.stat(ref.uri).size
         if size > max_bytes:
-            raise _too_many_bytes(size, max_bytes)
+            raise too_many_bytes(size, max_bytes)
     return store.read(ref.uri, ref.etag)
 
 
@@ -106,9 +107,3 @@ def _read_address(uri: str, etag: str, max_bytes: int) -> bytes:
         ) from None
     except FileNotFoundError as error:
         raise ImageError("not_found", str(error.strerror)) from None
-
-
-def _too_many_bytes(size: int, max_bytes: int) -> ImageError:
-    return ImageError(
-        "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
-    )

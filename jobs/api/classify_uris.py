@@ -8,9 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from imagecensus.jobs.predict import Predictor, read_one_image
-from imagecensus.model_export.default_model import default_model
-from imagecensus.transforms.storage import store
+from imagecensus.jobs.predict import Predictor, model_folder, read_one_image
 
 _LARGEST_BATCH = 64
 
@@ -53,18 +51,11 @@ class _ClassifyBatch(beam.DoFn):
 
     def setup(self) -> None:
         model, engine, top_k, _ = self._options
-        self._predictor = load_predictor(model, engine, top_k)
+        self._predictor = Predictor(model_folder(model), engine, top_k)
 
     def process(self, uris: list[str]) -> Iterator[dict[str, Any]]:
         assert self._predictor is not None
         yield from classify_uris(self._predictor, uris, embeddings=self._options[3])
-
-
-def load_predictor(model: str | None, engine: str, top_k: int) -> Predictor:
-    """A model ready to answer, the default one where none is named."""
-    if model is not None:
-        return Predictor(store.local_folder(model), engine, top_k)
-    return Predictor(default_model(None), engine, top_k)
 
 
 def classify_uris(

@@ -11,6 +11,7 @@ from imagecensus.jobs.command.options import (
     argument,
     known_flags,
     option,
+    refuse,
     size_in_bytes,
     unknown_flag,
 )
@@ -80,12 +81,12 @@ class ClassifyOptions:
         "", "the column or feature of images in Parquet and TFRecords", "dataset", metavar="NAME"
     )
     pages: str = option(
-        "first", "of files with several pages (PDF, TIFF, HEIC, DICOM) or frames (GIF, WebP, PNG,"
-        " AVIF): the first, or all, each a row such as scan.tif#page=3", "run",
+        "first", "what is seen of files with several pages (PDF, TIFF, HEIC, DICOM) or frames (GIF,"
+        " WebP, PNG, AVIF): the first, or all, each a row such as scan.tif#page=3", "run",
         choices=("first", "all"),
     )  # fmt: skip
     zip_encoding: str = option(
-        "", "of names in zips that do not say theirs, for example shift_jis or cp866", "dataset",
+        "", "encoding of names in zips that do not say it, such as shift_jis or cp866", "dataset",
         metavar="NAME",
     )  # fmt: skip
     exclude: tuple[str, ...] = option(
@@ -129,10 +130,12 @@ class ClassifyOptions:
         0.5, "exit with 1 if a larger share of the images failed", "run", metavar="SHARE"
     )
     max_pixels: int = option(178_956_970, "larger images are not decoded", "limits", metavar="N")
-    max_side: int = option(65_535, "nor are wider or higher ones", "limits", metavar="N")
+    max_side: int = option(
+        65_535, "images with a longer side are not decoded", "limits", metavar="N"
+    )
     max_bytes: str = option("1G", "larger files are not read", "limits", metavar="SIZE")
     max_members: int = option(
-        10_000_000, "of one archive are listed; more are one failed row", "limits", metavar="N"
+        10_000_000, "members of one archive at most; more are one failed row", "limits", metavar="N"
     )
     decode_seconds: int = option(60, "longest that decoding one image may take", "limits")
     decode_memory: str = option(
@@ -159,13 +162,12 @@ class ClassifyOptions:
         "make an int8 twin of a model that carries none, calibrated on a sample of the inputs",
         "dataset",
     )
-    threads: int = option(0, "for decoding and inference; 0 is one per core", "machine")
+    threads: int = option(0, "threads for decoding and inference; 0 is one per core", "machine")
     unit_images: int = option(512, "images per unit of work and part", "machine", metavar="N")
-    compression: str = option("zstd", "of the Parquet files", "machine", choices=["zstd", "snappy"])
+    compression: str = option("zstd", "codec of the parts", "machine", choices=["zstd", "snappy"])
     runner: str = option(
         IN_PROCESS, "in-process, or any Beam runner's name", "machine", metavar="NAME"
     )
-    debug: bool = option(False, "show tracebacks", "machine")
 
     @property
     def web(self) -> WebPolicy:
@@ -242,8 +244,7 @@ def validate(options: ClassifyOptions) -> None:
     except ValueError:
         problems.append(f"--shard={options.shard}: write I/N, for example 0/4")
     problems += _wrong_sizes(options)
-    if problems:
-        raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+    refuse(problems)
 
 
 def _wrong_sizes(options: ClassifyOptions) -> list[str]:

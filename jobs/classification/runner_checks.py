@@ -16,7 +16,7 @@ from imagecensus.jobs.classification.dataflow_checks import check_dataflow
 from imagecensus.jobs.classification.finding import Finding
 from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS, beam_runner
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.version import __version__
 from imagecensus.transforms.storage import store
@@ -193,11 +193,10 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
         yield Finding("fail", "workers", str(error), "give other arguments, or fetch it anew")
         return
     except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
         yield Finding(
             "fail",
             "workers",
-            f"one element did not come through: {first[:200]}",
+            f"one element did not come through: {first_line(error)[:200]}",
             "see that workers run, reach this machine, and have imagecensus installed",
         )
         return

@@ -170,6 +170,12 @@ def unknown_flag(flag: str, known: list[str], prog: str) -> str:
     return f"unknown argument {flag}{hint}"
 
 
+def refuse(problems: list[str]) -> None:
+    """Raises UserError with all that is wrong with a request, where anything is."""
+    if problems:
+        raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
+
+
 def size_in_bytes(text: str) -> int:
     """'512M' or '2G' as a number of bytes. Raises ValueError for what is none."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -9,9 +9,8 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Mapping
 
-from imagecensus.jobs.results.open_table import read_bytes, write_bytes
+from imagecensus.jobs.results.open_table import as_csv, read_bytes, write_bytes
 from imagecensus.model_export.common.errors import UserError
 
 CORRECTIONS_FILE = "corrections.csv"
@@ -56,16 +55,8 @@ class Corrections:
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 values = (uri, label, predicted or "", "" if score is None else str(score), now)
                 rows[uri] = dict(zip(COLUMNS, values, strict=True))
-            write_bytes(self._output, CORRECTIONS_FILE, _csv(rows))
+            write_bytes(self._output, CORRECTIONS_FILE, as_csv(COLUMNS, rows.values()))
             self._rows = rows
 
     def to_csv(self) -> bytes:
-        return _csv(self._rows)
-
-
-def _csv(rows: Mapping[str, Mapping[str, str]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    return text.getvalue().encode()
+        return as_csv(COLUMNS, self._rows.values())

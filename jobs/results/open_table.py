@@ -7,18 +7,20 @@ are copied to a temporary folder first.
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import glob
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
 
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import list_parts
@@ -89,7 +91,7 @@ def open_table(output: str) -> Iterator[Table]:
             raise
         except duckdb.Error as error:  # of which class a damaged file is depends on the release
             raise UserError(
-                f"{output}: the table cannot be read: {str(error).splitlines()[0]}; if a part is"
+                f"{output}: the table cannot be read: {first_line(error)}; if a part is"
                 " damaged, delete that file and run classify again: it redoes those rows only"
             ) from error
         finally:
@@ -168,6 +170,14 @@ def write_bytes(output: str, name: str, content: bytes) -> str:
     except OSError as error:
         raise UserError(f"{location}: cannot be written: {error.strerror}") from None
     return location
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def _local_parts(output: str, scratch: str) -> list[str]:

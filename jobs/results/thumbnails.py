@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ FAILURES_AT_ONCE, ALL_FAILURES_SECONDS = 2, 15
 OF_FAILURES = Limits(  # memory, the libraries' included, and time are the limit
     max_pixels=1 << 40, max_side=1 << 40, decode_seconds=5, decode_memory=768 << 20
 )
+
+
+_T = TypeVar("_T")
 
 
 class Images:
@@ -70,7 +73,16 @@ class Images:
         found = self._known.get(uri)
         return bool(found and found["container"] is not None and is_sequential(found["member"]))
 
-    def front_to_back(self, uris: Iterable[str]) -> list[str]:
+    def map(self, look: Callable[[str], _T], uris: Iterable[str], threads: int) -> dict[str, _T]:
+        """What `look` says of each image; those that are `is_sequential` come in their order."""
+        once = list(dict.fromkeys(uris))
+        self.locate(once)
+        found = {uri: look(uri) for uri in self._front_to_back(once)}
+        rest = [uri for uri in once if uri not in found]
+        with ThreadPoolExecutor(threads) as pool:
+            return found | dict(zip(rest, pool.map(look, rest), strict=True))
+
+    def _front_to_back(self, uris: Iterable[str]) -> list[str]:
         """Those of the images that are `is_sequential`, in the order to read them in."""
 
         def position(uri: str) -> tuple[Any, ...]:
@@ -102,12 +114,8 @@ def make_thumbnails(images: Images, uris: list[str], side: int) -> dict[str, byt
         except ImageError:
             return None
 
-    uris = list(dict.fromkeys(uris))
-    images.locate(uris)
-    with lease(), ThreadPoolExecutor(THREADS) as pool:
-        made = {uri: attempt(uri) for uri in images.front_to_back(uris)}
-        rest = [uri for uri in uris if uri not in made]
-        made.update(zip(rest, pool.map(attempt, rest), strict=True))
+    with lease():
+        made = images.map(attempt, uris, THREADS)
     return {uri: thumbnail for uri, thumbnail in made.items() if thumbnail}
 
 

@@ -8,7 +8,6 @@ than `MOST_READ` such a random sample.
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -168,7 +167,6 @@ def _trained_images(table: Table, model: str) -> tuple[TrainedImages | None, str
 def _find(table: Table, trained: TrainedImages, uris: list[str]) -> dict[str, str]:
     """Of each image "train", "val", "" or `_UNREADABLE`."""
     images = Images(table.output)
-    images.locate(uris)
 
     def look(uri: str) -> str:
         try:
@@ -177,8 +175,4 @@ def _find(table: Table, trained: TrainedImages, uris: list[str]) -> dict[str, st
             return _UNREADABLE
         return trained.find(hash_content(content), len(content))
 
-    found = {uri: look(uri) for uri in images.front_to_back(uris)}
-    rest = [uri for uri in uris if uri not in found]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found.update(zip(rest, pool.map(look, rest), strict=True))
-    return found
+    return images.map(look, uris, _THREADS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imagecensus.model_export.common.errors import first_line
 from imagecensus.model_export.training.splits import DataError, Split
 from imagecensus.transforms.archives import tfrecord_archive
 from imagecensus.transforms.archives.members import ArchiveBroken
@@ -45,9 +46,7 @@ def read_tfds(name: str) -> tuple[list[str], dict[str, Split]]:
         builder = tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))
         builder.download_and_prepare()
     except Exception as error:
-        raise DataError(
-            f"tfds:{name}: cannot be prepared: {str(error).splitlines()[0][:300]}"
-        ) from None
+        raise DataError(f"tfds:{name}: cannot be prepared: {first_line(error)[:300]}") from None
     images = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
     classes = [
         key for key, f in builder.info.features.items() if isinstance(f, tfds.features.ClassLabel)
@@ -107,8 +106,9 @@ def _source(
         images = builder.as_data_source(split=split, decoders=skip)
         ids = [images[row][label] for row in range(len(images))]
     except Exception as error:  # of a dozen libraries, some of which may not be installed
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"tfds:{builder.info.full_name}: cannot be read: {reason[:300]}") from None
+        raise DataError(
+            f"tfds:{builder.info.full_name}: cannot be read: {first_line(error)[:300]}"
+        ) from None
 
     def read(row: int) -> bytes:
         return bytes(images[row][image])

@@ -9,3 +9,8 @@ class UserError(Exception):
 
 class BackboneError(UserError):
     """A backbone cannot be built as asked. The message names the flag or file to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

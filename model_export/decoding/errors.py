@@ -36,6 +36,10 @@ def needs_extra(image_format: str, what: str = "") -> ImageError:
     )
 
 
+def too_many_bytes(size: int, limit: int) -> ImageError:
+    return ImageError("too_large", f"{size:,} bytes, limit {limit:,} (raise it with --max-bytes)")
+
+
 def truncated(image_format: str, what: str) -> ImageError:
     return ImageError("truncated", f"the {image_format} file ends too early: {what}", image_format)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 
-from imagecensus.model_export.common.errors import BackboneError
+from imagecensus.model_export.common.errors import BackboneError, first_line
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.training.keras_applications import (
     Application,
@@ -335,4 +335,4 @@ def _weights_problem(
             if alpha != backbone.alpha:
                 return f"{message}; it is a file of alpha {alpha}: pass --alpha {alpha}"
             break
-    return f"{message}; it does not fit ({str(error).splitlines()[0][:200]})"
+    return f"{message}; it does not fit ({first_line(error)[:200]})"

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.cache import cache_folder
-from imagecensus.model_export.common.errors import BackboneError
+from imagecensus.model_export.common.errors import BackboneError, first_line
 from imagecensus.model_export.common.fetch import fetch
 from imagecensus.model_export.contract import ModelError
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -66,7 +66,7 @@ def build_hub_trunk(handle: str, spec: PreprocessSpec, trust: bool = False) -> k
         takes = _input_shape(module, handle)
         raise BackboneError(
             f"hub:{handle}: takes images of shape {list(takes)}, not {spec.height}x{spec.width}"
-            f" ({str(error).splitlines()[0][:200]}); set --image-size"
+            f" ({first_line(error)[:200]}); set --image-size"
         ) from None
     return keras.Model(inputs, features, name="trunk")
 
@@ -151,7 +151,7 @@ def _load(handle: str, trust: bool) -> Any:
         raise
     except Exception as error:
         raise BackboneError(
-            f"hub:{handle}: cannot be loaded ({str(error).splitlines()[0][:300]}); give the URL"
+            f"hub:{handle}: cannot be loaded ({first_line(error)[:300]}); give the URL"
             " of a module, a .tar.gz of one, or a SavedModel folder"
         ) from None
 

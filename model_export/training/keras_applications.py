@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from imagecensus.model_export.common.errors import BackboneError
+from imagecensus.model_export.common.errors import BackboneError, first_line
 
 # What a network takes pixels of 0 to 255 as, by the name of Keras' own `preprocess_input`.
 _RAW = "raw"  # as they are: the network's first layers rescale them
@@ -114,8 +114,9 @@ def build_application(
     try:
         return inputs, application.make(input_tensor=pixels, **options)
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise BackboneError(f"--backbone {application.name}: cannot be built: {reason}") from None
+        raise BackboneError(
+            f"--backbone {application.name}: cannot be built: {first_line(error)}"
+        ) from None
 
 
 def blocks_of(network: keras.Model) -> list[list[keras.layers.Layer]]:

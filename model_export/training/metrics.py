@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_fscore_support
 
+from imagecensus.model_export.common.intervals import wilson
+
 CALIBRATION_BINS = 15
 COVERAGE_STEPS = 100
-_Z95 = 1.959963984540054
 
 Codes = NDArray[np.integer[Any]]
 Scores = NDArray[np.floating[Any]]
@@ -136,19 +137,6 @@ def measure_coverage(correct: Flags, score: Scores) -> list[dict[str, Any]]:
             }
         )
     return curve
-
-
-def wilson(hits: ArrayLike, count: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95 % Wilson score interval of hits/count; [0, 1] where count is 0."""
-    hits, count = np.asarray(hits, np.float64), np.asarray(count, np.float64)
-    safe = np.maximum(count, 1)
-    share = hits / safe
-    spread = _Z95 * np.sqrt(share * (1 - share) / safe + _Z95**2 / (4 * safe**2))
-    scale = 1 + _Z95**2 / safe
-    middle = share + _Z95**2 / (2 * safe)
-    low = np.where(count > 0, np.clip((middle - spread) / scale, 0, 1), 0.0)
-    high = np.where(count > 0, np.clip((middle + spread) / scale, 0, 1), 1.0)
-    return low, high
 
 
 def _share(hits: int, count: int) -> dict[str, float]:

@@ -16,11 +16,11 @@ from tables import HOSTILE, row, write_table
 from imagecensus.jobs.cli import main
 from imagecensus.jobs.evaluate import evaluate
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.intervals import wilson
 from imagecensus.model_export.training.metrics import (
     measure,
     measure_calibration,
     measure_coverage,
-    wilson,
 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from imagecensus.model_export.decoding import pages
+from imagecensus.model_export.decoding.errors import too_many_bytes
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import zip_archive
 from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, Member, Stream
@@ -107,9 +108,7 @@ def read_page(location: str, etag: str, number: int, max_bytes: int) -> bytes:
     """A page as bytes of its own. Raises ImageError, OSError."""
     size = byte_ranges.size_of(location)
     if size > max_bytes:
-        raise ImageError(
-            "too_large", f"{size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
-        )
+        raise too_many_bytes(size, max_bytes)
 
     def read() -> bytes:
         return byte_ranges.read_range(location, 0, size, etag)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from imagecensus.model_export.decoding import pages
+from imagecensus.model_export.decoding.errors import too_many_bytes
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
     page_archive,
@@ -52,9 +53,7 @@ def read_member(ref: ImageRef, max_bytes: int, place: Place) -> bytes:
     if kind == "failed":
         raise ImageError(*where)
     if ref.size > max_bytes:
-        raise ImageError(
-            "too_large", f"{ref.size:,} bytes, limit {max_bytes:,} (raise it with --max-bytes)"
-        )
+        raise too_many_bytes(ref.size, max_bytes)
     if kind == PAGES:
         return page_archive.read_page(container, etag, where[0], max_bytes)
     if kind == MEMBER_PAGE:

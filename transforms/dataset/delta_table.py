@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.transforms import fault_injection
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import PartFile, list_part_files
@@ -177,7 +177,7 @@ def _open(scratch: str, folder: str) -> DeltaTable | None:
         return DeltaTable(scratch)
     except DeltaError as error:
         raise UserError(
-            f"{folder}: its log cannot be read ({str(error).splitlines()[0]}); remove this folder"
+            f"{folder}: its log cannot be read ({first_line(error)}); remove this folder"
             " and run classify again with --table delta: it is made of the parts anew"
         ) from None
 

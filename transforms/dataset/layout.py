@@ -164,6 +164,16 @@ def dataset_ingredients(layout: Layout) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def dataset_fingerprint(layout: Layout) -> str:
+    """Raises UserError: the output holds no dataset."""
+    try:
+        return str(json.loads(store.read(layout.dataset))["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{layout.output}: no output of classify is there; name its --output"
+        ) from None
+
+
 def fact_columns(present: dict[str, Any], *, gps: bool, share: bool) -> tuple[str, ...]:
     """The facts that a dataset keeps, given what it was begun with (empty: it is new)."""
     old = bool(present) and "facts" not in present  # begun when there were none

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.transforms.archives.reading import is_sequential
 from imagecensus.transforms.dataset import checksum, plan_index
 from imagecensus.transforms.dataset.merging import PARTS, read_merge
@@ -410,9 +410,8 @@ def _damage_reported(plan: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Arrow raises a dozen types for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PlanError(
-            f"{plan}: the plan is damaged: {reason}; restore it from a copy,"
+            f"{plan}: the plan is damaged: {first_line(error)}; restore it from a copy,"
             " or start a new --output"
         ) from None
 

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from imagecensus.model_export.common.errors import first_line
 from imagecensus.transforms.dataset.sorted_rows import SortedRows
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import as_type
@@ -228,7 +229,7 @@ def _read(file: str, inventory: _Inventory) -> Iterator[pa.RecordBatch]:
             for batch in readers[inventory.kind](path, file, inventory):
                 yield batch.rename_columns([_folded(name) for name in batch.schema.names])
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["damaged"])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(
             f"{file}: a file of an inventory that cannot be read: {reason}; copy it again"
         ) from None

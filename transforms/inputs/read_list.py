@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagecensus.model_export.common.errors import first_line
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import TypeProof, as_type, from_text, narrow_type
@@ -408,8 +409,9 @@ def _open_parquet(path: str, location: str) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
             yield parquet
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{location}: cannot be read: {reason}; copy it again") from None
+        raise InputError(
+            f"{location}: cannot be read: {first_line(error)}; copy it again"
+        ) from None
 
 
 def _read_parquet(rows: ListOfRows, path: str) -> Iterator[ListRows]:
