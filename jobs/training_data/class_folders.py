@@ -9,18 +9,20 @@ from unicodedata import normalize
 
 from imagecensus.model_export.common.ignored_names import (
     DATASET_ENTRIES,
-    ignored_kind,
     is_dataset,
     is_ignored,
     is_no_image_name,
     is_own,
     left_out_text,
-    without_sidecars,
 )
 from imagecensus.model_export.common.names import fold
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.labelled_data import split_of_files
 from imagecensus.model_export.training.splits import SPLIT_NAMES, DataError, Split
+from imagecensus.transforms.inputs.files import Unlisted, list_local
+from imagecensus.transforms.inputs.links import Listed
+from imagecensus.transforms.inputs.selection import Selection
+from imagecensus.transforms.storage import store
 
 _NAMED = 4  # examples in a note
 
@@ -139,39 +141,15 @@ def _files(folder: str, notes: list[str], left_out: collections.Counter[str]) ->
 
 
 def _walk(folder: str, left_out: collections.Counter[str] | None = None) -> Iterator[str]:
-    """The files below a folder that may be images, in order; each folder once, whatever links.
+    """The files below a folder that may be images, as `classify` lists them.
 
-    What is left out is what `classify` leaves out, counted by kind.
+    What is left out is counted by kind.
     """
-    counts = collections.Counter() if left_out is None else left_out
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}")
-
-    seen: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        kinds = {name: ignored_kind(name) for name in (*folders, *names)}
-        kinds |= {name: "own" for name in folders if is_own(os.path.join(root, name))}
-        kinds |= {name: "links" for name in (*folders, *names) if _leads_back(folder, root, name)}
-        counts.update(kind for kind in kinds.values() if kind)
-        folders[:] = sorted(name for name in folders if not kinds[name])
-        kept = sorted(name for name in names if not kinds[name])
-        for name in without_sidecars(kept, str, counts):
-            if is_no_image_name(name):
-                counts["no_images"] += 1
-            else:
-                yield os.path.join(root, name)
-
-
-def _leads_back(folder: str, root: str, name: str) -> bool:
-    """Whether a link leads to what is in the folder anyway, or to a folder around it."""
-    path = os.path.join(root, name)
-    if not os.path.islink(path) or not os.path.exists(path):
-        return False
-    target, within = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.commonpath([target, within]) in (target, within)
+    selection = Selection(left_out=collections.Counter() if left_out is None else left_out)
+    for uri, _, version in list_local(folder, selection, Listed([os.fsencode(folder)])):
+        if isinstance(version, Unlisted):
+            raise DataError(f"{uri}: {version.reason}")
+        if is_no_image_name(uri):
+            selection.left_out["no_images"] += 1
+        else:
+            yield os.fsdecode(store.path_of_uri(uri))

@@ -103,18 +103,81 @@ def test_a_link_neither_doubles_nor_renames_an_image(tmp_path, order):
     assert list_rows(one) == list_rows(one[::-1]) == [photos[0]]
 
 
-def test_what_links_alone_lead_to_is_listed_by_their_names(tmp_path):
-    (annexed, *_) = make_photos(tmp_path / "in" / ".git" / "annex", 2)
+def link(path, target, age=0):
+    """Makes a link, `age` hours old."""
+    path.symlink_to(target)
+    made = 1.7e9 - 3600 * age
+    os.utime(path, (made, made), follow_symlinks=False)
+
+
+def test_what_links_alone_lead_to_is_listed_once_by_the_oldest_of_them(tmp_path):
+    make_photos(tmp_path / "away" / "year", 2)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    link(folder / "more", tmp_path / "away" / "year", age=3)
+
+    def found(**options):
+        return {os.path.relpath(uri, folder) for uri in list_rows([folder], **options)}
+
+    assert found() == {"more/00000.jpg", "more/00001.jpg"}
+    # Newer links rename nothing, whatever they lead to and are called.
+    link(folder / "above", tmp_path / "away", age=2)
+    link(folder / "a.jpg", tmp_path / "away" / "year" / "00000.jpg", age=1)
+    selection = Selection()
+    assert found(selection=selection) == {"more/00000.jpg", "more/00001.jpg"}
+    assert selection.left_out == {"links": 1}
+    # An older one does; so one that was made again does not.
+    link(folder / "old.jpg", tmp_path / "away" / "year" / "00001.jpg", age=9)
+    link(folder / "an old.jpg", tmp_path / "away" / "year" / "00001.jpg", age=8)
+    assert found() == {"more/00000.jpg", "old.jpg"}
+
+
+def test_a_link_to_a_file_beside_links_to_its_folder(tmp_path):
     (away, *_) = make_photos(tmp_path / "away" / "year", 1)
     folder = tmp_path / "in"
+    (folder / "z").mkdir(parents=True)
+    link(folder / "a.jpg", away, age=2)
+    link(folder / "z" / "all", tmp_path / "away", age=1)
+    assert uris(folder) == uris(folder, tmp_path / "in" / "z") == [str(folder / "a.jpg")]
+    # What another input lists, as folder or glob, has its own name.
+    for other in (tmp_path / "away", tmp_path / "away" / "*", tmp_path / "away" / "**" / "*.jpg"):
+        assert uris(folder, other) == uris(other, folder) == [str(away)]
+    assert uris(folder / "*") == uris(folder / "z" / ".." / "*.jpg") == [str(folder / "a.jpg")]
+
+
+def test_links_to_folders_around_them_are_loops(tmp_path):
+    (photo, *_) = make_photos(tmp_path / "in" / "photos", 1)
+    make_photos(tmp_path / "beside", 1)
+    make_photos(tmp_path / "away" / "year", 1)
+    (tmp_path / "in" / "photos" / "up").symlink_to(tmp_path)
+    (tmp_path / "in" / "year").symlink_to(tmp_path / "away" / "year")
+    (tmp_path / "away" / "year" / "loop").symlink_to("..")
+    found = [str(photo), str(tmp_path / "in" / "year" / "00000.jpg")]
+    assert uris(tmp_path / "in") == found
+
+
+def test_links_to_what_this_program_wrote_are_left_out(tmp_path):
+    (photo, *_) = make_photos(tmp_path / "in", 1)
+    (tmp_path / "census" / "_imagecensus").mkdir(parents=True)
+    make_photos(tmp_path / "census", 1)
+    (tmp_path / "in" / "census").symlink_to(tmp_path / "census")
+    selection = Selection()
+    assert list_rows([tmp_path / "in"], selection) == [str(photo)]
+    assert selection.left_out == {"own": 1}
+
+
+def test_links_to_files_that_are_called_by_their_content_are_copies(tmp_path):
+    folder = tmp_path / "in"
+    (annexed, *_) = make_photos(folder / ".git" / "annex", 1)
+    key = f"{os.path.dirname(annexed)}/MD5E-s5--{'0af' * 11}.jpg"
+    os.rename(annexed, key)
     for name in ("cat.jpg", "same cat.jpg"):
-        (folder / name).symlink_to(annexed)
-    (folder / "more").symlink_to(tmp_path / "away" / "year")
-    (folder / "other").symlink_to(tmp_path / "away")
-    (folder / "a.jpg").symlink_to(away)
-    found = {os.path.relpath(uri, folder) for uri in uris(folder)}
-    assert found == {"cat.jpg", "same cat.jpg", "more/00000.jpg"}
-    # What is excluded is not listed by its own name.
+        (folder / name).symlink_to(key)
+    assert uris(folder) == [str(folder / "cat.jpg"), str(folder / "same cat.jpg")]
+
+
+def test_what_is_excluded_is_listed_by_the_name_of_a_link(tmp_path):
+    folder = tmp_path / "in"
     selection = Selection(exclude=("album",))
     photos = make_photos(folder / "album", 1)
     (folder / "best.jpg").symlink_to(photos[0])

@@ -3,15 +3,15 @@
 Stated rules for a folder or prefix: every regular file in it, at any depth, is listed in name
 order, but for names that start with a dot, what systems and network disks keep, sidecars and videos
 right beside an image, folders that this program wrote (`ignored_names`), and what the user excludes
-(`selection`). What is left out is counted by kind. Links to what is listed under its own name are
-left out (`links`); others are listed under the name of the link, each folder once, so that loops
-end. Sockets, pipes and devices are not listed. A folder that cannot be listed, or not to its end,
-is listed itself: its row says why, and how many entries were seen before.
+(`selection`). What is left out is counted by kind. Links never add a row to an image that has one
+(`links`). Sockets, pipes and devices are not listed. A folder that cannot be listed, or not to its
+end, is listed itself: its row says why, and how many entries were seen before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import glob
 import json
@@ -47,6 +47,7 @@ _LISTING_STATUS = {
 }  # fmt: skip
 _OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
 _TRAINING = ".training"
+_LINKS = 1_000_000  # held, until it is known what other links lead to
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
 
 
@@ -58,6 +59,10 @@ class Version(str):
 
 class Unlisted(str):
     """In place of a folder's time: it could not be listed. The text is the reference's `member`."""
+
+    @property
+    def reason(self) -> str:
+        return str(json.loads(self)[-1])
 
 
 class InputError(UserError):
@@ -81,8 +86,10 @@ def list_files(
 
 def listed_by(inputs: tuple[str, ...]) -> Listed:
     """What the local ones among the inputs list under its own name."""
-    local = (absolute(text) for text in inputs if not store.is_remote(text))
-    return Listed(tuple(path for path in local if os.path.exists(path)))
+    local = [absolute(text) for text in inputs if not store.is_remote(text)]
+    globs = [path for path in local if not os.path.lexists(path) and is_glob(os.fsdecode(path))]
+    patterns = ((_root(path), _relative(path, _root(path))) for path in globs)
+    return Listed(filter(os.path.exists, local), patterns)
 
 
 def path_in_input(text: str, uri: str) -> str:
@@ -119,28 +126,14 @@ def list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File
     if os.path.lexists(path):
         paths = [path]
     elif is_glob(text):
-        paths = sorted(glob.iglob(path, recursive=True))
+        paths = list(glob.iglob(path, recursive=True))
         if not paths:
             raise InputError(f"{text}: nothing matches; quote the pattern and check it")
     else:
         raise InputError(f"{text}: no such file or folder")
     root = _root(path)
-    visited: set[tuple[int, int]] = set()
-    linked = _through_links(paths, root, listed)
-    if linked:  # in a glob's matches as in a folder: after the names that are none
-        for path in paths if len(paths) > 1 else ():
-            if path not in linked:
-                listed.add(listed.real(path))
-    for path in paths:
-        if path in linked and listed.holds(listed.real(path), selection):
-            selection.left_out["links"] += 1
-        elif os.path.isdir(path):
-            listed.add(listed.real(path))
-            yield from _walk(path, root, visited, selection, listed)
-        elif not selection.chooses or len(paths) == 1 or _takes(selection, _relative(path, root)):
-            reference = reference_of(path)
-            if reference:
-                yield reference
+    lister = _Lister(named=set(paths), root=root, selection=selection, listed=listed)
+    return lister.list_all(_through_links(paths, root, listed))
 
 
 def _through_links(paths: list[bytes], root: bytes, listed: Listed) -> set[bytes]:
@@ -151,71 +144,160 @@ def _through_links(paths: list[bytes], root: bytes, listed: Listed) -> set[bytes
     return {p for p in paths if listed.real(p) != os.path.join(real_root, _relative(p, root))}
 
 
-def _takes(selection: Selection, path: bytes) -> bool:
-    """Whether a file is listed; of archives, `--include` is asked about their members."""
-    name = os.fsdecode(path)
-    return not selection.excludes(name) if is_archive_name(name) else selection.takes(name)
-
-
 def absolute(text: str) -> bytes:
     """The path of a local input."""
     return os.fsencode(os.path.abspath(text))
 
 
-def _walk(
-    top: bytes,
-    root: bytes,
-    visited: set[tuple[int, int]],
-    selection: Selection,
-    listed: Listed,
-) -> Iterator[File]:
-    """Depth first, in name order; no recursion, as folders nest deeper than Python's stack.
+@dataclasses.dataclass(kw_only=True)
+class _Lister:
+    """Lists a local input.
 
-    `root`: what the paths that patterns see are relative to.
+    Attributes:
+      named: the input, or what its pattern matches.
+      root: what the paths that patterns see are relative to.
+      links: to what is not listed under its own name. They wait for what lies in folders that
+        other links lead to.
+      visited: device and number of the folders so far.
     """
-    pending = [top]
-    while pending:
-        path = pending.pop()
-        try:
-            info = os.stat(path)
-        except OSError as cause:
-            yield (store.uri_of_path(path), -1, _unlisted(cause, 0))
-            continue
-        if not stat.S_ISDIR(info.st_mode):
-            reference = reference_of(path)
-            if reference:
-                yield reference
-            continue
-        if (info.st_dev, info.st_ino) in visited:
-            continue
-        visited.add((info.st_dev, info.st_ino))
-        if path != top and is_own(path):
-            selection.left_out["own"] += 1
-            continue
-        names, error = _entries(path)
-        if error:
-            yield (store.uri_of_path(path), -1, _unlisted(error, len(names)))
-        if path == top and is_dataset(path):
-            names = [one for one in names if os.fsdecode(one.name) not in DATASET_ENTRIES]
-            selection.left_out["own"] += 1
-        # Files at once; folders go on the stack, last first, so that they come in name order.
-        kept = _kept(path, names, selection, listed)
-        for name in without_sidecars(
-            (name for name, is_folder in kept if not is_folder), os.fsdecode, selection.left_out
-        ):
-            file = os.path.join(path, name)
-            if not selection.chooses or _takes(selection, _relative(file, root)):
-                reference = reference_of(file)
-                if reference:
-                    yield reference
+
+    named: set[bytes]
+    root: bytes
+    selection: Selection
+    listed: Listed
+    links: list[bytes] = dataclasses.field(default_factory=list)
+    visited: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+
+    def list_all(self, linked: set[bytes]) -> Iterator[File]:
+        """What lies at each path; last, at those to which links have led.
+
+        Args:
+          linked: those of the paths that a link leads to.
+        """
+        paths = sorted(self.named)
+        if linked:  # what a link leads to may be another of the paths
+            for path in paths if len(paths) > 1 else ():
+                if path not in linked:
+                    self.listed.add(self.listed.real(path))
+        for path in paths:
+            if path not in linked and os.path.isdir(path):
+                self.listed.add(self.listed.real(path))
+                yield from self._walk(path, behind_link=False)
+            elif len(paths) == 1 or os.path.isdir(path) or self._takes(path):
+                yield from self._link(path) if path in linked else self._file(path)
+        yield from self._behind_links()
+
+    def _seen_as(self, path: bytes) -> str:
+        """A path as patterns see it."""
+        return os.fsdecode(_relative(path, self.root))
+
+    def _takes(self, path: bytes) -> bool:
+        return not self.selection.chooses or _takes(self.selection, self._seen_as(path))
+
+    def _link(self, path: bytes) -> Iterator[File]:
+        """Nothing, until it is known what else leads there."""
+        self.links.append(path)
+        if len(self.links) >= _LINKS:
+            yield from self._behind_links()
+
+    def _file(self, path: bytes) -> Iterator[File]:
+        if reference := reference_of(path):
+            yield reference
+        else:
+            self.selection.left_out["special"] += 1
+
+    def _behind_links(self) -> Iterator[File]:
+        """What links lead to, once each, under the name of the oldest link.
+
+        So a new link never renames an image.
+        """
+        while self.links:
+            links, self.links = sorted(self.links, key=_age), []
+            files, folders = [], []
+            for path in links:
+                if not self.listed.take(path, self.selection):
+                    self.selection.left_out["links"] += 1
+                elif os.path.isdir(path):
+                    folders.append(path)
                 else:
-                    selection.left_out["special"] += 1
-        folders = [os.path.join(path, name) for name, is_folder in reversed(kept) if is_folder]
-        pending.extend(
-            folder
-            for folder in folders
-            if not selection.chooses or not selection.excludes(os.fsdecode(_relative(folder, root)))
-        )
+                    files.append(path)
+            for folder in folders:
+                yield from self._walk(folder, behind_link=True)
+            for path in sorted(files):
+                yield from self._file(path)
+
+    def _walk(self, top: bytes, *, behind_link: bool) -> Iterator[File]:
+        """Depth first, in name order; no recursion, as folders nest deeper than Python's stack."""
+        pending = [top]
+        while pending:
+            path = pending.pop()
+            try:
+                info = os.stat(path)
+            except OSError as cause:
+                yield (store.uri_of_path(path), -1, _unlisted(cause, 0))
+                continue
+            if not stat.S_ISDIR(info.st_mode):
+                yield from self._file(path)
+                continue
+            if (info.st_dev, info.st_ino) in self.visited:
+                continue
+            if behind_link and path != top and self._has_row(path):
+                continue
+            self.visited.add((info.st_dev, info.st_ino))
+            if path not in self.named and is_own(path):
+                self.selection.left_out["own"] += 1
+                continue
+            entries, error = _entries(path)
+            if error:
+                yield (store.uri_of_path(path), -1, _unlisted(error, len(entries)))
+            if path in self.named and is_dataset(path):
+                entries = [one for one in entries if os.fsdecode(one.name) not in DATASET_ENTRIES]
+                self.selection.left_out["own"] += 1
+            # Files at once; folders go on the stack, last first, so that they come in name order.
+            kept = self._kept(path, entries)
+            files = (entry for entry in kept if not entry.is_folder)
+            for entry in without_sidecars(files, _name_of, self.selection.left_out):
+                file = os.path.join(path, entry.name)
+                if self._takes(file) and not (behind_link and self._has_row(file)):
+                    yield from self._link(file) if entry.is_link else self._file(file)
+            for entry in reversed([entry for entry in kept if entry.is_folder]):
+                folder = os.path.join(path, entry.name)
+                if not (self.selection.chooses and self.selection.excludes(self._seen_as(folder))):
+                    (self.links if entry.is_link else pending).append(folder)
+
+    def _has_row(self, path: bytes) -> bool:
+        """Whether what a linked folder holds is listed under another name, too; it is counted."""
+        known = self.listed.has(path)
+        self.selection.left_out.update({"links": 1} if known else {})
+        return known
+
+    def _kept(self, folder: bytes, entries: list[_Entry]) -> list[_Entry]:
+        """The entries that neither names nor links leave out."""
+        kept = []
+        for entry in entries:
+            kind = ignored_kind(entry.name)
+            if not kind and entry.is_link:
+                real = self.listed.real(os.path.join(folder, entry.name))
+                held = self.listed.holds(real, self.selection)
+                kind = "links" if held or self.listed.leads_back(folder, entry.name) else ""
+            if kind:
+                self.selection.left_out[kind] += 1
+            else:
+                kept.append(entry)
+        return kept
+
+
+def _takes(selection: Selection, name: str) -> bool:
+    """Whether a file is listed; of archives, `--include` is asked about their members."""
+    return not selection.excludes(name) if is_archive_name(name) else selection.takes(name)
+
+
+def _age(link: bytes) -> tuple[int, bytes]:
+    """A key by which the oldest link comes first."""
+    try:
+        return (os.lstat(link).st_mtime_ns, link)
+    except OSError:  # gone meanwhile
+        return (0, link)
 
 
 class _Entry(NamedTuple):
@@ -224,27 +306,8 @@ class _Entry(NamedTuple):
     is_link: bool
 
 
-def _kept(
-    folder: bytes, entries: list[_Entry], selection: Selection, listed: Listed
-) -> list[tuple[bytes, bool]]:
-    """Name, and whether it is a folder, of the entries that neither names nor links leave out.
-
-    Folders come first: links to files may lead into them.
-    """
-    kept = []
-    for name, is_folder, is_link in sorted(entries, key=lambda entry: not entry.is_folder):
-        kind = ignored_kind(name)
-        if not kind and is_link:
-            real = listed.real(os.path.join(folder, name))
-            if listed.holds(real, selection):
-                kind = "links"
-            elif is_folder:
-                listed.add(real)
-        if kind:
-            selection.left_out[kind] += 1
-        else:
-            kept.append((name, is_folder))
-    return kept
+def _name_of(entry: _Entry) -> str:
+    return os.fsdecode(entry.name)
 
 
 def _entries(path: bytes) -> tuple[list[_Entry], OSError | None]:
@@ -328,7 +391,7 @@ def chosen_objects(there: Iterable[File], top: str, selection: Selection) -> Ite
     for file in without_sidecars(
         _not_ignored(there, top, selection), lambda file: file[0], selection.left_out
     ):
-        if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/").encode()):
+        if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/")):
             yield file
 
 

@@ -1,33 +1,55 @@
 """Symbolic links among local inputs: an image has one row, under the name that is no link.
 
 A link whose target is listed under its own name is left out and counted, so that it neither doubles
-an image nor, being first in the order of names, renames one. What is reached through links alone,
-as in the trees of git-annex or DVC, is listed under the name of the link.
+an image nor, being first in the order of names, renames one. What is reached through links alone
+has one row, too, under the name of the oldest of them: a new link renames nothing. Only where files
+are called by what is in them, as git-annex, DVC and Hugging Face's cache keep them, is each link a
+file of its own, as copies are. A link to a folder that it lies in is left out: it is a loop.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from collections.abc import Iterable
 
 from imagecensus.model_export.common.ignored_names import ignored_kind, is_own
-from imagecensus.transforms.inputs.selection import Selection
+from imagecensus.transforms.inputs.selection import Selection, translate
+
+_CALLED_BY_CONTENT = re.compile(rb"[0-9a-f]{30}", re.IGNORECASE)
 
 
 class Listed:
-    """What is listed under its own name: the inputs, and folders that links have led to."""
+    """What is listed: the inputs, under their own names, and what links have led to."""
 
-    def __init__(self, paths: tuple[bytes, ...] = ()) -> None:
-        """`paths`: absolute; those that are reached through a link do not count."""
+    def __init__(
+        self, paths: Iterable[bytes] = (), patterns: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """What the inputs are.
+
+        Args:
+          paths: absolute; those that are reached through a link do not count.
+          patterns: of globs, each a folder without wildcards and the pattern below it.
+        """
         self._folders: dict[bytes, bytes] = {}  # where they really are
         self._roots = {path for path in paths if self.real(path) == path}
+        self._globs = [
+            (os.path.realpath(folder), re.compile(os.fsencode(translate(os.fsdecode(pattern)))))
+            for folder, pattern in patterns
+        ]
+        self._taken: set[bytes] = set()  # digests of files that a link gave a row
 
     def real(self, path: bytes) -> bytes:
         """The absolute path that has no link on its way."""
         folder, name = os.path.split(path)
+        inside = os.path.join(self._real_folder(folder), name)
+        return os.path.realpath(inside) if not name or os.path.islink(inside) else inside
+
+    def _real_folder(self, folder: bytes) -> bytes:
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
-        inside = os.path.join(self._folders[folder], name)
-        return os.path.realpath(inside) if not name or os.path.islink(inside) else inside
+        return self._folders[folder]
 
     def add(self, real: bytes) -> None:
         """From now on, what lies there is listed."""
@@ -38,7 +60,7 @@ class Listed:
         if not os.path.exists(real):  # broken, or a circle of links: a row says so
             return False
         root, steps = real, list[bytes]()
-        while root not in self._roots:
+        while root not in self._roots and not self._is_matched(root):
             root, step = os.path.split(root)
             if not step:
                 return False
@@ -49,3 +71,38 @@ class Listed:
         return not (steps and selection.chooses) or selection.would_take(
             os.fsdecode(os.path.join(*steps)), is_folder=os.path.isdir(real)
         )
+
+    def _is_matched(self, path: bytes) -> bool:
+        """Whether it is among what the globs match."""
+        return any(
+            path.startswith(folder + b"/") and matches.fullmatch(path[len(folder) + 1 :])
+            for folder, matches in self._globs
+        ) and not ignored_kind(os.path.basename(path))
+
+    def leads_back(self, folder: bytes, name: bytes) -> bool:
+        """Whether a link in a folder leads to that folder or to one around it."""
+        real = self.real(os.path.join(folder, name)).rstrip(b"/")
+        return (self._real_folder(folder) + b"/").startswith(real + b"/")
+
+    def take(self, link: bytes, selection: Selection) -> bool:
+        """Whether a link is listed, as nothing else gives its target a row; from now on it does."""
+        real = self.real(link)
+        if self.holds(real, selection):
+            return False
+        if os.path.isdir(real):
+            self.add(real)
+        elif os.path.exists(real) and not _CALLED_BY_CONTENT.search(os.path.basename(real)):
+            if _digest(real) in self._taken:
+                return False
+            self._taken.add(_digest(real))
+        return True
+
+    def has(self, path: bytes) -> bool:
+        """Whether what lies in a folder behind a link is listed by an input or another link."""
+        real = self.real(path)
+        known = real in self._roots or (bool(self._taken) and _digest(real) in self._taken)
+        return known or self._is_matched(real)
+
+
+def _digest(real: bytes) -> bytes:
+    return hashlib.blake2b(real, digest_size=8).digest()

@@ -104,5 +104,5 @@ def test_train_without_class_folders_is_refused(tmp_path):
 def test_a_closed_folder_is_refused_by_name(tmp_path):
     fill(tmp_path, a=2, b__inner=2)
     (tmp_path / "b" / "inner").chmod(0)
-    with pytest.raises(DataError, match="inner: cannot be listed: Permission denied"):
+    with pytest.raises(DataError, match="inner: the folder could not be listed: Permission denied"):
         read(tmp_path)
