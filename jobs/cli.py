@@ -135,6 +135,8 @@ def _main() -> int:
     """`main` for a process that ends with it: help, too, may go where nothing can be written."""
     try:
         return main()
+    except SystemExit as end:  # argparse's, after help and after what it refuses
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
     except BrokenPipeError:
         return 0
     except OSError as error:

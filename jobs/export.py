@@ -84,7 +84,7 @@ class ExportOptions:
 def main(argv: list[str]) -> int:
     """Exports; returns the exit code."""
     options = parse_options(
-        ExportOptions, argv, "imagecensus export", "Make a model folder of a network's file."
+        ExportOptions, argv, "imagecensus export", "Makes a model folder of a network's file."
     )
     if not os.path.exists(options.model):
         raise UserError(f"{options.model}: no such file")

@@ -64,7 +64,7 @@ class Options:
     top_k: int = option(5, "best classes shown per image", metavar="K")
     json: bool = option(False, "one JSON object per line, with the table's columns")
     engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
-    gps: bool = option(False, "also where the image was taken, where it says so; with --json")
+    gps: bool = option(False, "add where the image was taken, where it says so; with --json")
     trust_model: bool = option(False, "run a model whose graph may touch files or the network")
 
 

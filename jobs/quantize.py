@@ -86,7 +86,7 @@ class Sample:
 def main(argv: list[str]) -> int:
     """Quantises and prints the figures; returns the exit code."""
     options = parse_options(
-        QuantizeOptions, argv, "imagecensus quantize", "Make a model's faster twin in int8."
+        QuantizeOptions, argv, "imagecensus quantize", "Makes a model's faster twin in int8."
     )
     problems = check_inputs((options.images,))
     if options.labels not in ("", _PARENT) and not options.labels.startswith("column:"):

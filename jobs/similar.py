@@ -41,7 +41,7 @@ class Options:
     output: str = argument("the --output folder of a classify run with --embeddings")
     image: str = argument("an image file, or a uri of the table", nargs="?")
     top: int = option(10, "nearest images shown", metavar="N")
-    duplicates: bool = option(False, "groups of near-duplicates instead, in the whole table")
+    duplicates: bool = option(False, "show groups of near-duplicates in the whole table instead")
     threshold: float = option(
         0.95, "cosine similarity from which two images are near-duplicates", metavar="X"
     )

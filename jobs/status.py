@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         argv,
         "imagecensus status",
         "Checks the totals of an output and tells what runs for it. Classifies and writes nothing."
-        " exit codes: 0 every image has its row; 1 some have none yet, or totals do not balance.",
+        "\n\nexit codes: 0 every image has its row; 1 some have none yet, or totals do not balance",
     )
     found = read_status(options.output)
     print(json.dumps(dataclasses.asdict(found)) if options.json else describe(found))

@@ -303,7 +303,7 @@ def _add_int8(options: TrainOptions, data: LabelledData, work: str) -> None:
 
 def parse_words(argv: list[str]) -> TrainOptions:
     return parse_options(
-        TrainOptions, argv, "imagecensus train", "Train a classifier and export it."
+        TrainOptions, argv, "imagecensus train", "Trains a classifier and exports it."
     )
 
 

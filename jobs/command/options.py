@@ -10,12 +10,15 @@ import argparse
 import dataclasses
 import difflib
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from imagecensus.model_export.common.errors import UserError
 
 _T = TypeVar("_T")
+# How often an argument is given, as a usage line says it.
+_USAGE = {"": "{}", "?": "[{}]", "*": "[{}...]", "+": "{}..."}
 
 
 @overload
@@ -39,24 +42,25 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """The parser for a dataclass of options."""
     positionals = [
-        f.metadata.get("metavar", f.name.upper()) + ("..." if "nargs" in f.metadata else "")
+        _USAGE[f.metadata.get("nargs", "")].format(f.metadata.get("metavar", f.name.upper()))
         for f in dataclasses.fields(cls)
         if f.metadata.get("positional")
     ]
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=" ".join([prog, *positionals, "[options]"]),
-        description=description,
+        description="\n\n".join(map(textwrap.fill, description.split("\n\n"))),
         epilog=epilog,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    groups: dict[str, argparse._ArgumentGroup] = {}
+    # argparse has a group of this name itself, for --help.
+    groups: dict[str, argparse._ActionsContainer] = {"options": parser}
     for field in dataclasses.fields(cls):
         kwargs = dict(field.metadata)
         kwargs["help"] = kwargs["help"].replace("%", "%%")
         if kwargs.pop("positional", False):
-            parser.add_argument(field.name, **kwargs)
+            parser.add_argument(field.name, **{"metavar": field.name.upper(), **kwargs})
             continue
         group = kwargs.pop("group")
         if group not in groups:

@@ -69,3 +69,14 @@ def test_output_that_cannot_be_printed_is_no_defect():
         )
     assert ended.returncode == 1
     assert ended.stderr == "imagecensus: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["status", "--help"], 0), (["evaluate"], 2), (["status"], 2)]
+)
+def test_help_and_refusals_are_all_that_is_printed(words, code):
+    ended = run(words)
+    text = (ended.stdout or ended.stderr).decode()
+    assert ended.returncode == code and text.startswith(f"usage: imagecensus {words[0]} OUTPUT")
+    assert not (ended.stdout and ended.stderr)
+    assert len(ended.stderr.splitlines()) <= 2  # libraries that are not freed complain in dozens
