@@ -1,7 +1,8 @@
 """A listing compared with the plan: what is new, known, changed, moved, listed twice, or gone.
 
 Hashes of uris and versions tell which rows of the two may have to do with one another (16 bytes of
-memory a listed image); these rows are read, and DuckDB compares them out of core.
+memory a listed image). Those that are listed as they were are found by `unchanged`; the others are
+read, and DuckDB compares them out of core.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import pyarrow.compute as pc
 
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset import plan_index, raw_pairs
-from imagecensus.transforms.dataset.listing_spool import ListingSpool
+from imagecensus.transforms.dataset.listing_spool import FOUND, GIVEN, NOT_GIVEN, ListingSpool
 from imagecensus.transforms.dataset.plan_index import Hashes, HashSet
 from imagecensus.transforms.dataset.raw_pairs import RawPairs
+from imagecensus.transforms.dataset.unchanged import UnchangedRows
 from imagecensus.transforms.dataset.work_plan import (
     Plan,
     PlanFile,
@@ -41,9 +43,7 @@ MEMORY_LIMIT = "1GB"
 # What a listed image is. An absent one is named by a list, is known, and is not there any more; an
 # updated one is known, and its uri or the values that its list passes through are others now.
 NEW, KNOWN, CHANGED, DUPLICATE, ABSENT, UPDATED = range(6)
-_BATCH = 1 << 17
-# Of a passthrough column: the image's list has it, has it not, or it is found out here.
-_GIVEN, _NOT_GIVEN, _FOUND = "102"
+_BATCH = 1 << 16
 _FILES_AT_ONCE = 8  # plan files whose indexes are read ahead
 _QUOTE = "'"
 _OF_A_MOVE = ("n", "file", "row", "new")
@@ -164,7 +164,7 @@ class Comparison:
         self._pairs = None
         if raw_pairs.COLUMN in self._passed:
             number = list(self._passed).index(raw_pairs.COLUMN) + 1
-            may_mark = f"substr(given, {number}, 1) = '{_FOUND}'"
+            may_mark = f"substr(given, {number}, 1) = '{FOUND}'"
             self._pairs = RawPairs(self._db, self._passed[raw_pairs.COLUMN], may_mark)
         return self
 
@@ -182,8 +182,8 @@ class Comparison:
 
     def _flag(self, name: str, given: Container[str] | None) -> str:
         if given is None or name in given:
-            return _GIVEN
-        return _FOUND if name == raw_pairs.COLUMN else _NOT_GIVEN
+            return GIVEN
+        return FOUND if name == raw_pairs.COLUMN else NOT_GIVEN
 
     def add_beside(self, uris: pa.Array) -> None:
         """Takes the uris of images that belong to other shards: a raw here may be one's pair."""
@@ -216,7 +216,7 @@ class Comparison:
         if self._pairs:
             pairs = self._pairs.find(self._spool.read(at) for at, _ in self._spool.batches())
         self._load(whole)
-        self._verdict = np.full(self._rows, NEW, np.uint8)
+        self._verdict = np.where(self._unchanged.listed, KNOWN, NEW).astype(np.uint8)
         self._db.execute(
             "CREATE TABLE twice AS SELECT l.n FROM listed l JOIN (SELECT uri,"
             " min(n) AS first FROM listed GROUP BY uri HAVING count(*) > 1) d"
@@ -289,7 +289,8 @@ class Comparison:
         moves: list[Move] = []
         used: set[tuple[int, int] | int] = set()
         for move in map(Move._make, found):
-            if used.isdisjoint(((move.file, move.row), move.n)):
+            free = used.isdisjoint(((move.file, move.row), move.n))
+            if free and not self._unchanged.listed[move.n]:
                 used |= {(move.file, move.row), move.n}
                 moves.append(move)
         return moves
@@ -319,7 +320,7 @@ class Comparison:
     def _other(self) -> str:
         """SQL: whether a value that the list passes through is another one than in the plan."""
         tests = [
-            f"(substr(l.given, {number}, 1) <> '{_NOT_GIVEN}'"
+            f"(substr(l.given, {number}, 1) <> '{NOT_GIVEN}'"
             f" AND CAST(l.{column} AS VARCHAR) IS DISTINCT FROM CAST(p.{column} AS VARCHAR))"
             for number, column in enumerate(self._passed.values(), 1)
         ]
@@ -336,8 +337,9 @@ class Comparison:
     def _load(self, whole: tuple[str, ...] | None) -> None:
         """Fills `listed` and `known` with the rows that may have to do with one another.
 
-        These are: listed twice; in the plan; there of the same size and version; in the plan, in
-        an input, and not listed. Hashes find some more, which the comparison itself leaves out.
+        These are, but for those that are listed as they are in the plan: listed twice; in the plan;
+        there of the same size and version; in the plan, in an input, and not listed. Hashes find
+        some more, which the comparison itself leaves out.
         """
         self._make_known()
         empty = np.empty(0, np.uint64)
@@ -346,20 +348,39 @@ class Comparison:
         self._hashes = []
         with ThreadPoolExecutor(2) as pool:
             sets = listed, _ = tuple(pool.map(HashSet, (uris, versions)))
+        failures = np.concatenate([np.zeros(0, bool), *self._failures])
+        self._unchanged = UnchangedRows(
+            uris, listed, failures, size=_BATCH, schema=self.schema,
+            read=lambda number: self._read(number, number * _BATCH),
+        )  # fmt: skip
         shared, alike = [listed.repeated], [empty]
         for number, file, known, met, like in self._met(*sets):
+            within_rows = ~met
+            if met.any():
+                met &= self._present(file)
+                met &= ~self._find_unchanged(file, known, met)
             shared.append(known.uris[met])
             alike.append(known.versions[like])
-            within = np.zeros(len(file.units), bool)
-            if whole is not None and not met.all():
+            if whole is None or not within_rows.any():
+                within_rows[:] = False
+            else:
                 within = units_within(file, whole)
-            within_rows = np.repeat(within, [unit.rows for unit in file.units])
+                within_rows &= np.repeat(within, [unit.rows for unit in file.units])
             self._load_known(number, file, met | like | within_rows)
         del listed, sets
-        chosen = np.concatenate([np.zeros(0, bool), *self._failures])
-        chosen |= HashSet(np.concatenate(shared)).has(uris)
-        chosen |= HashSet(np.concatenate(alike)).has(versions)
+        chosen = HashSet(np.concatenate(alike)).has(versions) & ~self._unchanged.listed
+        chosen |= failures | HashSet(np.concatenate(shared)).has(uris)
         self._load_listed(chosen | (self._relocate is not None))
+
+    def _find_unchanged(self, file: PlanFile, known: Hashes, met: np.ndarray) -> np.ndarray:
+        """bool [rows]: which rows of a plan file are listed as they are there."""
+        if self._relocate:
+            return np.zeros(len(met), bool)
+        return self._unchanged.find(file, known, met)
+
+    def _present(self, file: PlanFile) -> np.ndarray:
+        """bool [rows]: which rows of a plan file have no later revision."""
+        return ~np.repeat(self._plan.superseded(file), [unit.rows for unit in file.units])
 
     def _met(
         self, uris: HashSet, versions: HashSet
@@ -394,8 +415,7 @@ class Comparison:
         """Reads rows of a plan file in their present revision; all, where images are relocated."""
         chosen |= self._relocate is not None
         if chosen.any():
-            superseded = self._plan.superseded(file)
-            chosen &= ~np.repeat(superseded, [unit.rows for unit in file.units])
+            chosen &= self._present(file)
         if not chosen.any():
             return
         self._loaded.add(number)
@@ -480,7 +500,7 @@ class Comparison:
                 continue
             values = {name: row[name] for name in (*REF_COLUMNS, *LISTED_COLUMNS)}
             passed = zip(self._passed.items(), given, strict=True)
-            values |= {name: row[column] for (name, column), flag in passed if flag != _NOT_GIVEN}
+            values |= {name: row[column] for (name, column), flag in passed if flag != NOT_GIVEN}
             found[at] = Edit(values=values, again=state == CHANGED)
         for row in self._rows_that_go(number, drop_gone):
             found[row] = None

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+# A letter for each passthrough column, in the column `given` of each row: the image's list has it,
+# has it not, or it is found out here.
+GIVEN, NOT_GIVEN, FOUND = "102"
+
 
 class ListingSpool:
     """Rows in the order in which they were added; row n is in batch n // `size`."""

@@ -172,29 +172,38 @@ def read_hashes(file: PlanFile, *, keep: bool) -> Hashes:
 
 
 def read_rows(file: PlanFile, rows: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """Some rows of a plan file.
+    """Some rows of a plan file; see `read_some_rows`."""
+    return next(read_some_rows(file, [rows], schema))
+
+
+def read_some_rows(
+    file: PlanFile, some: Iterable[np.ndarray], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """Rows of a plan file, some at a time.
 
     Args:
       file: of the plan.
-      rows: int64: their numbers, ascending.
+      some: int64: their numbers, ascending.
       schema: the columns that are read; those that the file lacks are null.
 
-    Returns:
+    Yields:
       a table with these columns, in the types of the file, and `imagecensus.row`.
     """
-    units = np.unique(file.unit_at(rows))
     with _damage_reported(file.location):
-        names = [name for name in schema.names if name in file.schema.names]
-        groups = [file.units[at].row_group for at in units]
-        found = _open_anew(file.location).read_row_groups(groups, names)
-    starts = file.ends[units] - [file.units[at].rows for at in units]
-    read = [np.arange(start, end) for start, end in zip(starts, file.ends[units], strict=True)]
-    found = found.filter(pa.array(np.isin(np.concatenate(read), rows, assume_unique=True)))
-    columns = [
-        found.column(field.name) if field.name in names else pa.nulls(len(rows), field.type)
-        for field in schema
-    ]
-    return pa.table([*columns, pa.array(rows)], [*schema.names, ROW_COLUMN])
+        parquet = _open_anew(file.location)
+    names = [name for name in schema.names if name in file.schema.names]
+    for rows in some:
+        units = np.unique(file.unit_at(rows))
+        with _damage_reported(file.location):
+            found = parquet.read_row_groups([file.units[at].row_group for at in units], names)
+        starts = file.ends[units] - [file.units[at].rows for at in units]
+        read = [np.arange(start, end) for start, end in zip(starts, file.ends[units], strict=True)]
+        found = found.filter(pa.array(np.isin(np.concatenate(read), rows, assume_unique=True)))
+        columns = [
+            found.column(field.name) if field.name in names else pa.nulls(len(rows), field.type)
+            for field in schema
+        ]
+        yield pa.table([*columns, pa.array(rows)], [*schema.names, ROW_COLUMN])
 
 
 def units_within(file: PlanFile, inputs: Iterable[str]) -> np.ndarray:

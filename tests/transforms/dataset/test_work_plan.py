@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagecensus.transforms.dataset import plan_index, work_plan
+from imagecensus.transforms.dataset import compare, plan_index, unchanged, work_plan
 from imagecensus.transforms.dataset.plan_units import (
     Revising,
     plan_units,
@@ -25,11 +25,17 @@ from imagecensus.transforms.dataset.work_plan import (
 from imagecensus.transforms.records import REF_SCHEMA
 
 
-@pytest.fixture(autouse=True, params=["small files", "indexed", "all hashes equal"])
+@pytest.fixture(autouse=True, params=["small files", "indexed", "in pieces", "all hashes equal"])
 def kind(request, monkeypatch):
-    """Plan files have indexes or are too small for one; hashes tell rows apart or do not."""
+    """Plan files have indexes or are too small for one; hashes tell rows apart or do not.
+
+    In pieces: what is listed as it was is found as that of large listings is.
+    """
     if request.param != "small files":
         monkeypatch.setattr(plan_index, "LEAST_ROWS", 1)
+    if request.param in ("in pieces", "all hashes equal"):
+        monkeypatch.setattr(unchanged, "_LEAST_ROWS", 1)
+        monkeypatch.setattr(unchanged, "_ROWS_AT_ONCE", 3)
     if request.param == "all hashes equal":
         monkeypatch.setattr(plan_index, "hash_rows", equal_hashes)
     return request.param
@@ -303,3 +309,37 @@ def test_many_files_of_one_size_and_time_are_compared(tmp_path):
     plan(tmp_path, references(old), unit_rows=512)
     again = plan(tmp_path, references(new), dry_run=True, revising=Revising(whole=("/new",)))
     assert (again.added, again.moved, again.gone) == (60_000, 0, ())
+
+
+@pytest.mark.parametrize("kind", ["in pieces"], indirect=True)
+def test_the_database_compares_only_what_is_not_as_it_was(tmp_path, monkeypatch, kind):
+    uris = [f"/photos/{i:02d}.jpg" for i in range(40)]
+    notes = [f"note {i}" for i in range(40)]
+    passthrough = pa.schema([pa.field("note", pa.string())])
+    plan(tmp_path, references(uris, note=notes), passthrough=passthrough, unit_rows=10)
+    plan(tmp_path, references(uris[:1], etag="2"), passthrough=passthrough)  # a further revision
+    compared = {}
+    real = compare.Comparison.judge
+
+    def judge(self, whole):
+        answer = real(self, whole)
+        for table in ("listed", "known"):
+            found = self._db.execute(f"SELECT uri FROM {table} ORDER BY uri").fetchall()
+            compared[table] = [uri for (uri,) in found]
+        return answer
+
+    monkeypatch.setattr(compare.Comparison, "judge", judge)
+    changed = references(uris[:1], etag="2", note=notes[:1])
+    noted = references(uris[1:2], note=["another"])
+    moved = references(["/photos/new.jpg"], note=["x"])
+    again = references([*uris[2:30], uris[5]], note=[*notes[2:30], notes[5]])
+    unnoted = references(uris[30:39])  # of a list without the column
+    planned = plan(
+        tmp_path, changed, noted, moved, again, unnoted, passthrough=passthrough,
+        revising=Revising(whole=("/photos",)),
+    )  # fmt: skip
+    assert (planned.listed, planned.known, planned.duplicates, planned.added) == (41, 39, 1, 1)
+    assert (planned.updated, planned.gone) == (1, (uris[39],))
+    # What has another note, is listed twice, is gone, or is new: it may have moved.
+    assert compared["known"] == [uris[1], uris[5], uris[39]]
+    assert compared["listed"] == [uris[1], uris[5], uris[5], "/photos/new.jpg"]
