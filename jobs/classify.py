@@ -40,7 +40,7 @@ from imagecensus.jobs.classification.run_report import (
     write_run_report,
 )
 from imagecensus.jobs.command import process
-from imagecensus.jobs.command.options import parse_known_options, size_in_bytes
+from imagecensus.jobs.command.options import parse_known_options
 from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
@@ -64,10 +64,10 @@ from imagecensus.transforms.dataset.inventory import Inventory
 from imagecensus.transforms.dataset.layout import (
     Layout,
     claim,
-    dataset_ingredients,
     fact_columns,
     fingerprint_of,
-    ingredients,
+    identity_of,
+    stored_identity,
 )
 from imagecensus.transforms.dataset.plan_units import Planned, Revising, plan_units
 from imagecensus.transforms.dataset.raw_pairs import with_column
@@ -231,9 +231,9 @@ def prepare(
     `at_end` ends the listing, also where it was not read to its end.
     """
     started = time.time()
-    process.forgo_pandas()
+    process.skip_pandas()
     delta = _keeps_delta(options, layout)
-    present = dataset_ingredients(layout)
+    present = stored_identity(layout)
     chosen = _choose_model(options, present)
     less: dict[str, Any] = {"accept_truncated": options.accept_truncated}
     preprocess = dataclasses.replace(chosen.contract.preprocess, **less)
@@ -259,14 +259,12 @@ def prepare(
         left_out = left_out_text(selection.left_out)
         more = f"; left out by rule: {left_out}" if left_out else ""
         raise UserError(f"{', '.join(options.inputs)}: no images there{more}")
-    identity = ingredients(
+    identity = identity_of(
         contract,
         top_k=top_k,
         embeddings=options.embeddings,
         precision=options.precision,
-        max_pixels=options.max_pixels,
-        max_side=options.max_side,
-        max_bytes=size_in_bytes(options.max_bytes),
+        limits=options.limits,
         passthrough=passthrough,
         facts=fact_columns(present, gps=options.gps, share=options.accept_truncated > 0),
     )

@@ -35,7 +35,7 @@ from imagecensus.model_export.common.quantities import counted, format_size
 from imagecensus.model_export.contract import CONTRACT_FILE, EXTRA, read_contract
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.safety import check_graph
-from imagecensus.transforms.engines.classify_batch import Classification, load_classifier
+from imagecensus.transforms.engines.classify_batch import ClassificationConfig, load_classifier
 from imagecensus.transforms.engines.precision import choose_precision
 from imagecensus.transforms.engines.registry import EngineError, choose_engine, match_engine
 from imagecensus.transforms.image_ref import ImageRef
@@ -256,14 +256,14 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
             remedy = "look at the first report: workers check the golden images before any image"
             yield Finding("warn", "model", text, remedy)
             return
-        how = Classification(
+        config = ClassificationConfig(
             model=folder,
             engine=engine,
             precision=precision,
             threads=options.threads,
             digest=options.model_digest,
         )
-        loaded = load_classifier(how)
+        loaded = load_classifier(config)
     except UserError as error:
         yield Finding("fail", "model", str(error), "give another --model or --engine")
         return

@@ -22,11 +22,11 @@ from imagecensus.model_export.contract import read_contract
 from imagecensus.model_export.default_model import default_model
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.model_export.safety import check_graph
-from imagecensus.transforms.decoders.decode_batch import Decoding, Pending, Pools
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pending, Pools
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
 from imagecensus.transforms.engines.classify_batch import (
-    Classification,
+    ClassificationConfig,
     classify_batch,
     load_classifier,
 )
@@ -114,14 +114,14 @@ class Predictor:
                 " export it again with a larger top-k"
             )
         facts = (*FACTS, *GPS_FACTS) if gps else FACTS
-        self._decoding = Decoding(spec=self.contract.preprocess, facts=facts)
+        self._decoding = DecodingConfig(spec=self.contract.preprocess, facts=facts)
         self._pools = Pools(self._decoding)  # they start while the model is loaded
         weakref.finalize(self, self._pools.close)
         chosen = match_engine(choose_engine(engine), engine, model)
-        self._how = Classification(
+        self._config = ClassificationConfig(
             model=model, engine=chosen, top_k=min(top_k, len(self.contract.labels))
         )
-        self._model = load_classifier(self._how)
+        self._model = load_classifier(self._config)
 
     def predict(
         self, images: Iterable[NamedBytes], embeddings: bool = False
@@ -154,9 +154,9 @@ class Predictor:
         shape, facts = self.contract.preprocess.shape, self._decoding.facts
         batch = ImageBatch.of(_NO_UNIT, refs, shape, facts=facts)
         batch = Pending(batch, self._decoding, self._pools, files).result()
-        how = dataclasses.replace(self._how, embeddings=embeddings)
+        config = dataclasses.replace(self._config, embeddings=embeddings)
         rows = classify_batch(
-            batch, self._model.engine, self._model.labels, how, self._model.embedding_size
+            batch, self._model.engine, self._model.labels, config, self._model.embedding_size
         ).rows
         vectors = rows.column("embedding") if embeddings else None
         without = {"etag_or_mtime", "embedding"}.intersection(rows.schema.names)

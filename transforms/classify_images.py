@@ -11,7 +11,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from imagecensus.transforms import counters
 from imagecensus.transforms.engines.classify_batch import (
-    Classification,
+    ClassificationConfig,
     LoadedClassifier,
     classify_batch,
     load_classifier,
@@ -24,24 +24,24 @@ from imagecensus.transforms.records import ImageBatch, PredictionBatch
 class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifier]):
     """RunInference over pre-made batches: one `ImageBatch` in, one `PredictionBatch` out."""
 
-    def __init__(self, how: Classification) -> None:
+    def __init__(self, config: ClassificationConfig) -> None:
         super().__init__()
-        self._how = how
+        self._config = config
 
     def load_model(self) -> LoadedClassifier:
         """See `load_classifier`."""
-        return load_classifier(self._how)
+        return load_classifier(self._config)
 
     def run_inference(
         self, batch: ImageBatch, model: LoadedClassifier, inference_args: Any = None
     ) -> Sequence[PredictionBatch]:
         rows = classify_batch(
-            batch, model.engine, model.labels, self._how, model.embedding_size, known=model.known
+            batch, model.engine, model.labels, self._config, model.embedding_size, known=model.known
         )
         rows.engine = model.name
         for name, times in rows.noted.items():
             counters.IN_BATCHES[name].inc(times)
-        if self._how.engine == AUTO:
+        if self._config.engine == AUTO:
             counters.IMAGES_BY_ENGINE[model.name].inc(len(batch.pixels))
         LOCAL_RUN.add_images(len(rows))
         return [rows]
@@ -57,7 +57,7 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
 class ClassifyImages(beam.PTransform):
     """`PCollection[ImageBatch]` → `PCollection[PredictionBatch]`, by RunInference."""
 
-    how: Classification
+    config: ClassificationConfig
 
     def expand(self, batches: beam.PCollection[ImageBatch]) -> beam.PCollection[PredictionBatch]:
-        return batches | RunInference(ClassifierHandler(self.how))
+        return batches | RunInference(ClassifierHandler(self.config))

@@ -19,7 +19,7 @@ from apache_beam.transforms.window import GlobalWindows
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms import activity, counters, fault_injection
 from imagecensus.transforms.dataset import parts, work_plan
-from imagecensus.transforms.decoders.decode_batch import Decoding, Pending, Pools
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pending, Pools
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import ImageBatch, Unit
 
@@ -30,24 +30,24 @@ class ReadAhead:
     It goes on from unit to unit: readers need not wait until the model is through with a unit.
     """
 
-    def __init__(self, how: Decoding, pools: Pools):
-        self._how, self._pools = how, pools
+    def __init__(self, config: DecodingConfig, pools: Pools):
+        self._config, self._pools = config, pools
         self._waiting: collections.deque[Pending] = collections.deque()
 
     def add(self, unit: Unit, refs: pa.RecordBatch) -> Iterator[ImageBatch]:
         """Begins the references of one unit.
 
         Yields:
-          ImageBatch of `how.batch_images` references or less, of units added before, then of this
+          ImageBatch of `batch_images` references or less, of units added before, then of this
           one, in row order. A unit's last one has `last`; `rest` gives those not yielded here.
         """
-        size = self._how.batch_images
+        size = self._config.batch_images
         for start in range(0, refs.num_rows, size):
             last = start + size >= refs.num_rows
-            cut, shape = refs.slice(start, size), self._how.spec.shape
-            batch = ImageBatch.of(unit, cut, shape, facts=self._how.facts, last=last)
-            self._waiting.append(Pending(batch, self._how, self._pools))
-            if len(self._waiting) > self._how.window_batches:
+            cut, shape = refs.slice(start, size), self._config.spec.shape
+            batch = ImageBatch.of(unit, cut, shape, facts=self._config.facts, last=last)
+            self._waiting.append(Pending(batch, self._config, self._pools))
+            if len(self._waiting) > self._config.window_batches:
                 yield self._waiting.popleft().result()
 
     def rest(self) -> Iterator[ImageBatch]:
@@ -60,24 +60,24 @@ class ReadAhead:
 class DecodeImages(beam.PTransform):
     """Units to decoded batches: `PCollection[Unit]` → `PCollection[ImageBatch]`."""
 
-    how: Decoding
+    config: DecodingConfig
     parts: str  # their folder: a revised unit takes rows over
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[ImageBatch]:
-        do_fn = _DecodeImages(self.how, self.parts)
+        do_fn = _DecodeImages(self.config, self.parts)
         return units | beam.ParDo(do_fn).with_output_types(ImageBatch)
 
 
 class _DecodeImages(beam.DoFn):
-    def __init__(self, how: Decoding, parts: str):
-        self._how, self._parts = how, parts
+    def __init__(self, config: DecodingConfig, parts: str):
+        self._config, self._parts = config, parts
 
     def setup(self) -> None:
-        self._how.web.apply()
-        self._pools = Pools(self._how)
+        self._config.web.apply()
+        self._pools = Pools(self._config)
 
     def start_bundle(self) -> None:
-        self._ahead = ReadAhead(self._how, self._pools)
+        self._ahead = ReadAhead(self._config, self._pools)
 
     def process(self, unit: Unit) -> Iterator[ImageBatch]:
         if LOCAL_RUN.stop.is_set():

@@ -82,7 +82,7 @@ def list_images(
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
     """
-    how = _Archives(
+    config = _Archives(
         image_column=image_column, max_members=max_members, zip_encoding=zip_encoding,
         all_pages=all_pages,
         selection=selection if selection is not None else Selection(), listed=listed_by(inputs),
@@ -93,13 +93,13 @@ def list_images(
             if kind == IIIF:
                 yield from list_iiif(text)
             elif kind == INVENTORY:
-                yield from _list_with_archives(text, how, list_inventory(text, how.selection))
+                yield from _list_with_archives(text, config, list_inventory(text, config.selection))
             elif kind:
                 yield from list_manifest(
                     text, uri_column, columns=columns, kind=kind, image_column=image_column
                 )
             else:
-                yield from _list_with_archives(text, how)
+                yield from _list_with_archives(text, config)
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -174,52 +174,52 @@ class _Archives:
 
 
 def _list_with_archives(
-    text: str, how: _Archives, objects: Iterator[File] | None = None
+    text: str, config: _Archives, objects: Iterator[File] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The files of one input, and in the place of an archive its members.
 
     `objects`: those that an inventory names, with paths from their bucket on; None: it is none.
     """
     named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
-    columns = _table_columns(text, how.image_column) if objects is None else pa.schema([])
+    columns = _table_columns(text, config.image_column) if objects is None else pa.schema([])
     passed = {f.name: new for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        with_pages = how.all_pages and page_archive.may_have_pages(uri)
+        with_pages = config.all_pages and page_archive.may_have_pages(uri)
         archive = not uri.endswith(_IMAGES) and (is_archive_name(uri) or uri == named)
         if not (with_pages or archive):
             return None
-        kind = look_into.archive_kind(*reference, how.image_column)
-        if kind == PAGES and not how.all_pages:
+        kind = look_into.archive_kind(*reference, config.image_column)
+        if kind == PAGES and not config.all_pages:
             return None
-        if kind == "zip" and how.zip_encoding:
-            kind += f":{how.zip_encoding}"
+        if kind == "zip" and config.zip_encoding:
+            kind += f":{config.zip_encoding}"
         if not kind:
             return None
         return look_into.list_archive(
             *reference,
             kind,
-            how.image_column,
+            config.image_column,
             columns=columns,
-            max_members=how.max_members,
-            all_pages=how.all_pages,
+            max_members=config.max_members,
+            all_pages=config.all_pages,
         )
 
     chunk: list[File] = []
-    files = list_files(text, how.selection, how.listed) if objects is None else objects
+    files = list_files(text, config.selection, config.listed) if objects is None else objects
     remote = store.is_remote(text) or objects is not None
-    for reference, members in _expand(files, remote, members_of, how.all_pages):
+    for reference, members in _expand(files, remote, members_of, config.all_pages):
         if members is None:
             chunk.append(reference)
         if chunk and (members is not None or len(chunk) == CHUNK):
             yield _with_checksums(reference_batch(chunk), chunk)
             chunk = []
         for batch in members or ():
-            how.selection.left_out.update(listing.left_out_of(batch))
+            config.selection.left_out.update(listing.left_out_of(batch))
             uri = reference[0]
             path = store.split(uri)[1] if objects is not None else path_in_input(text, uri)
-            chosen = _chosen(batch, path, how.selection)
+            chosen = _chosen(batch, path, config.selection)
             if chosen.num_rows:
                 renamed = _renamed(chosen, passed)
                 yield _with_checksums(renamed, [reference] * renamed.num_rows)

@@ -20,7 +20,6 @@ from imagecensus.jobs.classification.run_report import Run
 from imagecensus.jobs.classification.runners import beam_runner, template_location
 from imagecensus.jobs.classification.stall_log import Waiting
 from imagecensus.jobs.classification.worker_errors import user_errors
-from imagecensus.jobs.command.options import size_in_bytes
 from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
@@ -30,8 +29,8 @@ from imagecensus.transforms.counters import NAMESPACE, SLOW
 from imagecensus.transforms.dataset.epoch import Fence, fence_of
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.decode_images import DecodeImages
-from imagecensus.transforms.decoders.decode_batch import Decoding
-from imagecensus.transforms.engines.classify_batch import Classification
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig
+from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import Unit
 from imagecensus.transforms.storage import store
@@ -39,7 +38,7 @@ from imagecensus.transforms.write_parts import WriteParts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class How:
+class PipelineConfig:
     """How units become parts: the same on every worker.
 
     Attributes:
@@ -48,8 +47,8 @@ class How:
       elsewhere: workers run in other processes, or on other machines.
     """
 
-    decoding: Decoding
-    classification: Classification
+    decoding: DecodingConfig
+    classification: ClassificationConfig
     layout: Layout
     made_by: dict[str, Any]
     compression: str = "zstd"
@@ -57,18 +56,23 @@ class How:
     elsewhere: bool = False
 
 
-def build_pipeline(pipeline: beam.Pipeline, units: list[Unit], how: How) -> beam.PCollection[str]:
+def build_pipeline(
+    pipeline: beam.Pipeline, units: list[Unit], config: PipelineConfig
+) -> beam.PCollection[str]:
     """The job, as a list of its stages."""
-    parts = how.layout.parts
+    parts = config.layout.parts
     return (
         pipeline
-        | "Units" >> GiveUnits(units=units, folder=how.layout.state, carried=how.elsewhere)
-        | "BeginUnits" >> BeginUnits(parts=parts, fence=how.fence)
-        | "DecodeImages" >> DecodeImages(how=how.decoding, parts=parts)
-        | "ClassifyImages" >> ClassifyImages(how=how.classification)
+        | "Units" >> GiveUnits(units=units, folder=config.layout.state, carried=config.elsewhere)
+        | "BeginUnits" >> BeginUnits(parts=parts, fence=config.fence)
+        | "DecodeImages" >> DecodeImages(config=config.decoding, parts=parts)
+        | "ClassifyImages" >> ClassifyImages(config=config.classification)
         | "WriteParts"
         >> WriteParts(
-            folder=parts, provenance=how.made_by, compression=how.compression, fence=how.fence
+            folder=parts,
+            provenance=config.made_by,
+            compression=config.compression,
+            fence=config.fence,
         )
     )
 
@@ -119,7 +123,7 @@ def run_pipeline(request: Request, run: Run) -> None:
         else contextlib.nullcontext(),
     ):
         pipeline = beam.Pipeline(runner=runner, options=beam_options)
-        build_pipeline(pipeline, units, _how(request, run))
+        build_pipeline(pipeline, units, _config(request, run))
         run.template = template_location(options, beam_options)
         with user_errors(), waiting:
             result = submit(pipeline, job, request.layout)
@@ -138,22 +142,18 @@ def run_pipeline(request: Request, run: Run) -> None:
     run.images = run.counters.get("images_read", LOCAL_RUN.images)
 
 
-def _how(request: Request, run: Run) -> How:
+def _config(request: Request, run: Run) -> PipelineConfig:
     options, layout = request.options, request.layout
-    decoding = Decoding(
+    decoding = DecodingConfig(
         spec=request.contract.preprocess,
-        max_pixels=options.max_pixels,
-        max_side=options.max_side,
-        max_bytes=size_in_bytes(options.max_bytes),
+        limits=options.limits,
         threads=options.threads,
-        seconds=options.decode_seconds,
-        memory=size_in_bytes(options.decode_memory),
         web=options.web,
         facts=request.facts,
     )
     # A worker elsewhere fetches a bucket's model itself.
     location = options.model if options.model and store.is_bucket(options.model) else run.model
-    classification = Classification(
+    classification = ClassificationConfig(
         model=location,
         engine=run.engine,
         precision=options.precision,
@@ -164,7 +164,7 @@ def _how(request: Request, run: Run) -> How:
     )
     elsewhere = options.runner != IN_PROCESS
     signs = layout.signs if elsewhere else ""
-    return How(
+    return PipelineConfig(
         decoding=decoding, classification=classification, layout=layout,
         made_by=run.provenance(), compression=options.compression, elsewhere=elsewhere,
         fence=fence_of(layout.epoch, layout.whole.epoch, request.epoch, signs),

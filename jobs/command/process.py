@@ -75,7 +75,7 @@ def import_beam() -> None:
         )
 
 
-def forgo_pandas() -> None:
+def skip_pandas() -> None:
     """Lets pyarrow conclude, once and for all, that there is no pandas to make room for."""
     if own_process:
         with _hidden("pandas"):

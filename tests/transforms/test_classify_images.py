@@ -11,7 +11,7 @@ from imagecensus.model_export.contract import ModelError, read_golden
 from imagecensus.transforms.classify_images import ClassifierHandler
 from imagecensus.transforms.engines import registry
 from imagecensus.transforms.engines.classify_batch import (
-    Classification,
+    ClassificationConfig,
     classify_batch,
     infer_bisecting,
 )
@@ -76,8 +76,8 @@ def batch_of(means) -> ImageBatch:
 
 
 def classify(means, **options):
-    how = Classification(model="", engine="", top_k=2, **options)
-    return classify_batch(batch_of(means), BrightnessEngine(), NAMES, how, 1).rows
+    config = ClassificationConfig(model="", engine="", top_k=2, **options)
+    return classify_batch(batch_of(means), BrightnessEngine(), NAMES, config, 1).rows
 
 
 def test_rows_have_the_schema_and_stay_aligned():
@@ -185,7 +185,9 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
-    loaded = ClassifierHandler(Classification(model=str(copy), engine="openvino")).load_model()
+    loaded = ClassifierHandler(
+        ClassificationConfig(model=str(copy), engine="openvino")
+    ).load_model()
     assert loaded.labels.to_pylist() == LABELS
     golden = read_golden(str(copy))
     np.savez(
@@ -195,7 +197,7 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
         scores=golden.scores[:, ::-1],
     )
     with pytest.raises(ModelError, match="files changed since the export"):
-        ClassifierHandler(Classification(model=str(copy), engine="openvino")).load_model()
+        ClassifierHandler(ClassificationConfig(model=str(copy), engine="openvino")).load_model()
     class_ids, scores, _ = loaded.engine.infer(golden.images)
     with pytest.raises(ModelError, match="golden images' scores differ"):
         read_golden(str(copy)).check(class_ids, scores, "copy")
@@ -227,7 +229,7 @@ def test_a_machine_without_an_engine_says_so(monkeypatch):
 
 
 def test_the_engine_that_a_worker_chose_is_told(tiny_model):
-    handler = ClassifierHandler(Classification(model=str(tiny_model), engine="auto"))
+    handler = ClassifierHandler(ClassificationConfig(model=str(tiny_model), engine="auto"))
     assert handler.load_model().name == choose_engine("auto")
 
 

@@ -8,7 +8,7 @@ from samples import make_photos
 
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.transforms.decode_images import ReadAhead
-from imagecensus.transforms.decoders.decode_batch import Decoding, Pools
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pools
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import Unit
@@ -16,7 +16,7 @@ from imagecensus.transforms.records import Unit
 
 @pytest.fixture(scope="module", autouse=True)
 def decoders():
-    with lease(Decoding(spec=PreprocessSpec()).limits):
+    with lease(DecodingConfig(spec=PreprocessSpec()).limits):
         yield
 
 
@@ -37,13 +37,13 @@ def refs(tmp_path_factory):
 def test_each_units_batches_come_in_order_and_end_with_one_last(
     refs, sizes, batch_images, window_batches
 ):
-    how = Decoding(
+    config = DecodingConfig(
         spec=PreprocessSpec(height=32, width=32),
         batch_images=batch_images,
         window_batches=window_batches,
     )
-    pools = Pools(how)  # of the module's decoders
-    ahead, batches, start = ReadAhead(how, pools), [], 0
+    pools = Pools(config)  # of the module's decoders
+    ahead, batches, start = ReadAhead(config, pools), [], 0
     for number, size in enumerate(sizes):
         unit = Unit(name=str(number), plan="plan", row_group=number, rows=size)
         batches += ahead.add(unit, refs.slice(start, size))

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import make_photos
 
-from imagecensus.jobs.classification.pipeline import How, build_pipeline
+from imagecensus.jobs.classification.pipeline import PipelineConfig, build_pipeline
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms import counters
 from imagecensus.transforms.dataset import parts
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.plan_units import plan_units
-from imagecensus.transforms.decoders.decode_batch import Decoding
-from imagecensus.transforms.engines.classify_batch import Classification
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig
+from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import PredictionBatch, Unit
 from imagecensus.transforms.write_parts import WriteParts
@@ -48,9 +48,9 @@ def run(archive, output, model, unit_rows=8, engine="openvino", **decoding):
     build_pipeline(
         pipeline,
         planned.units,
-        How(
-            decoding=Decoding(spec=read_contract(model).preprocess, **decoding),
-            classification=Classification(model=model, engine=engine, top_k=3),
+        PipelineConfig(
+            decoding=DecodingConfig(spec=read_contract(model).preprocess, **decoding),
+            classification=ClassificationConfig(model=model, engine=engine, top_k=3),
             layout=layout,
             made_by={"run_id": "test", "fingerprint": "f"},
         ),
@@ -147,6 +147,6 @@ def test_records_survive_pickling():
             rows=pa.record_batch({"a": [1]}),
             last=True,
         ),
-        Classification(model="m", engine="openvino"),
+        ClassificationConfig(model="m", engine="openvino"),
     ):
         assert pickle.loads(pickle.dumps(record)) == record

@@ -7,7 +7,7 @@ from samples import SHARED_DATA
 
 from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow
 from imagecensus.transforms.decode_images import ReadAhead
-from imagecensus.transforms.decoders.decode_batch import Decoding, Pools
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pools
 from imagecensus.transforms.engines.registry import ENGINES, load_engine
 from imagecensus.transforms.records import REF_SCHEMA, Unit
 
@@ -50,13 +50,13 @@ def model(tmp_path_factory) -> str:
     return folder
 
 
-def decoded(refs, **how):
+def decoded(refs, **config):
     """All batches of a unit put together: (status, pixels of the good ones)."""
     configure_pillow()
-    how = Decoding(spec=PreprocessSpec(), **how)
-    pools = Pools(how)
+    config = DecodingConfig(spec=PreprocessSpec(), **config)
+    pools = Pools(config)
     unit = Unit(name="u", plan="plan", row_group=0, rows=refs.num_rows)
-    ahead = ReadAhead(how, pools)
+    ahead = ReadAhead(config, pools)
     batches = [*ahead.add(unit, refs), *ahead.rest()]
     pools.close()
     return sum((b.status for b in batches), []), np.concatenate([b.pixels for b in batches])
@@ -75,8 +75,8 @@ def pixels(found):
 def test_pixels_depend_on_no_cut_and_no_thread_count(refs, found):
     status, pixels = found
     assert len(set(status)) > 3, "broken files are among them"
-    for how in ({"threads": 1, "batch_images": 64}, {"threads": 5, "batch_images": 7}):
-        other_status, other_pixels = decoded(refs, **how)
+    for config in ({"threads": 1, "batch_images": 64}, {"threads": 5, "batch_images": 7}):
+        other_status, other_pixels = decoded(refs, **config)
         assert other_status == status
         np.testing.assert_array_equal(other_pixels, pixels)
 

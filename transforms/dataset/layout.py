@@ -18,6 +18,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.dataset import work_plan
 from imagecensus.transforms.dataset.merging import PARTS, STATE
+from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.inputs.column_types import is_guessed, together
 from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
@@ -122,15 +123,13 @@ class Layout:
 _LIMITS = ("max_pixels", "max_side", "max_bytes")
 
 
-def ingredients(
+def identity_of(
     contract: Contract,
     *,
     top_k: int,
     embeddings: bool,
     precision: str,
-    max_pixels: int,
-    max_side: int,
-    max_bytes: int,
+    limits: Limits,
     passthrough: pa.Schema,
     facts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -143,9 +142,7 @@ def ingredients(
         "top_k": top_k,
         "embeddings": embeddings,
         "precision": precision,
-        "max_pixels": max_pixels,
-        "max_side": max_side,
-        "max_bytes": max_bytes,
+        **{name: getattr(limits, name) for name in _LIMITS},
         "columns": {field.name: str(field.type) for field in passthrough},
     }
 
@@ -155,7 +152,7 @@ def fingerprint_of(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def dataset_ingredients(layout: Layout) -> dict[str, Any]:
+def stored_identity(layout: Layout) -> dict[str, Any]:
     """What an output was begun with; empty where it is none yet, or `claim` will refuse it."""
     try:
         found = json.loads(store.read(layout.dataset))["ingredients"]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from imagecensus.model_export.decoding.errors import ImageError
-from imagecensus.model_export.preprocess import MAX_PIXELS, MAX_SIDE, PreprocessSpec
+from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.transforms import activity, fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.archives.reading import as_stored, is_sequential
@@ -22,9 +22,6 @@ from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.pool import how_to_decode, place_of
 from imagecensus.transforms.decoders.requests import Answer, Request
 from imagecensus.transforms.image_ref import (
-    DECODE_MEMORY,
-    DECODE_SECONDS,
-    MAX_BYTES,
     ImageRef,
     Limits,
 )
@@ -36,7 +33,7 @@ from imagecensus.transforms.storage.web.policy import WebPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decoding:
+class DecodingConfig:
     """How images are decoded; the same on every worker.
 
     Engines cut batches to their own size. The larger a batch, the less often a core waits for its
@@ -44,24 +41,13 @@ class Decoding:
     """
 
     spec: PreprocessSpec
-    max_pixels: int = MAX_PIXELS
-    max_side: int = MAX_SIDE
-    max_bytes: int = MAX_BYTES
+    limits: Limits = Limits()
     batch_images: int = 128
     window_batches: int = 2  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # decoder processes; 0: one per core
     fetch_threads: int = 64  # readers ahead of the decoders, for stores and the web only
-    seconds: float = DECODE_SECONDS  # longest that one image may take
     web: WebPolicy = WebPolicy()  # how web addresses are read
-    memory: int = DECODE_MEMORY  # address space of a decoder process
     facts: tuple[str, ...] = ()  # columns of `FACT_TYPES` that are kept
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            max_pixels=self.max_pixels, max_side=self.max_side, max_bytes=self.max_bytes,
-            decode_seconds=self.seconds, decode_memory=self.memory,
-        )  # fmt: skip
 
 
 class Pools:
@@ -73,16 +59,16 @@ class Pools:
       request: how images are decoded, as requests say it.
     """
 
-    def __init__(self, how: Decoding) -> None:
+    def __init__(self, config: DecodingConfig) -> None:
         self._stack = contextlib.ExitStack()
-        limits = how.limits
-        self.decoders = self._stack.enter_context(lease(limits, how.threads))
+        limits = config.limits
+        self.decoders = self._stack.enter_context(lease(limits, config.threads))
         self.decoders.start()
         self.request = how_to_decode(
-            how.spec, limits, gps=any(name in how.facts for name in GPS_FACTS),
-            xxh128="xxh128" in how.facts,
+            config.spec, limits, gps=any(name in config.facts for name in GPS_FACTS),
+            xxh128="xxh128" in config.facts,
         )  # fmt: skip
-        self.fetch = concurrent.futures.ThreadPoolExecutor(how.fetch_threads, "fetch")
+        self.fetch = concurrent.futures.ThreadPoolExecutor(config.fetch_threads, "fetch")
 
     def close(self) -> None:
         self.fetch.shutdown(cancel_futures=True)
@@ -97,16 +83,16 @@ class Pending:
     """
 
     def __init__(
-        self, batch: ImageBatch, how: Decoding, pools: Pools,
+        self, batch: ImageBatch, config: DecodingConfig, pools: Pools,
         given: Sequence[bytes | ImageError] = (),
     ) -> None:  # fmt: skip
         """Args:
         batch: see `ImageBatch.of`.
-        how: images are decoded.
+        config: images are decoded.
         pools: what decodes them.
         given: of each row its file, or why there is none; empty: they are read.
         """
-        self._batch, self._how, self._pools = batch, how, pools
+        self._batch, self._config, self._pools = batch, config, pools
         self._spent = {"read": [0.0, 0.0], "decode": [0.0, 0.0]}  # wall and CPU seconds
         self._defect: Exception | None = None
         self._left = len(batch)
@@ -135,17 +121,18 @@ class Pending:
         if ref.member is not None and is_sequential(ref.member):
             return Request(
                 call="read", done=functools.partial(self._read, row), ref=ref,
-                max_bytes=self._how.max_bytes, seconds=self._how.seconds,
+                max_bytes=self._config.limits.max_bytes, seconds=self._config.limits.decode_seconds,
                 pin=ref.container or "", place=place_of(ref),
             )  # fmt: skip
         if store.is_remote(ref.uri):
             self._pools.fetch.submit(self._fetch, row, ref)
             return None
-        return self._decoding(row, ref=ref, max_bytes=self._how.max_bytes)
+        return self._decoding(row, ref=ref, max_bytes=self._config.limits.max_bytes)
 
     def _decoding(self, row: int, **source: Any) -> Request:
         return Request(
-            call="decode", done=functools.partial(self._done, row), seconds=self._how.seconds,
+            call="decode", done=functools.partial(self._done, row),
+            seconds=self._config.limits.decode_seconds,
             out=self._batch.pixels[row], how=self._pools.request, **source,
         )  # fmt: skip
 
@@ -155,7 +142,9 @@ class Pending:
             with doing("read", ref.uri), LOCAL_RUN.measure("read"):
                 fault_injection.reached("read")
                 where = None if ref.member is None else as_stored(ref.member)
-                data = read_image(dataclasses.replace(ref, member=where), self._how.max_bytes)
+                data = read_image(
+                    dataclasses.replace(ref, member=where), self._config.limits.max_bytes
+                )
             packed = ref if where != ref.member else None
             self._pools.decoders.submit([self._decoding(row, data=data, ref=packed)])
         except Exception as error:

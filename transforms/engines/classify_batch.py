@@ -38,7 +38,7 @@ from imagecensus.transforms.storage import store
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification:
+class ClassificationConfig:
     """How images are classified; the same on every worker."""
 
     model: str  # model folder, also in a store
@@ -115,7 +115,7 @@ def classify_batch(
     batch: ImageBatch,
     engine: Any,
     labels: pa.Array,
-    how: Classification,
+    config: ClassificationConfig,
     embedding_size: int,
     *,
     known: KnownAnswers | None = None,
@@ -126,14 +126,14 @@ def classify_batch(
       batch: its images, and references that have failed already.
       engine: see `engines.registry`.
       labels: string [classes].
-      how: what is asked for.
+      config: what is asked for.
       embedding_size: of the model.
       known: the answers that copies of images before have.
 
     Returns:
       Every reference of the batch as exactly one row.
     """
-    answered = _infer(batch, engine, how, embedding_size, known or KnownAnswers())
+    answered = _infer(batch, engine, config, embedding_size, known or KnownAnswers())
     refs = batch.refs
     columns = {
         "uri": refs.column("uri"),
@@ -146,27 +146,31 @@ def classify_batch(
         "bytes": pa.array(batch.bytes, pa.int64()),
         "etag_or_mtime": refs.column("etag_or_mtime"),
     }
-    if how.embeddings:
+    if config.embeddings:
         columns["embedding"] = _embedding_column(answered, len(batch), embedding_size)
     columns |= {n: pa.array(values, FACT_TYPES[n]) for n, values in batch.facts.items()}
     passthrough = [field for field in refs.schema if field.name not in REF_COLUMNS]
     for field in passthrough:
         columns[field.name] = refs.column(field.name)
-    size = embedding_size if how.embeddings else None
+    size = embedding_size if config.embeddings else None
     schema = prediction_schema(pa.schema(passthrough), size, tuple(batch.facts))
     table = pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
     return PredictionBatch(unit=batch.unit, rows=table, last=batch.last, noted=answered.noted)
 
 
 def _infer(
-    batch: ImageBatch, engine: Any, how: Classification, embedding_size: int, known: KnownAnswers
+    batch: ImageBatch,
+    engine: Any,
+    config: ClassificationConfig,
+    embedding_size: int,
+    known: KnownAnswers,
 ) -> _Answered:
     """Asks the engine about the decoded images; those that it fails on are failed rows."""
     status, error = list(batch.status), list(batch.error)
     noted: collections.Counter[str] = collections.Counter()
     good = np.flatnonzero([value == Status.OK.value for value in status])
-    class_ids = np.zeros((0, how.top_k), np.int32)
-    scores = np.zeros((0, how.top_k), np.float32)
+    class_ids = np.zeros((0, config.top_k), np.int32)
+    scores = np.zeros((0, config.top_k), np.float32)
     embeddings = np.zeros((0, embedding_size), np.float32)
     if len(good):
         fault_injection.reached("infer")
@@ -187,8 +191,8 @@ def _infer(
         answered = [message is None for message in errors]
         good = good[answered]
         if len(good):
-            class_ids = np.ascontiguousarray(answers[0][answered][:, : how.top_k], np.int32)
-            scores = np.ascontiguousarray(answers[1][answered][:, : how.top_k], np.float32)
+            class_ids = np.ascontiguousarray(answers[0][answered][:, : config.top_k], np.int32)
+            scores = np.ascontiguousarray(answers[1][answered][:, : config.top_k], np.float32)
             embeddings = answers[2][answered]
     return _Answered(
         status=status,
@@ -246,20 +250,20 @@ class LoadedClassifier:
     known: KnownAnswers = dataclasses.field(default_factory=KnownAnswers)
 
 
-def load_classifier(how: Classification) -> LoadedClassifier:
+def load_classifier(config: ClassificationConfig) -> LoadedClassifier:
     """Loads the engine and checks it on the golden images before any image is read.
 
     Raises: EngineError: the engine, or any that could do this, is not installed here.
     """
-    model = store.local_folder(how.model)
+    model = store.local_folder(config.model)
     contract = read_contract(model)
-    check_digest(contract, how.digest, how.model)
-    name = choose_engine(how.engine, how.precision, how.embeddings)
-    engine = load_engine(name, model, how.precision, how.threads)
-    golden = read_golden_of(model, how.precision)
+    check_digest(contract, config.digest, config.model)
+    name = choose_engine(config.engine, config.precision, config.embeddings)
+    engine = load_engine(name, model, config.precision, config.threads)
+    golden = read_golden_of(model, config.precision)
     class_ids, scores, _ = engine.infer(golden.images)
-    who = f"{how.model} ({name})"
-    check_golden(golden, class_ids, scores, who, how.precision)
+    who = f"{config.model} ({name})"
+    check_golden(golden, class_ids, scores, who, config.precision)
     LOCAL_RUN.ready()
     return LoadedClassifier(
         engine=engine,

@@ -16,7 +16,7 @@ from imagecensus.transforms.storage.gcs_client import (
     replaced,
     retry,
     split_bucket,
-    told_errors,
+    storage_errors,
 )
 from imagecensus.transforms.storage.gcs_listing import list_objects, list_pages
 from imagecensus.transforms.storage.gcs_reading import (
@@ -76,7 +76,7 @@ class GoogleStore:
 
         generation = 0 if create_only else int(if_match) if if_match else None
         blob = bucket_object(uri)
-        with told_errors(uri, "written"):
+        with storage_errors(uri, "written"):
             try:
                 blob.upload_from_string(
                     data,
@@ -91,14 +91,14 @@ class GoogleStore:
         return str(blob.generation)
 
     def upload(self, uri: str, path: str) -> None:
-        with told_errors(uri, "written"):
+        with storage_errors(uri, "written"):
             bucket_object(uri).upload_from_filename(
                 path, checksum="crc32c", retry=retry(), timeout=TIMEOUT
             )
 
     def copy(self, uri: str, target: str) -> None:
         source, made = bucket_object(uri), bucket_object(target)
-        with told_errors(uri, "copied"), plain_errors(uri):
+        with storage_errors(uri, "copied"), plain_errors(uri):
             token = None
             while True:  # where the classes or places of two buckets differ it takes several
                 token, _, _ = made.rewrite(source, token, retry=retry(), timeout=TIMEOUT)
@@ -106,7 +106,11 @@ class GoogleStore:
                     return
 
     def delete(self, uri: str) -> None:
-        with told_errors(uri, "deleted"), contextlib.suppress(FileNotFoundError), plain_errors(uri):
+        with (
+            storage_errors(uri, "deleted"),
+            contextlib.suppress(FileNotFoundError),
+            plain_errors(uri),
+        ):
             bucket_object(uri).delete(retry=retry(), timeout=TIMEOUT)
 
 

@@ -143,7 +143,7 @@ def plain_errors(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_errors(uri: str, what: str) -> Iterator[None]:
+def storage_errors(uri: str, what: str) -> Iterator[None]:
     """What `plain_errors` raises, as a StorageError that says what could not be done."""
     with as_sentence(uri, what), plain_errors(uri):
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from imagecensus.transforms.storage.gcs_client import bucket_client, retry, told_errors
+from imagecensus.transforms.storage.gcs_client import bucket_client, retry, storage_errors
 from imagecensus.transforms.storage.listing_ranges import Range, cut_names, list_ranges
 from imagecensus.transforms.storage.protocol import TIMEOUT
 
@@ -61,7 +61,7 @@ def list_pages(
 
     Of names from `start` on and before `end`, where these are given.
     """
-    with told_errors(f"gs://{bucket}/{prefix}", "listed"):
+    with storage_errors(f"gs://{bucket}/{prefix}", "listed"):
         listing = bucket_client().list_blobs(
             bucket, prefix=prefix, delimiter=delimiter, fields=_FIELDS, retry=retry(),
             timeout=TIMEOUT, page_size=size, start_offset=start or None, end_offset=end or None,
