@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -291,11 +292,13 @@ def _add_other_formats(folder: pathlib.Path) -> None:
     for name in ("scan.tif", "paper.pdf", "moving.webp"):
         first.save(folder / name, save_all=True, append_images=others)
     (folder / "00001.CR2").write_bytes(b"II\x1a\x00\x00\x00HEAPCCDR, of no camera")
-    with contextlib.suppress(ImportError):
-        import imagecodecs
-        import numpy as np
+    if importlib.util.find_spec("imagecodecs"):  # of the extra
+        from image_files import whole
 
-        (folder / "wide.jxl").write_bytes(imagecodecs.jpegxl_encode(np.asarray(first)))
+        for kind in ("JPEG XL", "HEIC", "16-bit JPEG 2000", "12-bit JPEG", "lossless JPEG",
+                     "PSD", "DICOM JPEG-LS", "DNG", "DNG preview", "HDR", "TIFF LERC"):  # fmt: skip
+            (folder / f"{kind}.bin").write_bytes(whole(kind, (64, 48)))
+            (folder / f"{kind} cut.bin").write_bytes(whole(kind, (64, 48))[:-200])
     for name in ("more.tar", "more.tar.gz"):
         with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as tar:
             for member in ("scan.tif", "00002.jpg", "paper.pdf"):

@@ -26,7 +26,7 @@ def open_heif(data: bytes, number: int = 0) -> Opened:
     try:
         file = pi_heif.open_heif(data)
     except (ValueError, RuntimeError, SyntaxError, OSError, EOFError) as error:
-        text = str(error)
+        text = str(error).strip()
         if "nsupported" in text or "not supported" in text.lower():
             raise unsupported("HEIF", f"HEIF of this kind is not read here: {text}") from None
         raise ImageError("decode_error", f"the HEIF header is damaged: {text}", "HEIF") from None

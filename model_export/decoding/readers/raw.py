@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imagecensus.model_export.decoding import colour
-from imagecensus.model_export.decoding.errors import needs_extra, unsupported
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
 from imagecensus.model_export.decoding.metadata import exif_of
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import jpeg, tiff_tags
@@ -38,8 +38,7 @@ def open_raw(data: bytes, name: str) -> Opened:
     try:
         raw = rawpy.imread(io.BytesIO(data))
     except rawpy.LibRawError as error:
-        text = f"{name} (camera raw) of this kind is not read here: {_words(error)}"
-        raise unsupported(name, text) from None
+        raise _typed(error, rawpy, name) from None
     sizes = raw.sizes
 
     def load(need: Need) -> LoadedImage:
@@ -53,16 +52,25 @@ def open_raw(data: bytes, name: str) -> Opened:
                         (sizes.width, sizes.height), need(orientation), strict=True
                     )
                 )
-                pixels = raw.postprocess(use_camera_wb=True, user_flip=0, half_size=half)
+                try:
+                    pixels = raw.postprocess(use_camera_wb=True, user_flip=0, half_size=half)
+                except rawpy.LibRawError as error:
+                    raise _typed(error, rawpy, name) from None
                 image = from_pixels(pixels, colours=3)
             return LoadedImage(image=image, orientation=orientation, exif=_raw_exif(data))
 
     return Opened(format=name, width=sizes.width, height=sizes.height, load=load)
 
 
-def _words(error: Exception) -> str:
+def _typed(error: Exception, rawpy: Any, name: str) -> ImageError:
+    """What LibRaw says, as the status of a row."""
     text = error.args[0] if error.args else ""
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    if isinstance(error, rawpy.LibRawIOError):
+        return truncated(name, "its raw data are cut")
+    if isinstance(error, rawpy.LibRawDataError):
+        return ImageError("decode_error", f"the raw data of the {name} are damaged: {text}", name)
+    return unsupported(name, f"{name} (camera raw) of this kind is not read here: {text}")
 
 
 def _raw_exif(data: bytes) -> Any:
