@@ -21,6 +21,10 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOSTILE = ROOT / "tests" / "hostile"
@@ -244,6 +248,7 @@ def _images_of_the_extra() -> list[bytes]:
     import imagecodecs
     import numpy as np
     import tifffile
+    from image_files import whole
 
     rgb = np.random.default_rng(2).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     deep = rgb.astype(np.uint16)
@@ -270,7 +275,22 @@ def _images_of_the_extra() -> list[bytes]:
         *(path.read_bytes() for path in (ROOT / "tests" / "data" / "heic").glob("*.heic")),
         *_dicoms(),
         *_pages(tiffs[-1]),
+        *_psds(rgb),
+        *(whole(kind, (48, 32)) for kind in ("DNG", "DNG preview", "TIFF LERC", "MPO", "HDR")),
     ]
+
+
+def _psds(rgb: np.ndarray) -> list[bytes]:
+    """Each packing, depth and a few modes, with layers and transparency."""
+    import numpy as np
+    from image_files import psd_of
+
+    rgba = np.dstack([rgb, rgb[..., :1]])
+    return [
+        psd_of(rgb, packing=0), psd_of(rgba, layers=-1), psd_of(rgba, 4, big=True),
+        psd_of(rgb.astype(np.uint16), 9, packing=3), psd_of(rgb / np.float32(255), packing=3),
+        psd_of(rgb[..., :1] & 1, 0), psd_of(rgb[..., :1], 2, palette=bytes(768)),
+    ]  # fmt: skip
 
 
 def _dicoms() -> list[bytes]:
@@ -430,7 +450,7 @@ def main() -> int:
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()
-    sys.path[:0] = [str(ROOT)]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import atheris
 
     with atheris.instrument_imports(include=["imagecensus", "PIL"]):

@@ -7,6 +7,7 @@ import io
 import pathlib
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -88,16 +89,56 @@ def whole(name: str, size: tuple[int, int] = (128, 96)) -> bytes:
     }[name]()
 
 
-def psd_of(pixels: np.ndarray) -> bytes:
-    """A flattened PSD, packed by run lengths as Photoshop does."""
-    height, width, _ = pixels.shape
+def psd_of(
+    samples: np.ndarray,
+    mode: int = 3,
+    *,
+    packing: int = 1,
+    big: bool = False,
+    layers: int = 0,
+    palette: bytes = b"",
+    resources: dict[int, bytes] | None = None,
+) -> bytes:
+    """A flattened PSD, packed by run lengths as Photoshop does.
+
+    Args:
+      samples: uint8, uint16 or float32 [H, W, S]; uint8 [H, W, 1] of 0 and 1 for mode 0.
+      mode: 0 Bitmap, 1 grey, 2 indexed, 3 RGB, 4 CMYK, 7 Multichannel, 8 Duotone, 9 Lab.
+      packing: 0 raw, 1 run lengths, 2 zip, 3 zip of differences.
+      big: PSB.
+      layers: how many it says there are.
+    """
+    height, width, channels = samples.shape
+    bits = 1 if mode == 0 else samples.itemsize * 8
+    planes = np.moveaxis(samples, -1, 0)
+    planes = np.packbits(planes, axis=2) if mode == 0 else planes
+    content = b"".join(_psd_rows(planes.astype(planes.dtype.newbyteorder(">")), packing, big))
+    blocks = b"".join(
+        b"8BIM" + struct.pack(">HHI", number, 0, len(block)) + block + b"\0" * (len(block) % 2)
+        for number, block in (resources or {}).items()
+    )
+    section = struct.pack(">Qh" if big else ">Ih", 2, layers) if layers else b""
+    head = b"8BPS" + struct.pack(">H6xHIIHH", 2 if big else 1, channels, height, width, bits, mode)
+    sections = (palette, ">I"), (blocks, ">I"), (section, ">Q" if big else ">I")
+    for block, size in sections:
+        head += struct.pack(size, len(block)) + block
+    return head + struct.pack(">H", packing) + content
+
+
+def _psd_rows(planes: np.ndarray, packing: int, big: bool) -> list[bytes]:
     codecs = pytest.importorskip("imagecodecs")
-    rows = [
-        codecs.packbits_encode(row.tobytes())
-        for row in np.moveaxis(pixels, -1, 0).reshape(-1, width)
-    ]
-    head = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, height, width, 8, 3) + bytes(12)
-    return head + b"\0\1" + struct.pack(f">{len(rows)}H", *map(len, rows)) + b"".join(rows)
+    rows = [row.tobytes() for row in planes.reshape(-1, planes.shape[-1])]
+    if packing == 1:
+        rows = [codecs.packbits_encode(row) for row in rows]
+        return [struct.pack(f">{len(rows)}{'I' if big else 'H'}", *map(len, rows)), *rows]
+    if packing == 3:
+        table = planes.reshape(-1, planes.shape[-1])
+        if table.itemsize == 4:  # first bytes of all floats of a row, then second ones
+            table = table.view("u1").reshape(len(table), -1, 4).swapaxes(1, 2)
+            table = table.reshape(len(table), -1)
+        differences = np.diff(table, axis=1, prepend=np.zeros((len(table), 1), table.dtype))
+        rows = [differences.astype(table.dtype).tobytes()]
+    return [zlib.compress(b"".join(rows))] if packing else rows
 
 
 def dicom_of(pixels: np.ndarray, content: bytes, syntax: str) -> bytes:

@@ -20,6 +20,7 @@ from imagecensus.model_export.decoding.readers import (
     pdf,
     pillow_reader,
     png,
+    psd,
     qoi,
     raw,
     tiff,
@@ -91,7 +92,8 @@ FORMATS = {
         Format(name="QOI", open=qoi.open_qoi, libraries="imagecodecs; else Pillow, slowly"),
         _plain("SGI"), _plain("DDS"),
         Format(
-            name="PSD", open=pillow_reader.open_psd, libraries="Pillow", note="flattened, 8 bits",
+            name="PSD", open=psd.open_psd, libraries="NumPy, with Pillow for runs",
+            note="PSD and PSB, flattened; every depth; all modes but Multichannel",
         ),
         Format(
             name="HEIF", open=heif.open_heif, open_page=heif.open_heif, libraries="pi-heif",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from imagecensus.model_export.decoding.depth import Pixels
 from imagecensus.model_export.decoding.errors import needs_extra, unsupported
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
@@ -20,8 +21,13 @@ def open_hdr(data: bytes) -> Opened:
     width, height = int(head[3]), int(head[1])
 
     def load(need: Need) -> LoadedImage:
-        light = np.clip(imagecodecs.rgbe_decode(data), 0, 1)
-        curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-        return LoadedImage(image=from_pixels((curve * 255 + 0.5).astype(np.uint8), colours=3))
+        return LoadedImage(image=from_pixels(to_levels(imagecodecs.rgbe_decode(data)), colours=3))
 
     return Opened(format="HDR", width=width, height=height, load=load)
+
+
+def to_levels(light: Pixels) -> Pixels:
+    """Light, of which 1 is white, as 8-bit levels of sRGB."""
+    light = np.clip(light, 0, 1)
+    curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return (curve * 255 + 0.5).astype(np.uint8)

@@ -131,36 +131,3 @@ def open_bmp(data: bytes) -> Opened:
         if len(data) < 54:
             raise
         raise unsupported("BMP", "BMP of this kind is not read here") from None
-
-
-def open_psd(data: bytes) -> Opened:
-    """The flattened image. Its fourth channel is transparency only where the file says so."""
-    try:
-        image = open_with_pillow(data, "PSD")
-    except ImageError:
-        raise unsupported("PSD", "PSD of this depth or colour mode is not read here") from None
-
-    def load(need: Need) -> LoadedImage:
-        image.load()
-        if image.mode == "RGBA" and not _psd_is_transparent(data):
-            opaque = image.convert("RGBA")
-            opaque.putalpha(255)
-            opaque.info = dict(image.info)
-            opaque.format = image.format
-            loaded = describe(opaque)
-        else:
-            loaded = describe(image)
-        loaded.pages = 1  # Pillow counts layers
-        return loaded
-
-    return Opened(format="PSD", width=image.width, height=image.height, load=load)
-
-
-def _psd_is_transparent(data: bytes) -> bool:
-    at = 26
-    for _ in range(2):  # colour mode data, image resources
-        at += 4 + int.from_bytes(data[at : at + 4], "big")
-    # Lengths of the layer and mask section and of its layers, then their number: below 0 where
-    # the first channel beyond the colours is the transparency of all.
-    layers = int.from_bytes(data[at + 4 : at + 8], "big")
-    return layers > 0 and int.from_bytes(data[at + 8 : at + 10], "big", signed=True) < 0
