@@ -117,6 +117,21 @@ peers: .venv-peers/.installed  ## make .venv-peers with Ray Data and Daft, which
 
 PEERS := 'ray[data]==2.60.0' daft==0.7.26
 
+.PHONY: formats-bench
+formats-bench: .venv-formats/.installed  ## compare each format with a second decoder, and measure it; FOLDERS='A B' compares theirs, too
+	PYTHONPATH=tests .venv-formats/bin/python tests/bench/formats.py $(FOLDERS)
+
+.venv-formats/.installed: Makefile | $(VENV)/.installed
+	$(BIN)/python -m venv --clear .venv-formats
+	$(BIN)/python -c "import sysconfig as s; print(f'import site; site.addsitedir({s.get_path(\"purelib\")!r})')" \
+	  > "$$(.venv-formats/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/beside.pth"
+	.venv-formats/bin/pip install --quiet --no-deps --only-binary :all: $(DECODERS)
+	.venv-formats/bin/pip install --quiet --no-deps rawler-py==0.1.2 || echo "notice: rawler needs Rust: left out"
+	@touch $@
+
+DECODERS := av==18.1.0 openimageio==3.2.2.0 opencv-python-headless==5.0.0.93 psd-tools==1.26.0 \
+  pillow-jxl-plugin==1.3.8 pymupdf==2.0 simpleitk==2.5.7
+
 .PHONY: formats-page
 formats-page: env  ## write docs/formats.md from the table of formats
 	$(VENV)/bin/python -m imagecensus.model_export.decoding.formats_page > docs/formats.md

@@ -112,7 +112,8 @@ def draw_archive(folder: pathlib.Path, count: int, first: int) -> dict[str, str]
     (broken / "empty.jpg").write_bytes(b"")
     (broken / "page.jpg").write_text("<html>moved</html>")
     (broken / "cut.jpg").write_bytes(pathlib.Path(good).read_bytes()[:1000])
-    (broken / "old.psd").write_bytes(b"8BPS\x00\x01" + bytes(60))
+    inks = b"8BPS\0\1" + bytes(7) + b"\1\0\0\0\1\0\0\0\1\0\x08\0\7"  # the mode Multichannel
+    (broken / "inks.psd").write_bytes(inks + bytes(20))
     (broken / "gone.jpg").symlink_to("nowhere.jpg")
     return truth
 

@@ -20,7 +20,7 @@ PILLOW = {
     "lossless WebP": ("WEBP", {"lossless": True}), "BMP": ("BMP", {}), "AVIF": ("AVIF", {}),
     "JPEG 2000": ("JPEG2000", {}), "TGA": ("TGA", {"compression": "tga_rle"}),
     "PCX": ("PCX", {}), "PPM": ("PPM", {}), "SGI": ("SGI", {}), "DDS": ("DDS", {}),
-    "ICO": ("ICO", {"sizes": [(128, 96)]}), "MPO": ("MPO", {}),
+    "ICO": ("ICO", {}), "MPO": ("MPO", {}),
     "PDF": ("PDF", {"quality": 95, "creationDate": time.gmtime(0), "modDate": time.gmtime(0)}),
     **{f"TIFF {name}": ("TIFF", {"compression": name}) for name in (
         "raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg", "zstd", "group3", "group4",
@@ -41,11 +41,17 @@ HEIC = pathlib.Path(__file__).parent / "data" / "heic"
 @functools.cache
 def whole(name: str, size: tuple[int, int] = (128, 96)) -> bytes:
     """A file of each kind."""
-    image, buffer = photo(5, size), io.BytesIO()
+    return file_of(name, photo(5, size))
+
+
+def file_of(name: str, image: Image.Image) -> bytes:
+    """A file of the kind, of an RGB image."""
+    buffer, size = io.BytesIO(), image.size
     if name == "PDF":
         pytest.importorskip("pypdfium2")
     if name in PILLOW:
         kind, options = PILLOW[name]
+        options = {**options, "sizes": [size]} if kind == "ICO" else options
         image = image.convert("1") if "group" in name else image
         image.save(buffer, kind, **options)
         return buffer.getvalue()
@@ -76,12 +82,12 @@ def whole(name: str, size: tuple[int, int] = (128, 96)) -> bytes:
         "HDR": lambda: codecs.rgbe_encode(pixels.astype(np.float32) / 255),
         "JPEG-LS": lambda: codecs.jpegls_encode(pixels),
         "PAM": lambda: (
-            b"P7\nWIDTH 128\nHEIGHT 96\nDEPTH 3\nMAXVAL 255\nENDHDR\n" + pixels.tobytes()
+            b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 3\nMAXVAL 255\nENDHDR\n" % size + pixels.tobytes()
         ),
-        "PFM": lambda: b"PF\n128 96\n-1.0\n" + (pixels[::-1] / np.float32(255)).tobytes(),
+        "PFM": lambda: b"PF\n%d %d\n-1.0\n" % size + (pixels[::-1] / np.float32(255)).tobytes(),
         "PSD": lambda: psd_of(pixels),
         "DNG": lambda: dng_of(pixels),
-        "DNG preview": lambda: dng_of(pixels, preview=whole("JPEG", size)),
+        "DNG preview": lambda: dng_of(pixels, preview=file_of("JPEG", image)),
         "DICOM": lambda: dicom_of(pixels, pixels.tobytes(), "1.2.840.10008.1.2.1"),
         "DICOM JPEG-LS": lambda: dicom_of(
             pixels, codecs.jpegls_encode(pixels), "1.2.840.10008.1.2.4.80"
@@ -117,7 +123,9 @@ def psd_of(
         b"8BIM" + struct.pack(">HHI", number, 0, len(block)) + block + b"\0" * (len(block) % 2)
         for number, block in (resources or {}).items()
     )
-    section = struct.pack(">Qh" if big else ">Ih", 2, layers) if layers else b""
+    empty = bytes(18) + b"8BIMnorm" + bytes(4) + struct.pack(">I", 12) + bytes(12)  # a layer
+    size = struct.pack(">Q" if big else ">I", 2 + len(empty) * abs(layers))
+    section = size + struct.pack(">h", layers) + empty * abs(layers) + bytes(4) if layers else b""
     head = b"8BPS" + struct.pack(">H6xHIIHH", 2 if big else 1, channels, height, width, bits, mode)
     sections = (palette, ">I"), (blocks, ">I"), (section, ">Q" if big else ">I")
     for block, size in sections:

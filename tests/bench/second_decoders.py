@@ -15,7 +15,6 @@ from PIL import Image
 
 Rgb = np.ndarray  # uint8 [H, W, 3]
 _MATRICES = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # BT.709, BT.2020; else BT.601
-_MJPEG = {0: "mjpeg", 1: "jpegls"}
 
 
 def _over_white(samples: np.ndarray) -> Rgb:
@@ -32,8 +31,7 @@ def ffmpeg(path: pathlib.Path) -> Rgb:
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    options = {"apng": {}}.get(path.suffix, {})
-    with av.open(str(path), options=options) as container:
+    with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     if frame.format.name.startswith(("yuv", "nv12")):
         return _from_yuv(frame)
@@ -52,7 +50,9 @@ def _from_yuv(frame) -> Rgb:
     for plane in frame.planes:
         rows = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
         image = Image.fromarray(rows.astype(np.float32))
-        planes.append(np.asarray(image.resize((frame.width, frame.height), Image.BILINEAR)))
+        across, down = -(-frame.width // plane.width), -(-frame.height // plane.height)
+        image = image.resize((plane.width * across, plane.height * down), Image.BILINEAR)
+        planes.append(np.asarray(image)[: frame.height, : frame.width])
     one = float(1 << (bits - 8))
     if "j" in name or frame.color_range == 2:
         luma, gain = planes[0] / (255 * one if bits == 8 else (1 << bits) - 1), 255 * one
@@ -197,6 +197,46 @@ def embedded_jpeg(path: pathlib.Path) -> Rgb:
     return _over_white(np.asarray(best.convert("RGB")))
 
 
+def rawler(path: pathlib.Path) -> Rgb:
+    """Camera raw read by rawler, then developed in a few lines, as bright as LibRaw does."""
+    import rawler_py
+
+    with rawler_py.RawImage.open(str(path)) as raw:
+        mosaic = np.asarray(raw.raw_data(), np.float64)
+        black, white = np.mean(raw.blacklevel["levels"]), np.max(raw.whitelevel)
+        pattern, gains = str(raw.cfa_pattern), np.asarray(raw.wb_coeffs, np.float64)[:3]
+        matrix = np.reshape(next(reversed(raw.color_matrix.values())), (-1, 3))[:3]
+    light = ((mosaic - black) / (white - black)).clip(0, 1)
+    rows, columns = np.indices(light.shape)
+    which = np.array(["RGB".index(letter) for letter in pattern[:4]])[rows % 2 * 2 + columns % 2]
+    colours = np.stack([_spread(light, which == i) for i in range(3)], -1)
+    if np.isfinite(gains).all():
+        colours *= gains / gains.min()
+    to_camera = matrix @ _SRGB
+    to_camera /= to_camera.sum(1, keepdims=True)
+    colours = (colours.clip(0, 1) @ np.linalg.inv(to_camera).T).clip(0, 1)
+    colours /= max(np.percentile(colours[..., i], 99) for i in range(3))
+    curve = np.where(colours < 0.018, colours * 4.5, 1.099 * colours.clip(0) ** 0.45 - 0.099)
+    return np.rint(curve.clip(0, 1) * 255).astype(np.uint8)
+
+
+_SRGB = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+     [0.0193339, 0.1191920, 0.9503041]]
+)  # fmt: skip
+
+
+def _spread(light: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """A colour of the mosaic at all pixels: what is there of it among the nearest, by distance."""
+    sums = np.zeros((2, *light.shape))
+    padded = np.pad(np.stack([light * there, there]), ((0, 0), (1, 1), (1, 1)), "reflect")
+    height, width = light.shape
+    for down, across in np.ndindex(3, 3):
+        weight = (2 - abs(down - 1)) * (2 - abs(across - 1))
+        sums += weight * padded[:, down : down + height, across : across + width]
+    return sums[0] / sums[1]
+
+
 # By format, the most independent first: the first that reads a file answers.
 SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
     "JPEG": (ffmpeg, opencv), "PNG": (ffmpeg, opencv), "GIF": (ffmpeg, openimageio),
@@ -212,7 +252,7 @@ SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
 
 def second_opinion(path: pathlib.Path, name: str) -> tuple[str, Rgb] | None:
     """(the library, its image) of the first that reads the file."""
-    for decoder in SECOND.get(name, (embedded_jpeg,)):
+    for decoder in SECOND.get(name, (embedded_jpeg, rawler)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

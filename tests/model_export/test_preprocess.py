@@ -224,7 +224,7 @@ def test_the_name_never_decides():
         (b"", "empty_file"),
         (b"<html><body>404 not found</body></html>", "not_an_image"),
         (b"\x00" * 1000, "not_an_image"),
-        (b"8BPS\x00\x01" + b"\x00" * 100, "unsupported_format"),
+        (b"8BPS\x00\x01" + b"\x00" * 100, "decode_error"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported_format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "truncated"),
