@@ -169,7 +169,7 @@ def _add_up(content: bytes, row: int, bits: int) -> bytes:
         return np.add.accumulate(rows, 1, dtype=np.uint16).astype(">u2").tobytes()
     rows = np.add.accumulate(np.frombuffer(content, "u1").reshape(-1, row), 1, dtype=np.uint8)
     if bits == 32:
-        rows = rows.reshape(len(rows), 4, -1).swapaxes(1, 2)
+        return rows.reshape(len(rows), 4, -1).swapaxes(1, 2).tobytes()
     return rows.tobytes()
 
 
