@@ -60,7 +60,7 @@ _EXTRAS = {
 _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
 # name: (module, one line of help). Modules are imported only when called: `--help` is instant.
-JOBS = {
+COMMANDS = {
     "classify": ("imagecensus.jobs.classify", "classify archives of images into a Parquet table"),
     "doctor": ("imagecensus.jobs.doctor", "check before a run whether it can work"),
     "plan": ("imagecensus.jobs.plan", "measure here and forecast time, workers and cost of a run"),
@@ -108,12 +108,12 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"imagecensus {__version__}")
         return 0
-    if argv[0] not in JOBS:
-        near = difflib.get_close_matches(argv[0], JOBS, n=1)
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"imagecensus: no job {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
+        print(f"imagecensus: no command {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
-    return run_job(JOBS[argv[0]][0], argv[1:], debug, as_json)
+    return run_job(COMMANDS[argv[0]][0], argv[1:], debug, as_json)
 
 
 def command(job: str = "") -> None:
@@ -230,10 +230,10 @@ def _check_current_folder() -> None:
 
 
 def _usage() -> str:
-    lines = ["usage: imagecensus JOB ...", "", "One label per image, in a table you can query."]
-    lines += ["", "jobs:"]
-    lines += [f"  {name:<10} {text}" for name, (_, text) in JOBS.items()]
-    lines += ["", "`imagecensus JOB --help` explains one."]
+    lines = ["usage: imagecensus COMMAND ...", "", "One label per image, in a table you can query."]
+    lines += ["", "commands:"]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "`imagecensus COMMAND --help` explains one."]
     lines += ["`--debug` shows tracebacks, `--log-json` logs JSON Lines to standard error."]
     return "\n".join(lines)
 

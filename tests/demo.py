@@ -77,10 +77,10 @@ def run(*words: str) -> None:
     """One command in this process, shown as a person would type it."""
     import importlib
 
-    from imagecensus.jobs.cli import JOBS
+    from imagecensus.jobs.cli import COMMANDS
 
     say("imagecensus " + " ".join(words))
-    code = importlib.import_module(JOBS[words[0]][0]).main(list(words[1:]))
+    code = importlib.import_module(COMMANDS[words[0]][0]).main(list(words[1:]))
     if code:
         sys.exit(code)
 

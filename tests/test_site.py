@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import imagecensus
-from imagecensus.jobs.cli import JOBS
+from imagecensus.jobs.cli import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def test_the_site_builds_and_every_command_and_name_has_its_place(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     commands = (tmp_path / "commands.html").read_text("utf-8")
-    for name in JOBS:
+    for name in COMMANDS:
         assert f"usage: imagecensus {name}" in commands, name
     reference = (tmp_path / "reference.html").read_text("utf-8")
     for name in imagecensus.__all__:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.ml.inference import base
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from imagecensus.transforms import counters
@@ -19,6 +21,9 @@ from imagecensus.transforms.engines.classify_batch import (
 from imagecensus.transforms.engines.registry import AUTO
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import ImageBatch, PredictionBatch
+
+# Beam forgets it where its manager of models cannot be imported, and warns for each model.
+base.resource = resource
 
 
 class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifier]):

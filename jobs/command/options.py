@@ -88,7 +88,11 @@ def parse_options(cls: type[_T], argv: Sequence[str], prog: str, description: st
     """
     options, rest = parse_known_options(cls, argv, prog, description)
     if rest:
-        raise UserError(unknown_flag(rest[0].split("=")[0], known_flags(cls), prog))
+        flag = rest[0].split("=")[0]
+        for field in dataclasses.fields(cls):
+            if field.metadata.get("positional") and flag == f"--{field.name}":
+                raise UserError(f"unknown argument {flag}; give {field.name.upper()} without it")
+        raise UserError(unknown_flag(flag, known_flags(cls), prog))
     return options
 
 
@@ -138,12 +142,11 @@ def _check_spelling(cls: type[Any], words: list[str], prog: str) -> None:
     """
     known = known_flags(cls)
     given = [word.split("=")[0] for word in words if word.startswith("--")]
+    options = (f for f in dataclasses.fields(cls) if not f.metadata.get("positional"))
     missing = [
         flag
-        for f, flag in zip(dataclasses.fields(cls), known, strict=True)
-        if f.metadata.get("required", f.default is None)
-        and not f.metadata.get("positional")
-        and flag not in given
+        for f, flag in zip(options, known, strict=True)
+        if f.metadata.get("required", f.default is None) and flag not in given
     ]
     for flag in given:
         if flag not in known and difflib.get_close_matches(flag, missing, n=1, cutoff=0.8):
@@ -164,7 +167,9 @@ def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
 
 
 def known_flags(cls: type[Any]) -> list[str]:
-    return ["--" + f.name.replace("_", "-") for f in dataclasses.fields(cls)]
+    """The flags of a dataclass, without its positional fields."""
+    fields = (f for f in dataclasses.fields(cls) if not f.metadata.get("positional"))
+    return ["--" + f.name.replace("_", "-") for f in fields]
 
 
 def unknown_flag(flag: str, known: list[str], prog: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import json
+import logging
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -120,3 +124,27 @@ def test_options_with_several_values_are_lists():
         {"exclude": ["*.png", pathlib.Path("raw")], "include": "a", "relocate": ("/a", "/b")},
     )  # fmt: skip
     assert words == ["--exclude=*.png", "--exclude=raw", "--include=a", "--relocate", "/a", "/b"]
+
+
+def test_a_notebook_s_event_loop_and_signals_are_left_alone(folder, caplog):
+    async def cell() -> bool:
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        result = imagecensus.classify("photos", output="census", model="model", no_report=True)
+        assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        await asyncio.sleep(0)
+        return result.ok
+
+    assert asyncio.run(cell())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    with concurrent.futures.ThreadPoolExecutor(1) as elsewhere:  # where signals cannot be set
+        again = elsewhere.submit(imagecensus.classify, "photos", output="census", model="model")
+        assert again.result().ok
+
+
+def test_a_script_needs_no_guard(folder):
+    """Child processes are started anew, and do not run the script that started them."""
+    (folder / "script.py").write_text(
+        "import imagecensus\nprint(imagecensus.classify('photos', output='o', model='model').ok)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr

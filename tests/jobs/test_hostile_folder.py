@@ -16,7 +16,7 @@ import keras
 import pytest
 from samples import make_photos, photo
 
-from imagecensus.jobs.cli import JOBS
+from imagecensus.jobs.cli import COMMANDS
 
 # What a child process, or a library in it, might import from the current folder.
 HOSTILE = (
@@ -146,7 +146,7 @@ def test_children_work_where_the_folder_cannot_be_read(tmp_path, tiny_model):
     assert "2 images = 1 predicted + 1 failed" in done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(JOBS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_runs_as_a_module_too(name, tmp_path):
     needed = ["--output", "out"] if name in ("train", "export", "quantize") else []
     needed += ["--images", "photos"] if name == "quantize" else []

@@ -37,3 +37,8 @@ def test_a_misspelt_flag_is_named_before_the_one_that_is_missing():
     for parse in (parse_options, parse_known_options):
         with pytest.raises(UserError, match="did you mean --output"):
             parse(Options, ["a.jpg", "--ouput", "o"], "imagecensus test", "Tests.")
+
+
+def test_a_positional_argument_that_is_given_as_a_flag():
+    with pytest.raises(UserError, match="--images; give IMAGES without it"):
+        parse("a.jpg", "--images", "b.jpg", "--output", "o")

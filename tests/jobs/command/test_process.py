@@ -47,4 +47,4 @@ def test_command_passes_its_exit_code_on():
         text=True,
     )
     assert done.returncode == 2
-    assert "no job 'no-such-job'" in done.stderr
+    assert "no command 'no-such-job'" in done.stderr
