@@ -89,9 +89,8 @@ def parse_options(cls: type[_T], argv: Sequence[str], prog: str, description: st
     options, rest = parse_known_options(cls, argv, prog, description)
     if rest:
         flag = rest[0].split("=")[0]
-        for field in dataclasses.fields(cls):
-            if field.metadata.get("positional") and flag == f"--{field.name}":
-                raise UserError(f"unknown argument {flag}; give {field.name.upper()} without it")
+        if flag.removeprefix("--") in _positionals(cls):
+            raise UserError(f"unknown argument {flag}; give {flag[2:].upper()} without it")
         raise UserError(unknown_flag(flag, known_flags(cls), prog))
     return options
 
@@ -164,6 +163,10 @@ def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
         elif value == "" and field.default != "":
             found.append("--" + field.name.replace("_", "-"))
     return found
+
+
+def _positionals(cls: type[Any]) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls) if f.metadata.get("positional")]
 
 
 def known_flags(cls: type[Any]) -> list[str]:
