@@ -116,9 +116,11 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         print(cancel(layout))
         return 0
     with (
-        lease(options.limits, options.threads),  # for the listing, and for a run in this process
+        lease(options.limits, options.threads) as decoders,  # for the listing, and for a run here
         contextlib.ExitStack() as at_end,
     ):
+        if options.runner == IN_PROCESS:
+            decoders.start()  # they take as long as all that comes before the first image
         return _classify(options, beam_args, layout, at_end)
 
 
@@ -395,9 +397,8 @@ def run_work(job: Job, work: Work) -> None:
         activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
         with process.importing():
             if job.options.runner == IN_PROCESS:
-                with lease(job.options.limits, job.options.threads) as decoders:
-                    decoders.start()  # meanwhile; `classify` keeps them
-                preload_engine(run.engine, run.model, run.precision, job.options.threads)
+                with process.without_unused():
+                    preload_engine(run.engine, run.model, run.precision, job.options.threads)
                 process.import_beam()
             from imagecensus.jobs.classification.pipeline import (  # brings Beam
                 Request,

@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib.util
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import NoReturn
 
@@ -32,7 +34,10 @@ _UNUSED = (
     "bson",
     "boto3",
     "azure",
+    "openvino.tools.ovc",  # OpenVINO's converter of other libraries' models
 )
+# What Beam imports whole and a run in this process does not call: loaded once somebody does.
+_LOADED_WHEN_USED = ("httplib2",)
 
 # How often Beam looks which stage is at work: nothing here reads that.
 SAMPLING_MS = 10
@@ -65,7 +70,7 @@ def importing() -> Iterator[None]:
 def import_beam() -> None:
     """Imports Beam for a run inside this process, without connectors where nobody can miss them."""
     if own_process:
-        with _hidden(*_UNUSED):
+        with without_unused(), _type_checker_loaded_when_used():
             import apache_beam  # noqa: F401
         from apache_beam.runners.worker import statesampler
 
@@ -73,6 +78,36 @@ def import_beam() -> None:
         statesampler.StateSampler = functools.partial(
             statesampler.StateSampler, sampling_period_ms=SAMPLING_MS
         )
+
+
+@contextlib.contextmanager
+def without_unused() -> Iterator[None]:
+    """Within the block, imports go without what no run in this process uses."""
+    with _hidden(*_UNUSED) if own_process else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _type_checker_loaded_when_used() -> Iterator[None]:
+    """Within the block, Beam gets a stand-in for beartype, which takes 0.08 s to import.
+
+    Beam asks it only about type hints that are no classes and none of Beam's own, as no stage here
+    has them.
+    """
+    door, roar = ModuleType("beartype.door"), ModuleType("beartype.roar")
+
+    def is_subhint(subhint: object, superhint: object) -> bool:
+        return bool(importlib.import_module("beartype.door").is_subhint(subhint, superhint))
+
+    vars(door)["is_subhint"] = is_subhint
+    vars(roar)["BeartypeDoorException"] = Exception
+    stand_ins = {one.__name__: one for one in (door, roar) if one.__name__ not in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
 
 
 def skip_pandas() -> None:
@@ -115,7 +150,10 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _hidden(*names: str) -> Iterator[None]:
-    """Within the block these packages are not installed, as far as `import` can tell."""
+    """Within the block these packages are not installed, as far as `import` can tell.
+
+    Those of `_LOADED_WHEN_USED` are loaded when first used.
+    """
     finder = _Absent(names)
     sys.meta_path.insert(0, finder)
     try:
@@ -130,6 +168,12 @@ class _Absent:
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> None:
+    ) -> ModuleSpec | None:
         if name in self._names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name not in _LOADED_WHEN_USED:
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec and spec.loader:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec

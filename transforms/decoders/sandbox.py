@@ -48,7 +48,7 @@ def start_child(
       pass_fds: file descriptors it inherits.
       errors: descriptor of a file that takes what it prints while it starts.
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         child_command(module, argument),
         stdin=subprocess.PIPE,
         stdout=errors,
@@ -58,9 +58,16 @@ def start_child(
         env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
         cwd=WORKING_FOLDER,
         # A Ctrl-C is for the parent to handle. No session of its own: Linux gives each session the
-        # same share of the cores, and `give_way` counts within one only.
+        # same share of the cores, and niceness counts within one only.
         process_group=0,
     )
+    # The model has the cores first, and so has what starts meanwhile. Decoding is ahead of the
+    # model anyway, as far as the window of batches allows; so it takes what the model leaves, and
+    # the two disturb one another less (measured: docs/performance.md). Beside other work that keeps
+    # all cores busy it gets a tenth of what that does.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+    return child
 
 
 def leave_terminal() -> None:
@@ -69,17 +76,6 @@ def leave_terminal() -> None:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
         fcntl.ioctl(terminal, termios.TIOCNOTTY)
         os.close(terminal)
-
-
-def give_way() -> None:
-    """In a child: lets the model have the cores first.
-
-    Decoding is ahead of the model anyway, as far as the window of batches allows; so it takes what
-    the model leaves, and the two disturb one another less (measured: docs/performance.md). Beside
-    other work that keeps all cores busy it gets a tenth of what that does.
-    """
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
 
 
 def end_with_parent() -> None:

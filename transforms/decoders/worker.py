@@ -212,7 +212,6 @@ def main() -> None:
     """Answers until the parent closes the socket."""
     sandbox.end_with_parent()
     sandbox.leave_terminal()
-    sandbox.give_way()
     config = json.loads(sys.argv[1])
     configure_pillow()
     connection = socket.socket(fileno=config["socket"])

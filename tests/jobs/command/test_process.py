@@ -48,3 +48,26 @@ def test_command_passes_its_exit_code_on():
     )
     assert done.returncode == 2
     assert "no command 'no-such-job'" in done.stderr
+
+
+def test_what_is_loaded_when_used_is_the_real_thing():
+    """What Beam and OpenVINO are imported without is there for whoever asks for it."""
+    code = (
+        "import sys\n"
+        "from imagecensus.jobs.command import process\n"
+        "process.own_process = True\n"
+        "with process.without_unused():\n"
+        "    import openvino\n"
+        "process.import_beam()\n"
+        "early = ('openvino.tools.ovc', 'beartype', 'beartype.door', 'pyparsing')\n"
+        "assert not [name for name in early if name in sys.modules]\n"
+        "from apache_beam.typehints import typehints\n"
+        "assert typehints.is_subhint(bool, int) is True\n"
+        "assert typehints.is_subhint(str, int) is False\n"
+        "from beartype.door import is_subhint\n"
+        "assert is_subhint.__module__.startswith('beartype.'), is_subhint.__module__\n"
+        "import httplib2\n"
+        "assert httplib2.Http().timeout is None\n"
+        "from openvino.tools.ovc import convert_model\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
