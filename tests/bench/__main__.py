@@ -61,6 +61,11 @@ class Bench:
             run([sys.executable, "-c", code, *words, "--json"])
         return self._twin
 
+    def _precisions(self) -> dict[str, str]:
+        """The flag of each precision that is measured, and its model."""
+        models = {"f32": self.model, "int8": self._int8_model()}
+        return {f"--precision={name}": model for name, model in models.items() if model}
+
     def job(self, photos: pathlib.Path, *flags, env: dict | None = None) -> dict:
         return job(photos, self._fresh(), self.model, *flags, env=env)
 
@@ -197,16 +202,20 @@ class Bench:
 
     def embeddings(self) -> dict:
         """What `--embeddings` costs: the job with and without, in turn."""
-        few = make_archive(self.folder / "photos-1024", 1024)
-        spent = {"without": [], "with": []}
-        for _ in range(self.rounds):
-            for name, flags in (("without", ()), ("with", ("--embeddings",))):
-                stages = self.job(few, *flags)["stages_cpu"]
-                steady = sum(stages.values()) - stages["start"] - stages["list"]
-                spent[name].append(steady / 1024 * 1e3)
-        rows = {name: {"cpu_ms": statistics.median(values)} for name, values in spent.items()}
-        rows["with"]["cost"] = rows["with"]["cpu_ms"] / rows["without"]["cpu_ms"] - 1
-        show("embeddings (CPU ms an image, after start-up)", rows)
+        few, rows = make_archive(self.folder / "photos-1024", 1024), {}
+        for precision, model in self._precisions().items():
+            spent = {"without": [], "with": []}
+            for _ in range(self.rounds):
+                for name, flags in (("without", ()), ("with", ("--embeddings",))):
+                    done = job(few, self._fresh(), model, precision, *flags)
+                    stages = done["stages_cpu"]
+                    steady = sum(stages.values()) - stages["start"] - stages["list"]
+                    figures = {"cpu_ms": steady / 1024 * 1e3, "images/s": 1024 / done["steady"]}
+                    spent[name].append(figures)
+            without, given = (_median(found) for found in spent.values())
+            given["cost"] = given["cpu_ms"] / without["cpu_ms"] - 1
+            rows |= {f"{precision} without": without, f"{precision} --embeddings": given}
+        show("embeddings (after start-up)", rows)
         return rows
 
     def processes(self) -> dict:
@@ -250,31 +259,34 @@ class Bench:
         """All cores, and one: the job starts as many threads as it may use."""
         few = make_archive(self.folder / "photos-1024", 1024)
         usable, rows = os.sched_getaffinity(0), {}
-        for name, cores in (("all cores", usable), ("one core", {min(usable)})):
-            os.sched_setaffinity(0, cores)  # children inherit it
-            try:
-                done = [self.job(few) for _ in range(self.rounds)]
-            finally:
-                os.sched_setaffinity(0, usable)
-            figures = [
-                {
-                    "images/s": 1024 / d["steady"],
-                    "cpu_ms": d["cpu"] / 1.024,
-                    "peak_mb": d["peak_mb"],
-                }
-                for d in done
-            ]
-            rows[name] = _median(figures)
+        for precision, model in self._precisions().items():
+            for name, cores in (("all cores", usable), ("one core", {min(usable)})):
+                os.sched_setaffinity(0, cores)  # children inherit it
+                try:
+                    done = [job(few, self._fresh(), model, precision) for _ in range(self.rounds)]
+                finally:
+                    os.sched_setaffinity(0, usable)
+                figures = [
+                    {
+                        "images/s": 1024 / d["steady"],
+                        "cpu_ms": d["cpu"] / 1.024,
+                        "peak_mb": d["peak_mb"],
+                    }
+                    for d in done
+                ]
+                rows[f"{precision}, {name}"] = _median(figures)
         show("pinned to one core, 1,024 photos", rows)
         return rows
 
     def memory(self) -> dict:
-        """Peak resident size at 2,000 and 20,000 images."""
+        """Peak resident size at 2,000 and 20,000 images: of the largest process, and of all."""
         rows = {}
-        for count in (2_000, 20_000):
-            photos = make_archive(self.folder / f"photos-{count}", count)
-            done = self.job(photos)
-            rows[f"{count} images"] = {"peak_mb": done["peak_mb"], "wall_s": done["wall"]}
+        for precision, model in self._precisions().items():
+            for count in (2_000, 20_000):
+                photos = make_archive(self.folder / f"photos-{count}", count)
+                done = job(photos, self._fresh(), model, precision, watch=True)
+                named = {key: done[key] for key in ("peak_mb", "all_mb")}
+                rows[f"{precision}, {count}"] = {**named, "wall_s": done["wall"]}
         show("peak resident size", rows)
         return rows
 
