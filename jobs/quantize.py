@@ -36,7 +36,8 @@ from imagecensus.model_export.quantize import (
 from imagecensus.model_export.safety import check_graph
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.look_into import read_reference
-from imagecensus.transforms.engines.precision import load_infer, race
+from imagecensus.transforms.engines.precision import load_infer
+from imagecensus.transforms.engines.race import race
 from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
 from imagecensus.transforms.list_images import check_inputs, list_images
 from imagecensus.transforms.records import OUTPUT_COLUMNS

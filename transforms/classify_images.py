@@ -48,6 +48,8 @@ class ClassifierHandler(ModelHandler[ImageBatch, PredictionBatch, LoadedClassifi
             counters.IN_BATCHES[name].inc(times)
         if self._config.engine == AUTO:
             counters.IMAGES_BY_ENGINE[model.name].inc(len(batch.pixels))
+        if model.note:
+            counters.CALLS.add(model.note)
         LOCAL_RUN.add_images(len(rows))
         return [rows]
 

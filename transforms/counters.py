@@ -24,4 +24,5 @@ IMAGES_SLOW = Metrics.counter(NAMESPACE, "images_slow")  # over a second to read
 IN_BATCHES = {
     name: Metrics.counter(NAMESPACE, name) for name in ("batches_split", "images_copied", *NOTED)
 }
+CALLS = Metrics.string_set(NAMESPACE, "calls")  # of engines that measured how large theirs are
 SLOW = Metrics.string_set(NAMESPACE, "slow")  # which, as JSON: uri, stage, seconds

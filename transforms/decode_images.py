@@ -38,10 +38,10 @@ class ReadAhead:
         """Begins the references of one unit.
 
         Yields:
-          ImageBatch of `batch_images` references or less, of units added before, then of this
+          ImageBatch of `config.batch` references or less, of units added before, then of this
           one, in row order. A unit's last one has `last`; `rest` gives those not yielded here.
         """
-        size = self._config.batch_images
+        size = self._config.batch
         for start in range(0, refs.num_rows, size):
             last = start + size >= refs.num_rows
             cut, shape = refs.slice(start, size), self._config.spec.shape

@@ -25,7 +25,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.begin_units import BeginUnits, GiveUnits
 from imagecensus.transforms.classify_images import ClassifyImages
-from imagecensus.transforms.counters import NAMESPACE, SLOW
+from imagecensus.transforms.counters import CALLS, NAMESPACE, SLOW
 from imagecensus.transforms.dataset.epoch import Fence, fence_of
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.decode_images import DecodeImages
@@ -138,7 +138,9 @@ def run_pipeline(request: Request, run: Run) -> None:
     run.seconds = time.monotonic() - start
     run.interrupted = LOCAL_RUN.stop.is_set()
     run.add_stages(LOCAL_RUN)
-    run.counters, run.slow = _counters(result)
+    metrics = result.metrics().query()
+    run.counters, run.slow = _counters(metrics), _slow(metrics)
+    run.calls = sorted(_strings(metrics, CALLS))
     run.images = run.counters.get("images_read", LOCAL_RUN.images)
 
 
@@ -171,17 +173,28 @@ def _config(request: Request, run: Run) -> PipelineConfig:
     )  # fmt: skip
 
 
-def _counters(result: Any) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """The job's counters, and which images were slow, slowest first."""
+def _counters(metrics: dict[str, Any]) -> dict[str, int]:
+    """The job's counters."""
     counted: dict[str, int] = {}
-    slow: dict[str, dict[str, Any]] = {}
-    metrics = result.metrics().query()
     for metric in metrics["counters"]:
         if metric.key.metric.namespace == NAMESPACE:
             name = metric.key.metric.name
             counted[name] = counted.get(name, 0) + (metric.committed or 0)
-    for metric in metrics.get("string_sets", ()):
-        if metric.key.metric == SLOW.metric_name:
-            for one in map(json.loads, metric.committed or ()):
-                slow[one["uri"]] = one  # a retried unit tells it again
-    return counted, sorted(slow.values(), key=lambda one: -one["seconds"])
+    return counted
+
+
+def _strings(metrics: dict[str, Any], counter: Any) -> set[str]:
+    """What a set of strings holds, over all steps."""
+    return {
+        text
+        for metric in metrics.get("string_sets", ())
+        if metric.key.metric == counter.metric_name
+        for text in metric.committed or ()
+    }
+
+
+def _slow(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Which images were slow, slowest first."""
+    # A retried unit tells it again.
+    slow = {one["uri"]: one for one in map(json.loads, _strings(metrics, SLOW))}
+    return sorted(slow.values(), key=lambda one: -one["seconds"])

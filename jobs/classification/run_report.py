@@ -62,6 +62,7 @@ class Run:
     start_cpu: float = dataclasses.field(default_factory=process.cpu_at_start)
     counters: dict[str, Any] = dataclasses.field(default_factory=dict)
     slow: list[Any] = dataclasses.field(default_factory=list)  # slowest first: uri, stage, seconds
+    calls: list[str] = dataclasses.field(default_factory=list)  # of engines that measured theirs
     damaged: int = 0
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)  # of the inputs, by kind
     drop_gone: bool = False
@@ -177,6 +178,7 @@ def write_run_report(
         "engine": _engines(run),
         "precision": run.precision,
         "precision_reason": run.precision_reason,
+        "calls": run.calls,
         "runner": run.runner,
         "dropped_gone": run.drop_gone,
         "damaged_parts_redone": run.damaged,
@@ -216,6 +218,8 @@ def summary(layout: Layout, report: dict[str, Any]) -> str:
         lines.append("nothing new to classify")
     if report["precision_reason"]:
         lines.append(f"precision  {report['precision']}: {report['precision_reason']}")
+    if report["calls"]:
+        lines.append(f"calls      {'; '.join(report['calls'])}")
     lines.append(listed_line(counts))
     if counts["left_out"]:
         lines.append(f"left out   {left_out_text(counts['left_out'])}")

@@ -1,4 +1,4 @@
-"""Imports TensorFlow without its start-up chatter: import this module first.
+"""Imports TensorFlow without its start-up chatter, and with float32: import this module first.
 
 Its C++ libraries write a dozen lines to stderr while they load, before any log level is read.
 They are kept back, and shown only when the import fails.
@@ -34,3 +34,7 @@ def _import() -> None:
 
 if "tensorflow" not in sys.modules:
     _import()
+import tensorflow as tf  # noqa: E402
+
+# A GPU's default for float32 has 10 bits of mantissa: golden images would get other scores.
+tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -215,7 +215,7 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
 )
 def test_each_machine_chooses_an_engine_of_its_own(installed, gpu, precision, chosen, monkeypatch):
     monkeypatch.setattr(registry, "_installed", lambda package: package in installed.split())
-    monkeypatch.setattr(registry, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(registry, "has_gpu", lambda: gpu)
     assert choose_engine("auto", precision) == chosen
     assert choose_engine("auto", precision, here=False) == "auto"
 

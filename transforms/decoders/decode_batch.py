@@ -21,6 +21,7 @@ from imagecensus.transforms.archives.reading import as_stored, is_sequential
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.pool import how_to_decode, place_of
 from imagecensus.transforms.decoders.requests import Answer, Request
+from imagecensus.transforms.engines.registry import has_gpu
 from imagecensus.transforms.image_ref import (
     ImageRef,
     Limits,
@@ -42,12 +43,17 @@ class DecodingConfig:
 
     spec: PreprocessSpec
     limits: Limits = Limits()
-    batch_images: int = 128
+    batch_images: int = 0  # 0: see `batch`
     window_batches: int = 2  # decoded or being decoded, beyond the one in the model
     threads: int = 0  # decoder processes; 0: one per core
     fetch_threads: int = 64  # readers ahead of the decoders, for stores and the web only
     web: WebPolicy = WebPolicy()  # how web addresses are read
     facts: tuple[str, ...] = ()  # columns of `FACT_TYPES` that are kept
+
+    @property
+    def batch(self) -> int:
+        """Images that the model gets at once: for a GPU two of its largest calls."""
+        return self.batch_images or (512 if has_gpu() else 128)
 
 
 class Pools:

@@ -245,6 +245,7 @@ class LoadedClassifier:
 
     engine: Any
     name: str  # of the engine
+    note: str  # how large its calls are, where it measured that; else ""
     labels: pa.Array
     embedding_size: int
     known: KnownAnswers = dataclasses.field(default_factory=KnownAnswers)
@@ -268,6 +269,7 @@ def load_classifier(config: ClassificationConfig) -> LoadedClassifier:
     return LoadedClassifier(
         engine=engine,
         name=name,
+        note=getattr(engine, "note", ""),
         labels=pa.array(contract.labels, pa.string()),
         embedding_size=contract.embedding_size,
     )

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import json
-import os
-import time
 from typing import Any
 
-import numpy as np
-
-from imagecensus.model_export.common.atomic import atomic_path
-from imagecensus.model_export.common.cache import cache_folder
-from imagecensus.model_export.contract import Contract, Infer, ModelError, Pixels
+from imagecensus.model_export.contract import Contract, Infer, ModelError
 from imagecensus.model_export.precision import (
     F32,
     INT8,
@@ -22,11 +16,11 @@ from imagecensus.model_export.precision import (
     judge_int8,
     read_golden_of,
 )
+from imagecensus.transforms.engines.race import kept, race, repeated
 from imagecensus.transforms.engines.registry import AUTO, ENGINES, EngineError, load_engine
 
 MIN_SPEEDUP = 1.1  # less is not worth any loss
-_RACE_IMAGES = 64
-_RACE_ROUNDS = 3
+RACE_IMAGES = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,20 +72,6 @@ def choose_precision(
     return Choice(precision=INT8 if allowed else F32, reason=reason)
 
 
-def race(infer: list[Infer], pixels: Pixels) -> list[float]:
-    """Images/s of each function on the same uint8 [N, H, W, 3], in turn; medians of rounds."""
-    pixels = pixels[:_RACE_IMAGES]
-    for one in infer:
-        one(pixels[:8])
-    seconds: list[list[float]] = [[] for _ in infer]
-    for _ in range(_RACE_ROUNDS):
-        for one, spent in zip(infer, seconds, strict=True):
-            start = time.perf_counter()
-            one(pixels)
-            spent.append(time.perf_counter() - start)
-    return [len(pixels) / float(np.median(spent)) for spent in seconds]
-
-
 def load_infer(model: str, precision: str) -> Infer:
     """The function `infer` of a model in OpenVINO."""
     return load_engine("openvino", model, precision).infer
@@ -102,13 +82,13 @@ def _speed_here(model: str, digest: str) -> tuple[float, str]:
 
     Measured once for each processor and model; kept in the cache folder.
     """
-    path = os.path.join(cache_folder(), "int8", f"{_processor()}-{digest[:16]}.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            kept = json.load(file)
-        return float(kept["speedup"]), str(kept["problem"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    found = kept(
+        ("int8", f"{_processor()}-{digest[:16]}.json"), functools.partial(_measure_speed, model)
+    )
+    return float(found["speedup"]), str(found["problem"])
+
+
+def _measure_speed(model: str) -> dict[str, Any]:
     infer = [load_infer(model, name) for name in (F32, INT8)]
     golden, problem = read_golden_of(model, INT8), ""
     try:
@@ -116,18 +96,8 @@ def _speed_here(model: str, digest: str) -> tuple[float, str]:
         check_golden(golden, class_ids, scores, model, INT8)
     except ModelError as error:
         problem = str(error)
-    count = -(-_RACE_IMAGES // len(golden.images))
-    rates = race(infer, np.concatenate([golden.images] * count))
-    _keep(path, {"speedup": rates[1] / rates[0], "problem": problem})
-    return rates[1] / rates[0], problem
-
-
-def _keep(path: str, found: dict[str, Any]) -> None:
-    try:
-        with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            json.dump(found, file)
-    except OSError:
-        return  # measured again next time
+    rates = race(infer, repeated(golden.images, RACE_IMAGES))
+    return {"speedup": rates[1] / rates[0], "problem": problem}
 
 
 def _processor() -> str:

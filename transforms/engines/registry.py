@@ -53,7 +53,7 @@ def choose_engine(
     if name == AUTO:
         if not here:
             return AUTO
-        order = ("tensorflow", "openvino") if _has_gpu() else ("openvino", "tensorflow")
+        order = ("tensorflow", "openvino") if has_gpu() else ("openvino", "tensorflow")
         able = [one for one in order if precision in (*ENGINES[one][2], AUTO)] or order
         name = next((one for one in able if _installed(ENGINES[one][1])), able[0])
     if name not in ENGINES:
@@ -133,7 +133,8 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether this machine has a GPU, and TensorFlow to use it."""
     # Asked of the driver's device files: importing TensorFlow to ask it takes ten seconds.
     import glob
 
