@@ -1,7 +1,8 @@
 """Augmentation: random changes to training images that leave their label true.
 
 Every change is a function of a seed alone, so that a training killed and resumed sees the same
-images, whatever the number of threads.
+images, whatever the number of threads and devices. It is drawn as a few numbers for each image,
+and a device can do the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from imagecensus.model_export.common.errors import UserError
+
+CHANGES = 10  # numbers that say what happens to an image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,51 +68,66 @@ class Augmentation:
         return cls(**values)
 
 
-def augment(pixels: Any, augmentation: Augmentation, seed: Any) -> Any:
+def draw_changes(augmentation: Augmentation, seed: Any, count: int, size: tuple[int, int]) -> Any:
+    """What happens to each image of a batch: float32 [count, CHANGES], for `augment`.
+
+    Args:
+      augmentation: what may happen.
+      seed: int tensor [2]; the same seed changes the same batch in the same way.
+      count: of images.
+      size: their height and width.
+    """
+    import tensorflow as tf
+
+    def uniform(salt: int, low: float, high: float) -> Any:
+        key = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), salt)
+        return tf.random.stateless_uniform([count], key, low, high)
+
+    transforms = _transforms(augmentation, uniform, size)
+    contrast = uniform(5, 1 - augmentation.contrast, 1 + augmentation.contrast)
+    limit = 255 * augmentation.brightness
+    return tf.concat([transforms, tf.stack([contrast, uniform(6, -limit, limit)], 1)], 1)
+
+
+def augment(pixels: Any, augmentation: Augmentation, changes: Any) -> Any:
     """Changes each image of a batch in its own way.
 
     Args:
       pixels: uint8 [N, H, W, 3] tensor.
       augmentation: what may happen.
-      seed: int tensor [2]; the same seed changes the same batch in the same way.
+      changes: of `draw_changes`, float32 [N, CHANGES].
 
     Returns:
       uint8 [N, H, W, 3].
     """
     import tensorflow as tf
 
-    count = tf.shape(pixels)[0]
-
-    def uniform(salt: int, low: float, high: float, shape: tuple[int, ...] = ()) -> Any:
-        key = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), salt)
-        return tf.random.stateless_uniform([count, *shape], key, low, high)
-
     images = tf.cast(pixels, tf.float32)
     if augmentation.flip or augmentation.rotation or augmentation.zoom or augmentation.shift:
         images = tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
-            transforms=_transforms(augmentation, uniform, images),
+            transforms=changes[:, :8],
             output_shape=tf.shape(images)[1:3],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode="REFLECT",  # no black corners for the network to learn
         )
+    contrast, brightness = (changes[:, i, None, None, None] for i in (8, 9))
     if augmentation.contrast:
-        factor = uniform(5, 1 - augmentation.contrast, 1 + augmentation.contrast, (1, 1, 1))
         mean = tf.reduce_mean(images, [1, 2, 3], keepdims=True)
-        images = (images - mean) * factor + mean
+        images = (images - mean) * contrast + mean
     if augmentation.brightness:
-        limit = 255 * augmentation.brightness
-        images += uniform(6, -limit, limit, (1, 1, 1))
+        images += brightness
     images = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
     return tf.ensure_shape(images, pixels.shape)
 
 
-def _transforms(augmentation: Augmentation, uniform: Callable[..., Any], images: Any) -> Any:
+def _transforms(
+    augmentation: Augmentation, uniform: Callable[[int, float, float], Any], size: tuple[int, int]
+) -> Any:
     """float32 [N, 8]: output to input coordinates, about the centre."""
     import tensorflow as tf
 
-    size = tf.cast(tf.shape(images)[1:3], tf.float32)
     center_y, center_x = (size[0] - 1) / 2, (size[1] - 1) / 2
     angle = uniform(0, -augmentation.rotation, augmentation.rotation) * (3.141592653589793 / 180)
     zoom = uniform(1, 1 - augmentation.zoom, 1 + augmentation.zoom)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -19,7 +19,12 @@ import tensorflow as tf
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.export import normalize
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.model_export.training.augment import Augmentation, augment
+from imagecensus.model_export.training.augment import (
+    CHANGES,
+    Augmentation,
+    augment,
+    draw_changes,
+)
 from imagecensus.model_export.training.classifier import (
     Classifier,
     ClassifierSpec,
@@ -27,7 +32,14 @@ from imagecensus.model_export.training.classifier import (
     split_for_fine_tuning,
 )
 from imagecensus.model_export.training.decoded_images import ArrayCache, Images
-from imagecensus.model_export.training.fit import FitSpec, Inputs, class_weights, fit, predict
+from imagecensus.model_export.training.fit import (
+    FitSpec,
+    Inputs,
+    Prepare,
+    class_weights,
+    fit,
+    predict,
+)
 
 EVALUATION_BATCH = 64
 _WINDOW = 2048  # images whose activations are in memory at once
@@ -79,15 +91,18 @@ def image_inputs(
 ) -> Inputs:
     """Images as a network's inputs, augmented where training asks for it."""
 
-    def prepare(pixels: Any, seed: Any) -> Any:
-        if augmentation and seed is not None:
-            pixels = augment(pixels, augmentation, seed)
+    def draw(seed: Any, count: int) -> Any:
+        return draw_changes(augmentation or Augmentation(), seed, count, preprocess.shape[:2])
+
+    def prepare(pixels: Any, changes: Any) -> Any:
+        if augmentation and changes is not None:
+            pixels = augment(pixels, augmentation, changes)
         return normalize(pixels, preprocess)
 
     return Inputs(
         take=images.take,
         labels=images.labels,
-        prepare=prepare,
+        prepare=Prepare(draw=draw, apply=prepare, changes=CHANGES),
         dtype=np.uint8,
         shape=preprocess.shape,
     )
@@ -98,7 +113,6 @@ def feature_inputs(features: np.ndarray, labels: np.ndarray) -> Inputs:
     return Inputs(
         take=lambda indices: features[indices],
         labels=labels,
-        prepare=lambda items, seed: items,
         dtype=np.float32,
         shape=features.shape[1:],
     )
@@ -192,15 +206,12 @@ def compute_features(
     spec, count, shape = run.spec, len(images), model.output_shape[1:]
     features = run.cache.allocate(name, (passes * count, *shape), np.float32)
     preprocess = spec.classifier.preprocess
+    inputs = image_inputs(images, preprocess, spec.augmentation)
     for index in range(passes):
-        augmentation = spec.augmentation if index else None
-        for start in range(0, count, _WINDOW):
-            stop = min(start + _WINDOW, count)
-            window = dataclasses.replace(images, rows=images.rows[start:stop],
-                                         labels=images.labels[start:stop])  # fmt: skip
-            seed = int(np.random.default_rng([spec.head.seed, index, start]).integers(2**31))
-            features[index * count + start : index * count + stop] = predict(
-                model, image_inputs(window, preprocess, augmentation), EVALUATION_BATCH, seed
+        for rows in _windows(count):
+            seed = int(np.random.default_rng([spec.head.seed, index, rows[0]]).integers(2**31))
+            features[index * count + rows] = predict(
+                model, _window(inputs, rows), EVALUATION_BATCH, seed if index else None
             )
     return feature_inputs(features, np.tile(images.labels, passes))
 
@@ -211,16 +222,17 @@ def features_of_activations(
     """What the last blocks, as they are now, make of the activations below them: [N, D]."""
     count = len(activations)
     features = cache.allocate(name, (count, *tail.output_shape[1:]), np.float32)
-    for start in range(0, count, _WINDOW):
-        rows = np.arange(start, min(start + _WINDOW, count))
-        window = dataclasses.replace(
-            activations,
-            take=_rows_of(activations, rows),
-            labels=activations.labels[rows],
-        )
-        features[rows] = predict(tail, window, EVALUATION_BATCH)
+    for rows in _windows(count):
+        features[rows] = predict(tail, _window(activations, rows), EVALUATION_BATCH)
     return feature_inputs(features, activations.labels)
 
 
-def _rows_of(inputs: Inputs, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda indices: inputs.take(rows[indices])
+def _windows(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, _WINDOW):
+        yield np.arange(start, min(start + _WINDOW, count))
+
+
+def _window(inputs: Inputs, rows: np.ndarray) -> Inputs:
+    return dataclasses.replace(
+        inputs, take=lambda indices: inputs.take(rows[indices]), labels=inputs.labels[rows]
+    )

@@ -12,6 +12,7 @@ images of an epoch's shuffle wait for another epoch), which keeps that mean exac
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -43,22 +44,40 @@ class FitSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """How bytes become what a network takes: augmented in training, and normalised.
+
+    GPUs do it themselves, so that they get bytes and a few numbers for each image. Elsewhere it
+    is done ahead of the network, beside it: it shares the cores either way.
+
+    Attributes:
+      draw: a seed [2] and a number of images B -> float32 [B, changes]: what happens to each.
+      apply: uint8 [B, H, W, 3] and what was drawn (None outside of training) -> float32 tensor.
+      changes: numbers drawn for an image.
+    """
+
+    draw: Callable[[Any, int], Any]
+    apply: Callable[[Any, Any], Any]
+    changes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a network is fitted on: images, or features computed before.
 
     Attributes:
       take: int64 [B] indices -> array [B, ...].
       labels: int32 [N].
-      prepare: tensor [B, ...] and a seed [2] (None outside of training) -> float32 tensor.
+      prepare: what is done with it; None: the network takes it as it is.
       dtype: of what `take` returns.
       shape: of one item.
     """
 
     take: Callable[[np.ndarray], np.ndarray]
     labels: np.ndarray
-    prepare: Callable[[Any, Any], Any]
     dtype: type[np.generic]
     shape: tuple[int, ...]
+    prepare: Prepare | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,27 +150,28 @@ def fit(
     batch = global_batch(spec.batch_size, len(train), strategy.num_replicas_in_sync)
     steps = len(train) // batch
     classes = model.output_shape[-1]
+    whole = _prepared(model, train, changes=True)
     with strategy.scope():
         rate = spec.learning_rate
         if spec.schedule == "cosine":
             rate = keras.optimizers.schedules.CosineDecay(rate, steps * spec.epochs)
         averaging = {"use_ema": True, "ema_momentum": spec.average} if spec.average else {}
         optimizer = keras.optimizers.Adam(rate, **averaging)
-        model.compile(
+        whole.compile(
             optimizer,
             keras.losses.CategoricalCrossentropy(label_smoothing=spec.label_smoothing),
             metrics=["accuracy"],
             jit_compile=False,  # XLA and MirroredStrategy do not go together in Keras 3
         )
         # Keras may have put another optimizer around it, which scales the loss of 16-bit networks.
-        model.optimizer.build(model.trainable_variables)
-    state = _TrainingState(model, val, spec, state_file, batch)
+        whole.optimizer.build(whole.trainable_variables)
+    state = _TrainingState(model, whole.optimizer, val, spec, state_file=state_file, batch=batch)
     if state.next_epoch < spec.epochs and not state.finished:
         callbacks: list[keras.callbacks.Callback] = [state]
         if log_dir:
             callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
-        model.fit(
-            _stream(
+        whole.fit(
+            stream(
                 train,
                 batch=batch,
                 spec=spec,
@@ -184,17 +204,17 @@ def predict(model: keras.Model, inputs: Inputs, batch: int, seed: int | None = N
     if not len(inputs):
         return np.zeros((0, *model.output_shape[1:]), np.float32)
 
-    def load(step: Any, indices: Any) -> Any:
-        items = tf.numpy_function(inputs.take, [indices], inputs.dtype)
+    def load(step: Any, indices: Any) -> tuple[Any]:
         key = None if seed is None else tf.stack([tf.constant(seed, tf.int64), step])
-        return inputs.prepare(tf.ensure_shape(items, [batch, *inputs.shape]), key)
+        return (_load(inputs, indices, batch, key),)
 
     # Padded to whole batches: one graph, and an even share for each replica.
     padded = -(-len(inputs) // batch) * batch
     order = np.minimum(np.arange(padded), len(inputs) - 1)
     dataset = tf.data.Dataset.from_tensor_slices(order).batch(batch, drop_remainder=True).repeat()
     dataset = _unsharded(dataset.enumerate().map(load, 2, deterministic=True).prefetch(2))
-    answers = model.predict(dataset, verbose=0, steps=padded // batch)
+    whole = _prepared(model, inputs, changes=seed is not None)
+    answers = whole.predict(dataset, verbose=0, steps=padded // batch)
     return np.asarray(answers, np.float32)[: len(inputs)]
 
 
@@ -204,7 +224,53 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(chosen, 1e-7, 1)).mean()) if len(labels) else float("nan")
 
 
-def _stream(
+def on_device() -> bool:
+    """Whether `Prepare` is the devices' part."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+class _Prepare(keras.layers.Layer):
+    """`Prepare` as the first layer of a network."""
+
+    def __init__(self, prepare: Prepare) -> None:
+        super().__init__(trainable=False, dtype="float32", autocast=False)
+        self._prepare = prepare
+
+    def call(self, inputs: list[Any]) -> Any:
+        return self._prepare.apply(inputs[0], inputs[1] if len(inputs) > 1 else None)
+
+
+@functools.lru_cache(maxsize=2)  # one to train and one to validate: making it costs a second
+def _with_prepare(
+    model: keras.Model, prepare: Prepare, shape: tuple[int, ...], changes: bool
+) -> keras.Model:
+    with model.distribute_strategy.scope():
+        inputs = [keras.Input(shape, dtype="uint8")]
+        if changes:
+            inputs.append(keras.Input((prepare.changes,)))
+        return keras.Model(inputs, model(_Prepare(prepare)(inputs)))
+
+
+def _prepared(model: keras.Model, inputs: Inputs, *, changes: bool) -> keras.Model:
+    """The network with what the devices do before it; `changes`: in training."""
+    if inputs.prepare is None or not on_device():
+        return model
+    return _with_prepare(model, inputs.prepare, inputs.shape, changes)
+
+
+def _load(inputs: Inputs, indices: Any, batch: int, seed: Any) -> Any:
+    """One batch as `_prepared` takes it. `seed`: int64 [2] in training, else None."""
+    items = tf.numpy_function(inputs.take, [indices], inputs.dtype)
+    items = tf.ensure_shape(items, [batch, *inputs.shape])
+    if inputs.prepare is None:
+        return items
+    changes = None if seed is None else inputs.prepare.draw(seed, batch)
+    if not on_device():
+        return inputs.prepare.apply(items, changes)
+    return items if changes is None else (items, changes)
+
+
+def stream(
     train: Inputs, *, batch: int, spec: FitSpec, weights: np.ndarray, first_epoch: int
 ) -> tf.data.Dataset:
     """The epochs from the first one asked for, as one endless dataset of full batches."""
@@ -219,12 +285,10 @@ def _stream(
         return tf.data.Dataset.from_tensor_slices(order[: steps * batch])
 
     def load(step: Any, indices: Any) -> tuple[Any, Any, Any]:
-        items = tf.numpy_function(train.take, [indices], train.dtype)
-        items = tf.ensure_shape(items, [batch, *train.shape])
         seed = tf.stack([tf.cast(spec.seed, tf.int64), step])
         label = tf.gather(labels, indices)
         return (
-            train.prepare(items, seed),
+            _load(train, indices, batch, seed),
             tf.one_hot(label, len(weights)),
             tf.gather(class_weight, label),
         )
@@ -245,9 +309,17 @@ class _TrainingState(keras.callbacks.Callback):
     """Validates, keeps the best epoch, stops early, and writes the state after each epoch."""
 
     def __init__(
-        self, network: keras.Model, val: Inputs, spec: FitSpec, state_file: str, batch: int
+        self,
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        val: Inputs,
+        spec: FitSpec,
+        *,
+        state_file: str,
+        batch: int,
     ) -> None:
         super().__init__()
+        self.optimizer = optimizer
         self.network, self.val, self.spec, self.batch = network, val, spec, batch
         self.state_file = state_file
         self.history: list[dict[str, Any]] = []
@@ -280,7 +352,7 @@ class _TrainingState(keras.callbacks.Callback):
         now = self.network.get_weights()
         # What is validated and kept is the average of the weights, where one is asked for; the
         # fit itself goes on from the last ones.
-        self.network.optimizer.finalize_variable_values(self.network.trainable_variables)
+        self.optimizer.finalize_variable_values(self.network.trainable_variables)
         if len(self.val):
             answers = predict(self.network, self.val, self.batch)
             score = entry["val_loss"] = cross_entropy(answers, self.val.labels)
@@ -305,7 +377,7 @@ class _TrainingState(keras.callbacks.Callback):
         self.network.set_weights(self.best_weights)
 
     def _variables(self) -> list[Any]:
-        return [*self.network.weights, *self.network.optimizer.variables]
+        return [*self.network.weights, *self.optimizer.variables]
 
     def _write_state(self) -> None:
         arrays: dict[str, Any] = {

@@ -36,6 +36,12 @@ DEDUP_KNOWN = 40_000_000
 LISTED = 500_000
 TABLE_ROWS = 4_096_000
 ENGINES = ("openvino", "tensorflow", "tfx-bsl")
+AUGMENT = "flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.2,contrast=0.2"
+TRAINING = {  # what `--augment` says, and whether devices do it
+    "as they are": ("", 0),
+    "augmented": (AUGMENT, 0),
+    "augmented by the device": (AUGMENT, 1),
+}
 BATCHES = {"openvino": (1, 2, 4, 8, 16, 32), "tensorflow": (8, 16, 32, 64)}
 
 
@@ -216,6 +222,18 @@ class Bench:
             given["cost"] = given["cpu_ms"] / without["cpu_ms"] - 1
             rows |= {f"{precision} without": without, f"{precision} --embeddings": given}
         show("embeddings (after start-up)", rows)
+        return rows
+
+    def training(self) -> dict:
+        """The input pipeline of training alone, without and with augmentation."""
+        rows = {}
+        for name, words in TRAINING.items():
+            rounds = [
+                _rate(piece("training_input", self.photos, 1024, *words))
+                for _ in range(self.rounds)
+            ]
+            rows[name] = _median(rounds)
+        show("input pipeline of training, batches of 32 at 224x224 (images/s)", rows)
         return rows
 
     def processes(self) -> dict:

@@ -48,6 +48,36 @@ def infer(folder: str, model: str, engine: str, batch: str, precision: str, coun
     return best(lambda: loaded.infer(pixels), len(pixels))
 
 
+def training_input(folder: str, count: str, augmentation: str, on_device: str) -> dict:
+    """The input pipeline of training alone, over decoded photos; best of three.
+
+    `on_device`: "1" as where GPUs augment, so that the pipeline has not to.
+    """
+    import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401  before TensorFlow
+    from imagecensus.model_export.training import features, fit
+    from imagecensus.model_export.training.augment import Augmentation
+    from imagecensus.model_export.training.decoded_images import Images
+
+    fit.on_device = lambda: on_device == "1"
+    pixels = _decode_all(read_all(folder, int(count)), PreprocessSpec())
+    rows = np.arange(len(pixels))
+    images = Images(
+        pixels=pixels, rows=rows, labels=(rows % 10).astype(np.int32), names=tuple(map(str, rows))
+    )
+    inputs = features.image_inputs(images, PreprocessSpec(), Augmentation.parse(augmentation))
+    weights = np.ones(10, np.float32)
+    spec = fit.FitSpec(batch_size=32)
+    batches = iter(fit.stream(inputs, batch=32, spec=spec, weights=weights, first_epoch=0))
+    next(batches)
+    steps = len(pixels) // 32
+
+    def epoch() -> None:
+        for _ in range(steps):
+            next(batches)
+
+    return best(epoch, steps * 32)
+
+
 def reads(kind: str, url: str, count: str) -> dict:
     """Reading the object 55.jpg of a store on loopback, one request each, by 64 threads.
 

@@ -5,7 +5,7 @@ import pytest
 from images import draw
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.training.augment import Augmentation, augment
+from imagecensus.model_export.training.augment import CHANGES, Augmentation, augment, draw_changes
 
 IMAGES = np.stack([np.asarray(draw("triangle", i, 32)) for i in range(6)])
 
@@ -13,8 +13,10 @@ IMAGES = np.stack([np.asarray(draw("triangle", i, 32)) for i in range(6)])
 def changed(text, seed=(1, 2)):
     import tensorflow as tf
 
-    seed = tf.constant(seed, tf.int64)
-    return augment(tf.constant(IMAGES), Augmentation.parse(text), seed).numpy()
+    augmentation = Augmentation.parse(text)
+    changes = draw_changes(augmentation, tf.constant(seed, tf.int64), len(IMAGES), (32, 32))
+    assert changes.shape == (len(IMAGES), CHANGES)
+    return augment(tf.constant(IMAGES), augmentation, changes).numpy()
 
 
 def test_the_seed_decides():

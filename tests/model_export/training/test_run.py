@@ -5,8 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from images import draw
 
+import imagecensus.model_export.training.fit as fit_module
 from imagecensus.model_export.training.augment import Augmentation
 from imagecensus.model_export.training.backbones import BackboneSpec, default_preprocess
 from imagecensus.model_export.training.classifier import (
@@ -21,8 +23,15 @@ from imagecensus.model_export.training.features import (
     compute_features,
     feature_inputs,
     features_of_activations,
+    image_inputs,
 )
-from imagecensus.model_export.training.fit import FitSpec, fit, make_strategy
+from imagecensus.model_export.training.fit import (
+    FitSpec,
+    fit,
+    make_strategy,
+    predict,
+    stream,
+)
 
 NARROW = BackboneSpec(alpha=0.35, weights="none")
 
@@ -76,6 +85,42 @@ def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, t
     assert np.allclose(once.take(np.arange(8)), clean, atol=1e-6)
     # What is cached is counted: 4 x 8 images of 32 x 32 x 3 floats.
     assert cache.used_memory == 4 * 8 * 32 * 32 * 3 * 4
+
+
+def test_devices_that_augment_do_what_the_pipeline_does(images, spec, tmp_path, monkeypatch):
+    """As on GPUs: they get bytes and a few numbers for each image, and results are the same."""
+    backbone = BackboneSpec(name="cnn:4-pool-gap", weights="none")
+    small = ClassifierSpec(
+        backbone=backbone, preprocess=default_preprocess(backbone, 32), classes=2, dropout=0
+    )
+    augmentation = Augmentation.parse("flip,rotation=20,shift=0.1,brightness=0.1,contrast=0.2")
+    spec = dataclasses.replace(spec, classifier=small, augmentation=augmentation)
+    inputs = image_inputs(images, small.preprocess, augmentation)
+    strategy, found = make_strategy(1), {}
+    for there in (False, True):
+        monkeypatch.setattr(fit_module, "on_device", lambda there=there: there)
+        weights = np.ones(2, np.float32)
+        streamed = stream(inputs, batch=4, spec=spec.head, weights=weights, first_epoch=0)
+        given = [(kind.dtype.name, *kind.shape) for kind in tf.nest.flatten(streamed.element_spec)]
+        item = ("uint8" if there else "float32", 4, 32, 32, 3)
+        changes = [("float32", 4, 10)] * there
+        assert given == [item, *changes, ("float32", 4, 2), ("float32", 4)]
+        cache = ArrayCache(directory=str(tmp_path), memory_bytes=2**24, disk_bytes=0)
+        run = training_run(spec, cache)
+        seen = compute_features(pooled(spec), images, run, "train", 2).take(np.arange(16))
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = build_classifier(small).model
+        fit_spec = FitSpec(epochs=3, batch_size=4, patience=0, average=0.9)
+        state = str(tmp_path / f"{there}.npz")
+        history = fit(
+            model, inputs, inputs, fit_spec, strategy=strategy, state_file=state, verbose=False
+        )
+        losses = [entry[name] for entry in history for name in ("loss", "val_loss")]
+        answers = predict(model, inputs, 4)
+        found[there] = [seen, np.asarray(losses), answers, *model.get_weights()]
+    for one, other in zip(found[False], found[True], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_fine_tuning_on_cached_activations_moves_the_last_blocks_only(images, spec, tmp_path):
