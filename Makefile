@@ -130,7 +130,7 @@ formats-bench: .venv-formats/.installed  ## compare each format with a second de
 	@touch $@
 
 DECODERS := av==18.1.0 openimageio==3.2.2.0 opencv-python-headless==5.0.0.93 psd-tools==1.26.0 \
-  pillow-jxl-plugin==1.3.8 pymupdf==2.0 simpleitk==2.5.7
+  pillow-heif==1.8.1 pillow-jxl-plugin==1.3.8 pymupdf==2.0 simpleitk==2.5.7
 
 .PHONY: formats-page
 formats-page: env  ## write docs/formats.md from the table of formats

@@ -51,7 +51,11 @@ def file_of(name: str, image: Image.Image) -> bytes:
         pytest.importorskip("pypdfium2")
     if name in PILLOW:
         kind, options = PILLOW[name]
-        options = {**options, "sizes": [size]} if kind == "ICO" else options
+        options = (
+            {**options, "sizes": [(min(size[0], 256), min(size[1], 192))]}
+            if kind == "ICO"
+            else options
+        )
         image = image.convert("1") if "group" in name else image
         image.save(buffer, kind, **options)
         return buffer.getvalue()

@@ -90,7 +90,8 @@ FORMATS = {
         Format(name="PFM", open=netpbm.open_netpbm, libraries="NumPy"),
         _plain("TGA"), _plain("PCX"), _plain("ICO", "its largest image"),
         Format(name="QOI", open=qoi.open_qoi, libraries="imagecodecs; else Pillow, slowly"),
-        _plain("SGI"), _plain("DDS"),
+        _plain("SGI"),
+        Format(name="DDS", open=pillow_reader.open_dds, libraries="Pillow; NumPy"),
         Format(
             name="PSD", open=psd.open_psd, libraries="NumPy, with Pillow for runs",
             note="PSD and PSB, flattened; every depth; all modes but Multichannel",

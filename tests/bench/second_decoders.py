@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 Rgb = np.ndarray  # uint8 [H, W, 3]
+_CODECS = {".pam": "pam", ".pcx": "pcx"}
 _MATRICES = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593)}  # BT.709, BT.2020; else BT.601
 
 
@@ -31,18 +32,25 @@ def ffmpeg(path: pathlib.Path) -> Rgb:
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    with av.open(str(path)) as container:
-        frame = next(container.decode(video=0))
+    if path.suffix in _CODECS:  # not told by content
+        codec = av.CodecContext.create(_CODECS[path.suffix], "r")
+        frame = [*codec.decode(av.Packet(path.read_bytes())), *codec.decode(None)][0]
+    else:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
     if frame.format.name.startswith(("yuv", "nv12")):
-        return _from_yuv(frame)
+        # libheif repeats chroma; all others interpolate it.
+        return _from_yuv(
+            frame, Image.NEAREST if path.suffix in (".heic", ".heif") else Image.BILINEAR
+        )
     if frame.format.name.startswith("gbrpf") or "f32" in frame.format.name:
         planes = frame.to_ndarray(format="gbrpf32le")
         return np.rint(planes.clip(0, 1) * 255).astype(np.uint8)
     return _over_white(frame.to_ndarray(format="rgba"))
 
 
-def _from_yuv(frame) -> Rgb:
-    """Chroma upsampled linearly, as most libraries do; by the matrix and range that are stated."""
+def _from_yuv(frame, upsample: int) -> Rgb:
+    """By the matrix and the range that are stated."""
     name = frame.format.name
     bits = frame.format.components[0].bits
     kind = np.uint8 if bits == 8 else np.uint16
@@ -51,7 +59,7 @@ def _from_yuv(frame) -> Rgb:
         rows = np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
         image = Image.fromarray(rows.astype(np.float32))
         across, down = -(-frame.width // plane.width), -(-frame.height // plane.height)
-        image = image.resize((plane.width * across, plane.height * down), Image.BILINEAR)
+        image = image.resize((plane.width * across, plane.height * down), upsample)
         planes.append(np.asarray(image)[: frame.height, : frame.width])
     one = float(1 << (bits - 8))
     if "j" in name or frame.color_range == 2:
@@ -81,10 +89,14 @@ def openimageio(path: pathlib.Path) -> Rgb:
     if file is None:
         raise ValueError(OpenImageIO.geterror())
     spec = file.spec()
-    samples = file.read_image(0, 0, 0, min(spec.nchannels, 4), OpenImageIO.UINT8)
+    floats = spec.format.basetype in (OpenImageIO.FLOAT, OpenImageIO.HALF)
+    kind = OpenImageIO.FLOAT if floats else OpenImageIO.UINT8
+    samples = file.read_image(0, 0, 0, min(spec.nchannels, 4), kind)
     file.close()
     if samples is None:
         raise ValueError("not read")
+    if floats:
+        samples = _levels(samples, path)
     if samples.ndim == 3 and samples.shape[2] in (2, 4) and spec.alpha_channel < 0:
         samples = samples[..., :-1]
     return _over_white(samples)
@@ -101,30 +113,20 @@ def opencv(path: pathlib.Path) -> Rgb:
     if samples.dtype == np.uint16:
         samples = samples >> 8
     if samples.dtype == np.float32:
-        samples = np.rint(samples.clip(0, 1) * 255).astype(np.uint8)
+        samples = _levels(samples, path)
     if samples.ndim == 3 and samples.shape[2] > 2:
         samples = samples[..., [2, 1, 0, *range(3, samples.shape[2])]]
     return _over_white(samples)
 
 
-def tifffile(path: pathlib.Path) -> Rgb:
-    """tifffile with imagecodecs, of samples of 8 and 16 bits."""
-    import tifffile as library
-
-    samples = library.imread(path, key=0)
-    if samples.dtype == np.uint16:
-        samples = samples >> 8
-    if samples.dtype.kind == "f":
-        samples = np.rint(samples * 255).astype(np.uint8)
-    return _over_white(samples)
-
-
-def imagecodecs(path: pathlib.Path) -> Rgb:
-    """imagecodecs, which calls the reference library of most formats."""
-    import imagecodecs as library
-
-    samples = library.imread(path)
-    return _over_white(samples >> 8 if samples.dtype == np.uint16 else samples)
+def _levels(samples: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    """Floats as 8 bits, by the rules that docs/formats.md states."""
+    if path.suffix == ".hdr":
+        light = samples.clip(0, 1)
+        samples = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    elif samples.max(initial=0) > 1:
+        samples = samples / 255
+    return np.rint(samples.clip(0, 1) * 255).astype(np.uint8)
 
 
 def pillow(path: pathlib.Path) -> Rgb:
@@ -176,7 +178,7 @@ def mupdf(path: pathlib.Path) -> Rgb:
     import pymupdf
 
     with pymupdf.open(path) as document:
-        drawn = document[0].get_pixmap(dpi=144, alpha=False)
+        drawn = document[0].get_pixmap(dpi=144, alpha=False, annots=True)
         return np.frombuffer(drawn.samples, np.uint8).reshape(drawn.height, drawn.width, 3)
 
 
@@ -242,7 +244,7 @@ SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
     "JPEG": (ffmpeg, opencv), "PNG": (ffmpeg, opencv), "GIF": (ffmpeg, openimageio),
     "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg), "BMP": (openimageio, ffmpeg),
     "AVIF": (opencv, ffmpeg), "JPEG2000": (ffmpeg, openimageio),
-    "PPM": (ffmpeg, openimageio), "PAM": (ffmpeg, opencv), "PFM": (opencv, ffmpeg),
+    "PPM": (ffmpeg, openimageio), "PAM": (ffmpeg,), "PFM": (opencv, ffmpeg),
     "TGA": (openimageio, ffmpeg), "PCX": (ffmpeg,), "ICO": (openimageio, ffmpeg),
     "QOI": (ffmpeg, pillow), "SGI": (openimageio, ffmpeg), "DDS": (openimageio, ffmpeg),
     "PSD": (psd_tools, openimageio, ffmpeg), "HEIF": (ffmpeg,), "JPEG XL": (pillow_jxl,),
@@ -256,7 +258,9 @@ def second_opinion(path: pathlib.Path, name: str) -> tuple[str, Rgb] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return decoder.__name__, decoder(path)
+                image = decoder(path)
             except Exception:
                 continue
+        if image.min() != image.max():  # some answer black where they have no decoder
+            return decoder.__name__, image
     return None

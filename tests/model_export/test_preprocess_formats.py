@@ -327,3 +327,35 @@ def test_the_page_of_formats_is_what_the_table_says():
 
     written = pathlib.Path(__file__).parents[2] / "docs" / "formats.md"
     assert written.read_text() == page()  # else: make formats-page
+
+
+@pytest.mark.parametrize(
+    ("bits", "masks"),
+    [
+        (16, (0xF800, 0x7E0, 0x1F)), (16, (0x7C00, 0x3E0, 0x1F, 0x8000)),
+        (24, (0xFF, 0xFF00, 0xFF0000)), (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
+        (32, (0x3FF00000, 0xFFC00, 0x3FF)), (24, (0, 0, 0xFF)),
+    ],
+)  # fmt: skip
+def test_plain_colours_of_dds_are_those_that_pillow_reads(bits, masks):
+    flags = 0x40 | (len(masks) == 4)
+    head = struct.pack("<4s7I44x", b"DDS ", 124, 0x1007, 48, 64, 0, 0, 0)
+    head += struct.pack("<2I4xI4I20x", 32, flags, bits, *masks, *[0] * (4 - len(masks)))
+    content = np.random.default_rng(1).integers(0, 256, 64 * 48 * bits // 8).astype(np.uint8)
+    data = head + content.tobytes()
+    with Image.open(io.BytesIO(data)) as image:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        expected = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    assert np.abs(decode(data)[0] - np.asarray(expected)).max() <= 1
+    assert status_of(data[:-100]) == "truncated"
+
+
+def test_a_tiff_that_says_two_sizes_is_damaged():
+    """One library takes the first and another the last: the limits would look at the wrong one."""
+    data = bytearray(encode(smooth(), "TIFF"))
+    first = struct.unpack_from("<I", data, 4)[0]
+    for i in range(struct.unpack_from("<H", data, first)[0]):
+        at = first + 2 + 12 * i
+        if struct.unpack_from("<H", data, at)[0] == 262:
+            struct.pack_into("<HHII", data, at, 257, 4, 1, 4_000_000_000)
+    assert status_of(bytes(data)) == "decode_error"

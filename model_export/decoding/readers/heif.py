@@ -39,8 +39,9 @@ def open_heif(data: bytes, number: int = 0) -> Opened:
         rows = np.asarray(image)
         scaled = False
         if ";16" in mode:
-            bits = int(image.info.get("bit_depth", 16))
-            rows, scaled = depth.to_eight_bits(rows, (0.0, float((1 << bits) - 1)))
+            bits = int(image.info.get("bit_depth", 16))  # and they fill the high ones of the 16
+            white = float(((1 << bits) - 1) << (16 - bits))
+            rows, scaled = depth.to_eight_bits(rows, (0.0, white))
         colours = 1 if mode.startswith(("L", "I")) else 3
         return LoadedImage(
             image=from_pixels(rows, colours), icc=icc, exif=exif, depth_scaled=scaled,

@@ -13,12 +13,13 @@ from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.depth import Pixels
-from imagecensus.model_export.decoding.errors import ImageError, unsupported
+from imagecensus.model_export.decoding.errors import ImageError, truncated, unsupported
 from imagecensus.model_export.decoding.metadata import read_orientation
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _MAX_ICC = 16 << 20
 _RLE4 = 2
+_DDS_HEADER = 128
 
 
 def open_with_pillow(data: bytes, name: str, plugin: str | None = None) -> Image.Image:
@@ -82,13 +83,13 @@ def fill_depth(
     filled = high.max(initial=0) >= 128 and int(high.max()) - int(high.min()) >= 32
     if filled and stated is None:
         return
-    samples = _read_both_bytes(open_again)
+    samples = read_both_bytes(open_again)
     colours = 1 if samples.shape[2] == 2 else 3
     pixels, loaded.depth_scaled = depth.to_eight_bits(samples, stated, colours=colours)
     loaded.image = from_pixels(pixels, colours)
 
 
-def _read_both_bytes(open_again: Callable[[], Any]) -> Pixels:
+def read_both_bytes(open_again: Callable[[], Any]) -> Pixels:
     """Colour of 16 bits a sample, of which Pillow keeps the high bytes: uint16 [H, W, S].
 
     Its decoder is asked twice, the second time as if the bytes of each sample were swapped.
@@ -131,3 +132,35 @@ def open_bmp(data: bytes) -> Opened:
         if len(data) < 54:
             raise
         raise unsupported("BMP", "BMP of this kind is not read here") from None
+
+
+def open_dds(data: bytes) -> Opened:
+    """DDS. Its uncompressed colours by NumPy: Pillow takes them pixel by pixel, in Python."""
+    image: Any = open_with_pillow(data, "DDS")
+    tile = image.tile[0]
+    if tile.codec_name != "dds_rgb" or tile.args[0] not in (8, 16, 24, 32):
+        return open_plain(data, "DDS")
+    bits, masks = tile.args
+
+    def load(need: Need) -> LoadedImage:
+        count, size = image.width * image.height, bits // 8
+        content = np.frombuffer(data, np.uint8, offset=_DDS_HEADER)[: count * size]
+        if content.size < count * size:
+            raise truncated("DDS", "its pixels are cut")
+        values = np.zeros((count, 4), np.uint8)
+        values[:, :size] = content.reshape(count, size)
+        colours = [_masked(values.view("<u4")[:, 0], mask) for mask in masks]
+        samples = np.stack(colours, -1).reshape(image.height, image.width, -1)
+        return LoadedImage(image=from_pixels(samples, colours=3))
+
+    return Opened(format="DDS", width=image.width, height=image.height, load=load)
+
+
+def _masked(values: Pixels, mask: int) -> Pixels:
+    """The bits of a mask as 8-bit levels."""
+    if not mask:
+        return np.zeros(values.shape, np.uint8)
+    shift = (mask & -mask).bit_length() - 1
+    most = mask >> shift
+    levels = (values & mask) >> shift
+    return (levels if most == 255 else levels * (255.0 / most)).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image
 
 from imagecensus.model_export.decoding.errors import ImageError
@@ -13,6 +14,7 @@ from imagecensus.model_export.decoding.readers.pillow_reader import (
     describe,
     fill_depth,
     open_with_pillow,
+    read_both_bytes,
 )
 
 _MAX_ICC = 16 << 20
@@ -38,9 +40,17 @@ def open_png(data: bytes) -> Opened:
         check_sums(data)
         if bulky:
             image.info.setdefault("icc_profile", _profile(data))
+        # Of 16 bits Pillow compares the half of each sample with the colour that is transparent.
+        clear = image.info.pop("transparency", None) if bits == 16 else None
         loaded = describe(image)
         if bits == 16 and not image.mode.startswith("I"):
             fill_depth(loaded, image, lambda: _header(data, bulky))
+        if clear is not None:
+            samples = np.asarray(image)
+            if samples.ndim == 3:
+                samples = read_both_bytes(lambda: _header(data, bulky))
+            there = (samples == clear) if samples.ndim == 2 else (samples == clear).all(2)
+            loaded.image.paste("white", mask=Image.fromarray(there))
         return loaded
 
     return Opened(format="PNG", width=size[0], height=size[1], load=load)

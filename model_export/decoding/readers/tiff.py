@@ -27,6 +27,7 @@ from imagecensus.model_export.decoding.readers.tiff_damage import (
 )
 from imagecensus.model_export.decoding.readers.tiff_samples import (
     LAB,
+    from_indexes,
     from_samples,
     stated_range,
 )
@@ -142,6 +143,7 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> LoadedImage:
     if _pillow_reads(tiff, page):
         with contextlib.suppress(UnidentifiedImageError):
             image = Image.open(io.BytesIO(data), formats=("TIFF",))
+            _check_size(image.size, page)
             _repair_palette(image, page)
             listen_to_libtiff()
             with told_of_damage():
@@ -153,6 +155,13 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> LoadedImage:
                     fill_depth(loaded, image, lambda: open_with_pillow(data, "TIFF"), stated)
             return loaded
     return _load_with_tifffile(data, page)
+
+
+def _check_size(size: tuple[int, int], page: Page) -> None:
+    """Raises ImageError where a library reads another size of the header than the limits saw."""
+    if size != page.size:
+        text = f"the TIFF header is damaged: its size reads as {size} and as {page.size}"
+        raise ImageError("decode_error", text, "TIFF")
 
 
 def _repair_palette(image: Image.Image, page: Page) -> None:
@@ -189,6 +198,7 @@ def _load_with_tifffile(data: bytes, page: Page) -> LoadedImage:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             first = file.pages[0]
+            _check_size((first.imagewidth, first.imagelength), page)
             samples = first.asarray()
             colormap = first.colormap if photometric == 3 else None
     except (ValueError, NotImplementedError, KeyError) as error:
@@ -200,8 +210,7 @@ def _load_with_tifffile(data: bytes, page: Page) -> LoadedImage:
     if page.get(tiff_tags.PLANAR, 1) == 2 and samples.ndim == 3:
         samples = np.moveaxis(samples, 0, -1)
     if colormap is not None:
-        table = colormap.T if colormap.max() > 255 else colormap.T.astype(np.uint16) * 257
-        return LoadedImage(image=from_pixels((table >> 8).astype(np.uint8)[samples], colours=3))
+        return from_indexes(samples, colormap, page)
     return from_samples(samples, page)
 
 

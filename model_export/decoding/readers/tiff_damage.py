@@ -59,8 +59,13 @@ def check_data(data: bytes, page: Page) -> None:
         raise ImageError("decode_error", "the TIFF page names no data", "TIFF")
     compression = page.get(tiff_tags.COMPRESSION, 1)
     if compression == _UNCOMPRESSED and not tiled:
-        if places[-1] + _last_strip(page, len(places)) > len(data):
+        first, last = _strip_sizes(page, len(places))
+        if places[-1] + last > len(data):
             raise truncated("TIFF", "its last strip is cut")
+        if sizes and 0 < sizes[0] < first and len(places) > 1:
+            raise ImageError(
+                "decode_error", "the strips of the TIFF lack some of their rows", "TIFF"
+            )
         return
     for place, size in zip(places, sizes, strict=False):
         if size and place + size > len(data):
@@ -104,8 +109,8 @@ def _ends_group4(data: bytes, end: int, page: Page) -> bool:
     return ("0" * 11 + "1") * 2 in bits
 
 
-def _last_strip(page: Page, strips: int) -> int:
-    """Bytes of the last strip of an uncompressed page."""
+def _strip_sizes(page: Page, strips: int) -> tuple[int, int]:
+    """Bytes of the first and of the last strip of an uncompressed page."""
     width, height = page.size
     bits = page.tags.get(tiff_tags.BITS, (1,))
     planes = page.get(tiff_tags.PLANAR, 1) == 2
@@ -113,6 +118,8 @@ def _last_strip(page: Page, strips: int) -> int:
     per_plane = max(strips // (page.get(tiff_tags.SAMPLES, 1) if planes else 1), 1)
     rows = min(page.get(tiff_tags.ROWS, height) or height, height)
     last = height - rows * (per_plane - 1)
-    if page.get(tiff_tags.PHOTOMETRIC) == 6 or last <= 0:
-        return 1  # subsampled: its decoder counts
-    return (width * samples * int(bits[0]) + 7) // 8 * last
+    row = (width * samples * int(bits[0]) + 7) // 8
+    if page.get(tiff_tags.PHOTOMETRIC) == 6:  # subsampled: its decoder counts
+        return 1, 1
+    # More strips than rows need: either number is wrong, and the bytes of the strips tell which.
+    return (row * rows, 1) if last <= 0 else (1, row * last)

@@ -32,6 +32,8 @@ def from_samples(samples: Pixels, page: Page) -> LoadedImage:
         samples = samples.astype(np.uint8) * 255
     if photometric in LAB:
         return LoadedImage(image=_from_lab(samples[..., :3], photometric))
+    if samples.dtype == np.int8:  # 8 bits are shown as they are, whatever is said of their sign
+        samples = samples.view(np.uint8)
     bits = page.tags.get(tiff_tags.BITS, (1,))[0]
     pixels, scaled = depth.to_eight_bits(
         samples, stated_range(samples.dtype, page, bits), photometric == 0, colours
@@ -47,6 +49,16 @@ def from_samples(samples: Pixels, page: Page) -> LoadedImage:
         light = pixels[..., :colours].astype(np.uint16) + (255 - alpha)
         pixels = np.minimum(light, 255).astype(np.uint8)
     return LoadedImage(image=from_pixels(pixels, colours), icc=icc, depth_scaled=scaled)
+
+
+def from_indexes(samples: Pixels, colormap: Pixels, page: Page) -> LoadedImage:
+    """The image of indexes [H, W], or [H, W, 2] with alpha, into a table uint16 [3, colours]."""
+    table = (colormap.T if colormap.max() > 255 else colormap.T.astype(np.uint16) * 257) >> 8
+    indexes = samples[..., 0] if samples.ndim == 3 else samples
+    pixels = table.astype(np.uint8)[indexes]
+    if samples.ndim == 3 and page.get(tiff_tags.EXTRA_SAMPLES) in _ALPHA:
+        pixels = np.dstack([pixels, samples[..., 1].astype(np.uint8)])
+    return LoadedImage(image=from_pixels(pixels, colours=3))
 
 
 def stated_range(dtype: npt.DTypeLike, page: Page, bits: int) -> depth.Range | None:

@@ -20,6 +20,7 @@ _KEPT = frozenset(
     (254, 255, 256, 257, 258, 259, 262, 266, 271, 273, 274, 277, 278, 279, 280, 281, 284, 317, 320)
     + (322, 323, 324, 325, 330, 338, 339, 340, 341, 347, 530, 32997, 34675, 50706)
 )
+_SIZES = frozenset((WIDTH, LENGTH, BITS, SAMPLES, ROWS, 322, 323, IMAGE_DEPTH))
 _CFA, _LINEAR_RAW = 32803, 34892
 _RAW_COMPRESSIONS = frozenset((32767, 32769, 32770, 34713, 34892, 65000, 65535, 262))
 
@@ -166,7 +167,11 @@ class _Reader:
             if struct.calcsize("=" + form) > room:
                 inline = struct.unpack_from(order + ("Q" if big else "I"), data, inline)[0]
             try:
-                tags[tag] = struct.unpack_from(order + form, data, inline)
+                found = struct.unpack_from(order + form, data, inline)
+                if tag in _SIZES and tags.setdefault(tag, found) != found:
+                    # Of two, one library takes the first and another the last.
+                    raise TagError(f"the tag {tag} is there twice, with different values")
+                tags[tag] = found
                 places[tag] = inline
                 orientation_type = kind if tag == ORIENTATION else orientation_type
             except (struct.error, OverflowError):

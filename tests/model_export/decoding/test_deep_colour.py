@@ -33,7 +33,7 @@ def png_of(samples: np.ndarray) -> bytes:
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[count], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[count], 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
         + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
@@ -105,3 +105,34 @@ def test_tiff_whose_colours_are_multiplied_by_alpha(dtype):
     _, out = decode(buffer.getvalue())
     expected = 255 + (EIGHT - 255.0) * alpha
     assert np.abs(out - expected).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["ten-bits", "grey-ten-bits"])
+def test_heic_of_ten_bits(name, pytestconfig):
+    pytest.importorskip("pi_heif")
+    image = photo(3, (128, 96)).resize((64, 48))
+    image = image.convert("L").convert("RGB") if "grey" in name else image
+    data = (pytestconfig.rootpath / "tests" / "data" / "heic" / f"{name}.heic").read_bytes()
+    _, out = decode(data)
+    assert np.abs(out - np.asarray(image).astype(int)).mean() < 2
+
+
+def with_clear_colour(png: bytes, *samples: int) -> bytes:
+    """The PNG with a colour that is transparent."""
+    at = png.index(b"IDAT") - 4
+    chunk = b"tRNS" + struct.pack(f">{len(samples)}H", *samples)
+    head = struct.pack(">I", 2 * len(samples))
+    return png[:at] + head + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[at:]
+
+
+def test_the_transparent_colour_of_a_png_of_16_bits_is_compared_whole():
+    samples = EIGHT * 257
+    samples[:, :9] = (0x1234, 0x5678, 0x9ABC)
+    samples[:, 9:18] = (0x1299, 0x5699, 0x9A99)  # the same high bytes
+    _, out = decode(with_clear_colour(png_of(samples), 0x1234, 0x5678, 0x9ABC))
+    assert (out[:, :9] == 255).all()
+    np.testing.assert_array_equal(out[:, 9:], samples[:, 9:] >> 8)
+    grey = samples[..., :1]
+    _, out = decode(with_clear_colour(png_of(grey), 0x1234))
+    assert (out[:, :9] == 255).all()
+    np.testing.assert_array_equal(out[:, 9:, 0], grey[:, 9:, 0] >> 8)

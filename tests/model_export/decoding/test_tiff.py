@@ -250,3 +250,48 @@ def test_what_is_not_read_is_said_to_be_unsupported(samples, options):
     with pytest.raises(ImageError) as caught:
         decode(buffer.getvalue())
     assert caught.value.status == "unsupported_format"
+
+
+def test_eight_bits_are_shown_as_they_are_whatever_is_said_of_their_sign():
+    for options in every_layout():
+        options["photometric"] = "minisblack"
+        assert difference(GREY, GREY.view(np.int8), **options).max() == 0
+        options["photometric"] = "rgb"
+        assert difference(RGB, RGB.view(np.int8), **options).max() == 0
+
+
+def test_a_palette_with_alpha():
+    palette = IMAGE.quantize(256)
+    table = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)
+    alpha = np.full(GREY.shape, 255, np.uint8)
+    alpha[:, :20] = 0
+    expected = np.where(alpha[..., None] == 255, table[np.asarray(palette)], 255)
+    colormap = np.zeros((3, 256), np.uint16)
+    colormap[:, : len(table)] = table.T.astype(np.uint16) * 257
+    samples = np.dstack([np.asarray(palette), alpha])
+    for options in every_layout():
+        tags = [(320, "H", 768, colormap.ravel().tolist(), True)]
+        data = io.BytesIO()
+        tifffile.imwrite(
+            data, samples, photometric="minisblack", planarconfig="contig",
+            extrasamples=["unassalpha"], extratags=tags, **options,
+        )  # fmt: skip
+        changed = data.getvalue()
+        tiff = tifffile.TiffFile(io.BytesIO(changed))
+        tag = tiff.pages[0].tags[262]
+        order = "little" if options["byteorder"] == "<" else "big"
+        at = tag.valueoffset
+        changed = changed[:at] + (3).to_bytes(2, order) + changed[at + 2 :]
+        assert np.abs(decode(changed) - expected).max() == 0
+
+
+def test_more_strips_than_rows_need_are_damage_where_the_first_is_too_short():
+    data = io.BytesIO()
+    tifffile.imwrite(data, RGB, photometric="rgb", rowsperstrip=4)
+    changed = bytearray(data.getvalue())
+    tag = tifffile.TiffFile(io.BytesIO(changed)).pages[0].tags[278]
+    size = {3: 2, 4: 4}[int(tag.dtype)]
+    changed[tag.valueoffset : tag.valueoffset + size] = (30_000).to_bytes(size, "little")
+    with pytest.raises(ImageError) as caught:
+        decode(bytes(changed))
+    assert caught.value.status == "decode_error"
