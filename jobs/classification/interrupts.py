@@ -163,7 +163,7 @@ def attach(layout: Layout, *, detach: bool) -> str:
         there = {(file.unit, file.revision) for file in parts.list_part_files(layout.parts)}
         plan = work_plan.read_plan(layout.state, layout.shard)
         todo = [unit for unit in plan.units if (unit.name, unit.revision) not in there]
-        with Waiting(job.runner, todo, layout.parts), _left_on_interrupt(job, layout):
+        with Waiting(job.runner, todo, layout.parts, job=job), _left_on_interrupt(job, layout):
             state = wait_for_end(job, layout)
     if state == UNKNOWN:
         print(

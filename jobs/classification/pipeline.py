@@ -111,7 +111,7 @@ def run_pipeline(request: Request, run: Run) -> None:
     job = named_job(options.runner, beam_options, request.job_name, run.run_id)
     if job is None and options.detach:
         raise UserError(f"--detach: {options.runner} ends with this command; give it without")
-    waiting = Waiting(options.runner, units, request.layout.parts)
+    waiting = Waiting(options.runner, units, request.layout.parts, job=job)
     LOCAL_RUN.reset()
     start = time.monotonic()
     here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells

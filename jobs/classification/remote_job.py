@@ -6,6 +6,7 @@ machine that can see the output can attach to the job, or cancel it.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -30,6 +31,7 @@ ALIVE_SECONDS = 300.0  # workers leave a sign of life once a minute
 _STARTING_SECONDS = 600.0  # a template's job may take so long to be there
 _FLINK_ENDS = ("FINISHED", "FAILED", "CANCELED")
 _MAGIC_MASTERS = ("", "[local]", "[auto]")
+_MORE_SLOTS = " start TaskManagers, end other jobs, or give a lower --parallelism"
 _POLL_SECONDS = 5.0
 _TAKEN_SECONDS = 120.0  # a cluster has taken a job after so long, or never does
 
@@ -121,6 +123,28 @@ def state_of(job: RemoteJob, layout: Layout) -> str:
         return RUNNING if _shows_life(layout) else UNKNOWN
 
 
+def waiting_for(job: RemoteJob | None) -> str:
+    """What a job lacks to begin, as a clause with the remedy; empty: nothing, or it is not known.
+
+    Flink takes a job that has more bundles at once than there are slots, and waits for the others.
+    """
+    if job is None or job.runner != FLINK:
+        return ""
+    try:
+        tasks = _flink_tasks(job)
+        cluster = _ask(f"{job.place['url']}/overview")
+        slots, free = cluster["slots-total"], cluster["slots-available"]
+    except Exception:  # the cluster does not answer: `state` says so
+        return ""
+    if not tasks.get("SCHEDULED") or tasks.get("RUNNING") or tasks.get("DEPLOYING"):
+        return ""
+    if not slots:
+        return "it waits for a slot, and no TaskManager has registered; start one"
+    if free:
+        return f"it waits for more slots than the {free} of {slots} that are free;{_MORE_SLOTS}"
+    return f"it waits for a slot: all {slots} of the cluster are taken;{_MORE_SLOTS}"
+
+
 def cancel_job(job: RemoteJob) -> None:
     """Asks the runner to end the job. Raises UserError where it does not answer."""
     try:
@@ -176,6 +200,15 @@ def _flink_ids(job: RemoteJob, began: tuple[str, ...] = ()) -> list[str]:
         and (found["state"] in began if began else found["state"] not in _FLINK_ENDS)
         and found["start-time"] / 1000 > job.began - ALIVE_SECONDS
     ]
+
+
+def _flink_tasks(job: RemoteJob) -> dict[str, int]:
+    """How many tasks of the job are in each state."""
+    found: collections.Counter[str] = collections.Counter()
+    for id_ in _flink_ids(job):
+        for vertex in _ask(f"{job.place['url']}/jobs/{id_}")["vertices"]:
+            found.update(vertex["tasks"])
+    return found
 
 
 def _dataflow_ids(job: RemoteJob) -> list[str]:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from imagecensus.jobs.classification.options import IN_PROCESS
+from imagecensus.jobs.classification.remote_job import RemoteJob, waiting_for
 from imagecensus.jobs.command.progress import LOG_SECONDS
 from imagecensus.jobs.command.progress import LOGGER as PROGRESS
 from imagecensus.model_export.common.quantities import counted
@@ -23,14 +24,18 @@ class Waiting:
     A run in this process tells more by itself: `activity` knows what each thread is busy with.
     """
 
-    def __init__(self, runner: str, units: list[Unit], folder: str, period: float = LOG_SECONDS):
+    def __init__(
+        self, runner: str, units: list[Unit], folder: str, *, job: RemoteJob | None = None,
+        period: float = LOG_SECONDS,
+    ) -> None:  # fmt: skip
         """Args:
         runner: its name; the one in this process needs no telling.
         units: what is to be done.
         folder: of the parts. A part of an earlier revision is not counted.
+        job: what is waited for, where it can be asked what it lacks.
         period: seconds between two looks.
         """
-        self._runner, self._folder, self._period = runner, folder, period
+        self._runner, self._folder, self._period, self._job = runner, folder, period, job
         self._names = {(unit.name, unit.revision) for unit in units}
         self._result: PipelineResult | None = None
         self._over = threading.Event()
@@ -61,16 +66,18 @@ class Waiting:
                 PROGRESS.info("%s", text, extra={"fields": fields})
 
     def _tell(self, done: int, idle: float) -> None:
-        state = self._state()
+        state, lacks = self._state(), waiting_for(self._job)
         fields = {"stage": "workers", "state": state, "seconds": idle}
+        fields |= {"waiting_for": lacks} if lacks else {}
         fields |= {"units_finished": done, "units": len(self._names)}
         LOGGER.warning(
-            "waiting for %d s for workers to finish a unit: %d of %d are finished, %s says %s",
+            "waiting for %d s for workers to finish a unit: %d of %d are finished, %s says %s%s",
             idle,
             done,
             len(self._names),
             self._runner,
             state,
+            f"; {lacks}" if lacks else "",
             extra={"fields": fields},
         )
 

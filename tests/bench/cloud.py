@@ -121,7 +121,9 @@ class _Stores(asyncio.Protocol):
     def _page(self, said: dict, token: str) -> tuple[list[str], list[str], str]:
         """(names, folders, token of the next page or "")."""
         prefix, end = said.get("prefix", ""), said.get("endOffset")
-        at = bisect.bisect_left(self._names, max(prefix, said.get("startOffset", "")))
+        at = bisect.bisect_left(
+            self._names, max(prefix, said.get("startOffset", ""), said.get("startFrom", ""))
+        )
         at = max(at, bisect.bisect_right(self._names, said.get("start-after", "")))
         at = int(said.get(token) or at)
         names: list[str] = []

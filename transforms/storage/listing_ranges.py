@@ -8,7 +8,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 LISTERS = 16
 _PAGES_AHEAD = 3
@@ -36,8 +36,7 @@ class Range(NamedTuple):
 
 # The first name, at or after the second text, of those that begin with the first one; None: none.
 FirstName = Callable[[str, str], str | None]
-# The objects of a range, page by page.
-Pages = Callable[[Range], Iterator[list[Any]]]
+Names = TypeVar("Names")  # a range
 
 
 def cut_names(prefix: str, first_name: FirstName) -> list[Range]:
@@ -84,10 +83,12 @@ def _next_letter(letter: str) -> str:
     return chr(0xE000 if 0xD800 <= code <= 0xDFFF else min(code, 0x10FFFF))
 
 
-def list_ranges(ranges: list[Range], pages: Pages) -> Iterator[Any]:
+def list_ranges(
+    ranges: list[Names], pages: Callable[[Names], Iterator[list[Any]]]
+) -> Iterator[Any]:
     """The objects of ranges of names, some at once, a page of each in turn.
 
-    So that all go on, and the order is the same each time.
+    So that all go on, and the order is the same each time. `pages` gives those of one range.
     """
     stop = threading.Event()
     waiting = iter(ranges)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from imagecensus.transforms.storage.listing_ranges import HIGHEST, Range, cut_names, list_ranges
+from imagecensus.transforms.storage.listing_ranges import (
+    HIGHEST,
+    LISTERS,
+    Range,
+    cut_names,
+    list_ranges,
+)
 from imagecensus.transforms.storage.locations import S3
 
 _PAGE = 1000
@@ -18,15 +25,17 @@ def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
     """All objects (`path`, `size`, `e_tag`, `last_modified`) whose names begin with the prefix.
 
     More than a few pages are listed by threads at once, each object once and in the same order
-    each time: in S3 in ranges of names, folders or not; in Azure, where a listing cannot begin at
-    a name, folder by folder. One flat folder of Azure, and what has no order, is listed in turn.
+    each time: in S3 in ranges of names, folders or not; in Azure folder by folder, and where the
+    objects lie in one, in ranges between names that are there. What has no order, or a server that
+    begins no listing at a name, is listed in turn.
 
     Args:
       client: of obstore.
       root: `s3://bucket/`, `az://container/` …
       prefix: of the names.
     """
-    ordered = not root.rstrip("/").endswith(_UNORDERED)
+    # Accounts of Azure with folders have another order than that of letters.
+    ordered = root.startswith(S3) and not root.rstrip("/").endswith(_UNORDERED)
     names: list[str] = []
     pages = _pages(client, Range(prefix), ordered)
     for number, page in enumerate(pages, 1):
@@ -40,6 +49,14 @@ def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
     objects: list[Any] = []
     if not root.startswith(S3):
         objects, rest = _folders(client, prefix, names)
+        between = [] if rest else _named_ranges(client, prefix, names)
+        if between:
+            pages.close()
+            listed = set(names)
+            for found in list_ranges(between, lambda one: _pages_between(client, one, between)):
+                if found["path"] not in listed:
+                    yield found
+            return
     elif ordered and names and names == sorted(names):
         cuts = cut_names(prefix, lambda stem, start: _first_name(client, stem, start))
         rest = [one for one in cuts if not one.end or one.end > names[-1]]
@@ -90,6 +107,69 @@ def _first_name(client: Any, stem: str, start: str) -> str | None:
     for page in _pages(client, Range(stem, start)):
         if page:
             return str(page[0]["path"])
+    return None
+
+
+class _Between(NamedTuple):
+    """Objects after one of a name, up to one that begins another range.
+
+    Attributes:
+      prefix: of the names.
+      after: the name.
+      first: the object of that name; None: it was listed before.
+    """
+
+    prefix: str
+    after: str
+    first: Any = None
+
+
+def _named_ranges(client: Any, prefix: str, names: list[str]) -> list[_Between]:
+    """Ranges of what follows the names that were listed; none: the server begins at no name.
+
+    Of the order of names nothing is taken for granted but that there is one.
+    """
+    first = _first_object(client, prefix, names[-2]) if len(names) > 1 else None
+    if first is None or first["path"] != names[-1]:
+        return []
+    cuts = cut_names(prefix, lambda stem, start: _first_name(client, stem, start))
+    starts = [one.first for one in cuts if one.first > names[-1]]
+    with concurrent.futures.ThreadPoolExecutor(LISTERS) as pool:
+        found = pool.map(lambda start: _first_object(client, prefix, _before(start)), starts)
+    firsts = {one["path"]: one for one in found if one is not None and one["path"] > names[-1]}
+    begun = [_Between(prefix, name, first) for name, first in sorted(firsts.items())]
+    return [_Between(prefix, names[-1]), *begun] if begun else []
+
+
+def _pages_between(
+    client: Any, names: _Between, ranges: list[_Between]
+) -> Generator[list[Any], None, None]:
+    """The objects of a range, page by page; to the end, where no other one begins on the way.
+
+    So that all ranges together have all objects, whatever the order of their names.
+    """
+    import obstore
+
+    ends = {one.after for one in ranges if one.first is not None}
+    if names.first is not None:
+        yield [names.first]
+    folder = names.prefix.rpartition("/")[0]
+    for page in obstore.list(client, folder or None, offset=names.after, chunk_size=_PAGE):
+        end = next((at for at, found in enumerate(page) if found["path"] in ends), None)
+        yield [found for found in page[:end] if found["path"].startswith(names.prefix)]
+        if end is not None:
+            return
+
+
+def _first_object(client: Any, prefix: str, after: str) -> Any:
+    """The first object with the prefix after a name; None: there is none."""
+    import obstore
+
+    folder = prefix.rpartition("/")[0]
+    for page in obstore.list(client, folder or None, offset=after, chunk_size=_PAGE):
+        for found in page:
+            if found["path"].startswith(prefix):
+                return found
     return None
 
 

@@ -65,6 +65,8 @@ NAMES = {
     "folders and many files": [f"photos/{n % 7}/{n}" for n in range(99)]
     + [f"photos/{n}" for n in range(99)],
     "years": [f"photos/{2015 + n % 12}/{n // 12:03d}.jpg" for n in range(300)],
+    "like folders": [f"photos/{n % 9}{mark}{n}" for n in range(99) for mark in "-/."]
+    + [f"photos/{n}" for n in range(0, 99, 7)],
     "few": ["photos/1", "photos/2"],
     "none": [],
 }
@@ -105,10 +107,14 @@ def test_an_error_ends_the_listing(monkeypatch):
 class Objects(Bucket):
     """Answers as obstore does, of S3 or of Azure."""
 
+    def order(self, name):
+        return name
+
     def list(self, client, folder=None, *, offset=None, chunk_size):
         assert "//" not in (offset or ""), "no name that the library can express"
         names = [n for n in self.names if not folder or n.startswith(folder + "/")]
-        names = [n for n in names if not self.knows or not offset or n > offset]
+        if self.knows and offset:
+            names = [n for n in names if self.order(n) > self.order(offset)]
         for at in range(0, max(len(names), 1), PAGE):
             self._answer()
             yield [{"path": name} for name in names[at : at + PAGE]]
@@ -132,6 +138,25 @@ class Objects(Bucket):
         return sorted(found)
 
 
+class Folders(Objects):
+    """An account of Azure with folders: a folder's objects come before what only begins alike."""
+
+    def __init__(self, names, *arguments, **options):
+        super().__init__(names, *arguments, **options)
+        self.names.sort(key=self.order)
+
+    def order(self, name):
+        return name.split("/")
+
+
+class StartsNowhere(Objects):
+    """Answers with nothing where it is to begin at a name, as OneLake did."""
+
+    def list(self, client, folder=None, *, offset=None, chunk_size):
+        if not offset:
+            yield from super().list(client, folder, chunk_size=chunk_size)
+
+
 ROOTS = ("s3://b/", "s3://b--x-s3/", "az://b/")
 
 
@@ -149,7 +174,11 @@ def test_each_object_of_other_stores_once(monkeypatch, kind, root, knows):
 
 
 @pytest.mark.parametrize(
-    ("root", "kind"), [("s3://b/", "hashes"), ("s3://b/", "years"), ("az://b/", "years")]
+    ("root", "kind"),
+    [
+        *[("s3://b/", "hashes"), ("s3://b/", "years")],
+        *[("az://b/", "years"), ("az://b/", "hashes"), ("az://b/", "numbers")],
+    ],
 )
 def test_prefixes_of_other_stores_are_listed_by_many_at_once(monkeypatch, root, kind):
     bucket = Objects(NAMES[kind], delay=0.02)
@@ -161,3 +190,28 @@ def test_objects_without_an_order_are_all_listed(monkeypatch):
     bucket = Objects(NAMES["hashes"], knows_ranges=False)
     bucket.names.reverse()
     assert bucket.listed(monkeypatch, "s3://b/", "photos/") == sorted(NAMES["hashes"])
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("account", [Folders, StartsNowhere])
+def test_each_object_of_other_accounts_of_azure_once(monkeypatch, kind, account):
+    bucket = account([*NAMES[kind], "photo", "photos0", "other/1"])
+    for prefix in ("", "photos/", "photos/1", "photos/1-"):
+        expected = sorted({name for name in bucket.names if name.startswith(prefix)})
+        assert bucket.listed(monkeypatch, "az://b/", prefix) == expected
+
+
+def test_an_object_that_goes_while_azure_is_listed_takes_none_along(monkeypatch):
+    bucket = Objects(NAMES["hashes"])
+    real = object_listing._named_ranges
+
+    def lose_one(client, prefix, names):
+        ranges = real(client, prefix, names)
+        bucket.names.remove(ranges[3].after)  # where a range begins
+        return ranges
+
+    monkeypatch.setattr(object_listing, "_named_ranges", lose_one)
+    monkeypatch.setattr(obstore, "list_with_delimiter", bucket.list_with_delimiter)
+    monkeypatch.setattr(obstore, "list", bucket.list)
+    found = [one["path"] for one in object_listing.list_objects(None, "az://b/", "photos/")]
+    assert set(found) == set(NAMES["hashes"])
