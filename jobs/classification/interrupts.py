@@ -105,6 +105,23 @@ def _asked(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+@contextlib.contextmanager
+def cancelled_on_interrupt(runner: str, jobs: list[PipelineResult]) -> Iterator[None]:
+    """Ctrl-C within the block cancels the jobs, whose workers are in other processes."""
+
+    def on_signal(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        with _on_signals(on_signal):
+            yield
+    except KeyboardInterrupt:
+        for job in jobs:
+            job.cancel()
+            print(f"\nimagecensus: the job on {runner} was cancelled", file=sys.stderr)
+        raise
+
+
 def submit(pipeline: beam.Pipeline, job: RemoteJob | None, layout: Layout) -> PipelineResult:
     """Submits the pipeline; a job that outlives this launcher is written down before.
 

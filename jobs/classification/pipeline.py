@@ -12,12 +12,18 @@ import time
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.runners.runner import PipelineResult
 
-from imagecensus.jobs.classification.interrupts import follow, graceful_interrupt, submit
+from imagecensus.jobs.classification.interrupts import (
+    cancelled_on_interrupt,
+    follow,
+    graceful_interrupt,
+    submit,
+)
 from imagecensus.jobs.classification.options import IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.remote_job import named_job
 from imagecensus.jobs.classification.run_report import Run
-from imagecensus.jobs.classification.runners import beam_runner, template_location
+from imagecensus.jobs.classification.runners import beam_runner, template_location, works_here
 from imagecensus.jobs.classification.stall_log import Waiting
 from imagecensus.jobs.classification.worker_errors import user_errors
 from imagecensus.jobs.command.progress import progress_bar
@@ -116,8 +122,11 @@ def run_pipeline(request: Request, run: Run) -> None:
     start = time.monotonic()
     here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells
     images = sum(unit.rows for unit in units)
+    jobs: list[PipelineResult] = []
     with (
-        graceful_interrupt(LOCAL_RUN.stop),
+        graceful_interrupt(LOCAL_RUN.stop)
+        if works_here(options, beam_options)
+        else cancelled_on_interrupt(options.runner, jobs),
         progress_bar("classifying", images, lambda: LOCAL_RUN.images)
         if here
         else contextlib.nullcontext(),
@@ -131,6 +140,7 @@ def run_pipeline(request: Request, run: Run) -> None:
                 return
             waiting.on(result)
             if job is None:
+                jobs.append(result)
                 result.wait_until_finish()
             elif follow(job, result, request.layout, detach=options.detach):
                 run.left = str(job)

@@ -6,7 +6,13 @@ import pathlib
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
+from imagecensus.jobs.classification.options import (
+    DATAFLOW,
+    FLINK,
+    IN_PROCESS,
+    OTHER_FLAGS,
+    ClassifyOptions,
+)
 from imagecensus.jobs.command import process
 from imagecensus.model_export.common.errors import UserError
 
@@ -85,6 +91,17 @@ def template_location(options: ClassifyOptions, beam_options: PipelineOptions) -
     if options.runner != DATAFLOW:
         return ""
     return beam_options.view_as(GoogleCloudOptions).template_location or ""
+
+
+def works_here(options: ClassifyOptions, beam_options: PipelineOptions) -> bool:
+    """Whether threads of this process do the work, so that they can be asked to stop here."""
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
+
+    if beam_options.view_as(PortableOptions).environment_type == "LOOPBACK":
+        return True
+    if options.runner == FLINK:
+        return beam_options.view_as(FlinkRunnerOptions).flink_master in MAGIC_MASTERS
+    return options.runner not in (DATAFLOW, *OTHER_FLAGS)
 
 
 def is_remote(options: ClassifyOptions, flags: dict[str, Any]) -> bool:

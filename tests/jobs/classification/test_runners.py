@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagecensus.jobs.classification import runners
 from imagecensus.jobs.classification.options import ClassifyOptions, validate_beam
@@ -84,3 +85,22 @@ def test_flags_that_only_a_job_server_knows_pass():
         "--number_of_execution_retries=3", "--environment_expiration_millis=60000",
     ):  # fmt: skip
         validate_beam([flag], "FlinkRunner")
+
+
+@pytest.mark.parametrize(
+    "runner, flags, here",
+    [
+        ("in-process", [], True),
+        ("PrismRunner", [], True),
+        ("FlinkRunner", [], True),
+        ("FlinkRunner", ["--flink_master=jobmanager:8081"], False),
+        ("FlinkRunner", ["--flink_master=localhost:8081", "--environment_type=LOOPBACK"], True),
+        ("DataflowRunner", [], False),
+        ("PortableRunner", ["--job_endpoint=localhost:8099"], False),
+        ("PortableRunner", ["--environment_type=LOOPBACK"], True),
+        ("SparkRunner", [], False),
+    ],
+)
+def test_which_workers_stop_with_this_process(runner, flags, here):
+    options = dataclasses.replace(ClassifyOptions(), inputs=(), runner=runner)
+    assert runners.works_here(options, PipelineOptions(flags)) == here
