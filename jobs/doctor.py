@@ -21,11 +21,7 @@ from imagecensus.jobs.classification.options import (
     ClassifyOptions,
     validate_beam,
 )
-from imagecensus.jobs.classification.runner_checks import (
-    check_runner,
-    check_workers,
-    versions_here,
-)
+from imagecensus.jobs.classification.runner_checks import check_runner, check_workers, versions_here
 from imagecensus.jobs.classification.runners import is_remote
 from imagecensus.jobs.classify import _model_folder
 from imagecensus.jobs.command.options import argument, parse_known_options

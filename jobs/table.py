@@ -14,10 +14,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.storage import store
 
-FORMATS = {
-    "csv": "FORMAT csv, HEADER true",
-    "jsonl": "FORMAT json",
-}
+FORMATS = {"csv": "FORMAT csv, HEADER true", "jsonl": "FORMAT json"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from imagecensus.model_export.common.intervals import Z95, wilson
 from imagecensus.model_export.common.quantities import counted
-from imagecensus.model_export.contract import (
-    EXTRA,
-    Contract,
-    Golden,
-    ModelError,
-    read_golden,
-)
+from imagecensus.model_export.contract import EXTRA, Contract, Golden, ModelError, read_golden
 
 F32, BF16, INT8 = "f32", "bf16", "int8"
 INT8_FOLDER = os.path.join(EXTRA, "int8")

@@ -23,11 +23,7 @@ Locate = Callable[[list[str]], list[Image]]
 
 
 def read_manifest(
-    location: str,
-    label_column: str,
-    path_column: str,
-    split_column: str,
-    locate: Locate,
+    location: str, label_column: str, path_column: str, split_column: str, locate: Locate
 ) -> tuple[list[str], dict[str, Split], list[str]]:
     """Labels, the splits that a list names, and notes of what was joined or left out.
 

@@ -30,10 +30,7 @@ _DATA_SECRETS = [  # pattern, replacement: in the dialect that Arrow and Python 
     (_SIGNED, rf"\1?{_HIDDEN}"),
     (_NAMED, rf"\1{_HIDDEN}@"),
     (_PASSWORD, rf"\1{_HIDDEN}@"),
-    (
-        r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\z)",
-        _HIDDEN,
-    ),
+    (r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|\z)", _HIDDEN),
     (r"\beyJ[\w-]+\.[\w-]+\.[\w-]*", _HIDDEN),
     (_KEYS, _HIDDEN),
 ]

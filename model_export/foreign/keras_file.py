@@ -133,12 +133,7 @@ def read_keras(path: str, image_size: int = 0) -> KerasFile:
         )
     height, width = check_size(path, taken[1:3], image_size)
     return KerasFile(
-        source=path,
-        model=model,
-        height=height,
-        width=width,
-        channels=taken[3],
-        classes=answered[1],
+        source=path, model=model, height=height, width=width, channels=taken[3], classes=answered[1]
     )
 
 

@@ -31,11 +31,7 @@ _ITEM = re.compile(r"\bitem\s*\{([^{}]*)\}")
 _FIELD = re.compile(r"(\w+)\s*:\s*(?:\"([^\"]*)\"|'([^']*)'|(\S+))")
 _WORDNET = re.compile(r"(n\d{8})[\s,:;]+(\S.*)")
 _WORDNET_ID = re.compile(r"n\d{8}")
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _HOLDERS = (
     "id2label", "labels", "class_names", "classes", "names", "class_indices", "label2id",
     "class_to_idx", "idx_to_class", "categories",

@@ -328,10 +328,7 @@ def _weights_problem(
     )
     for parameters, alpha in MOBILENET_V2_PARAMETERS.items():
         last = max(1280, int(1280 * alpha))
-        if backbone.kind == "mobilenet_v2" and held in (
-            parameters,
-            parameters + (last + 1) * 1000,
-        ):
+        if backbone.kind == "mobilenet_v2" and held in (parameters, parameters + (last + 1) * 1000):
             if alpha != backbone.alpha:
                 return f"{message}; it is a file of alpha {alpha}: pass --alpha {alpha}"
             break

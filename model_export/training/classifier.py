@@ -10,11 +10,7 @@ from imagecensus.model_export.common.errors import BackboneError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.export import EMBEDDING_LAYER
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.model_export.training.backbones import (
-    Backbone,
-    BackboneSpec,
-    build_backbone,
-)
+from imagecensus.model_export.training.backbones import Backbone, BackboneSpec, build_backbone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,7 @@ import xxhash
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.quantities import format_size
 from imagecensus.model_export.decoding.errors import ImageError
-from imagecensus.model_export.preprocess import (
-    PreprocessSpec,
-    configure_pillow,
-    decode_image,
-)
+from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
 from imagecensus.model_export.trained_images import hash_content, salted
 from imagecensus.model_export.training.splits import DataError, Decode, Split
 
@@ -61,8 +57,7 @@ class ArrayCache:
             return np.zeros(shape, dtype)
         if not self.fits(shape, dtype):
             memory, disk, used_memory, used_disk = map(
-                format_size,
-                (self.memory_bytes, self.disk_bytes, self.used_memory, self.used_disk),
+                format_size, (self.memory_bytes, self.disk_bytes, self.used_memory, self.used_disk)
             )
             raise DataError(
                 f"{name}: {format_size(size)} fit neither --cache-memory ({memory}, {used_memory}"

@@ -58,10 +58,7 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.nda
     from sklearn.metrics import precision_recall_fscore_support
 
     figures = precision_recall_fscore_support(
-        labels,
-        probabilities.argmax(1),
-        labels=list(range(probabilities.shape[1])),
-        zero_division=0,
+        labels, probabilities.argmax(1), labels=list(range(probabilities.shape[1])), zero_division=0
     )
     return dict(zip(("precision", "recall", "f1", "support"), figures, strict=True))
 

@@ -19,12 +19,7 @@ import tensorflow as tf
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.export import normalize
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.model_export.training.augment import (
-    CHANGES,
-    Augmentation,
-    augment,
-    draw_changes,
-)
+from imagecensus.model_export.training.augment import CHANGES, Augmentation, augment, draw_changes
 from imagecensus.model_export.training.classifier import (
     Classifier,
     ClassifierSpec,
@@ -157,10 +152,7 @@ def fit_all(
         return [{"phase": phase, **entry} for entry in entries]
 
     if not spec.frozen_trunk:
-        inputs = (
-            image_inputs(train, preprocess, spec.augmentation),
-            image_inputs(val, preprocess),
-        )
+        inputs = (image_inputs(train, preprocess, spec.augmentation), image_inputs(val, preprocess))
         return fit_phase("network", classifier.model, inputs, spec.head)
     classifier.backbone.trunk.trainable = False
     if not spec.fine_tune_blocks:

@@ -14,12 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from imagecensus.model_export.common.quantities import counted
-from imagecensus.model_export.training.splits import (
-    SPLITS,
-    DataError,
-    Split,
-    read_file,
-)
+from imagecensus.model_export.training.splits import SPLITS, DataError, Split, read_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

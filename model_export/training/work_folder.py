@@ -102,10 +102,7 @@ def write_history(path: str, history: list[dict[str, Any]]) -> None:
 
 
 def write_predictions(
-    path: str,
-    labels: Sequence[str],
-    images: dict[str, Images],
-    answers: dict[str, np.ndarray],
+    path: str, labels: Sequence[str], images: dict[str, Images], answers: dict[str, np.ndarray]
 ) -> None:
     """The trainer's answer for each image, to be compared with the batch job's rows.
 

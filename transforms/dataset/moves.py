@@ -25,10 +25,7 @@ _COMPARED = 3  # members of an archive
 
 
 def same_content(
-    moves: list[Move],
-    plan: Plan,
-    hashes: Callable[[str], dict[str, str]],
-    gone: Container[str],
+    moves: list[Move], plan: Plan, hashes: Callable[[str], dict[str, str]], gone: Container[str]
 ) -> list[Move]:
     """Those of which the old file is not there any more, and the new one has its bytes.
 

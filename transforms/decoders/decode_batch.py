@@ -22,10 +22,7 @@ from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.decoders.pool import how_to_decode, place_of
 from imagecensus.transforms.decoders.requests import Answer, Request
 from imagecensus.transforms.engines.registry import has_gpu
-from imagecensus.transforms.image_ref import (
-    ImageRef,
-    Limits,
-)
+from imagecensus.transforms.image_ref import ImageRef, Limits
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import GPS_FACTS, ImageBatch

@@ -19,11 +19,7 @@ from imagecensus.transforms.storage.gcs_client import (
     storage_errors,
 )
 from imagecensus.transforms.storage.gcs_listing import list_objects, list_pages
-from imagecensus.transforms.storage.gcs_reading import (
-    CorruptError,
-    read_object,
-    read_object_range,
-)
+from imagecensus.transforms.storage.gcs_reading import CorruptError, read_object, read_object_range
 from imagecensus.transforms.storage.protocol import TIMEOUT, Stored, conflict
 
 

@@ -14,11 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from imagecensus.transforms.storage import protocol
-from imagecensus.transforms.storage.protocol import (
-    ChangedError,
-    StorageError,
-    as_sentence,
-)
+from imagecensus.transforms.storage.protocol import ChangedError, StorageError, as_sentence
 
 SCHEME = "gs://"
 
@@ -44,8 +40,7 @@ def bucket_client() -> Any:
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         client = storage.Client(
-            project="emulator",
-            credentials=google.auth.credentials.AnonymousCredentials(),
+            project="emulator", credentials=google.auth.credentials.AnonymousCredentials()
         )
     else:
         if not credentials_at_hand():

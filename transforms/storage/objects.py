@@ -13,12 +13,7 @@ from imagecensus.transforms.storage import protocol
 from imagecensus.transforms.storage.locations import split
 from imagecensus.transforms.storage.object_clients import client
 from imagecensus.transforms.storage.object_listing import list_objects
-from imagecensus.transforms.storage.protocol import (
-    ChangedError,
-    Stored,
-    as_sentence,
-    conflict,
-)
+from imagecensus.transforms.storage.protocol import ChangedError, Stored, as_sentence, conflict
 
 
 class ObjectStore:

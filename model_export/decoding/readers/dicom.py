@@ -10,12 +10,7 @@ from typing import Any
 
 from imagecensus.model_export.decoding import depth
 from imagecensus.model_export.decoding.depth import Pixels
-from imagecensus.model_export.decoding.errors import (
-    ImageError,
-    needs_extra,
-    truncated,
-    unsupported,
-)
+from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 from imagecensus.model_export.decoding.readers import dicom_samples
 

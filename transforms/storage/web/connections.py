@@ -48,7 +48,7 @@ def _check(host: str, addresses: list[str]) -> None:
     if hidden and not policy.current().allow_private_hosts:
         raise PrivateHostError(
             f"{host} is {hidden[0]}, an address of a private network; --allow-private-hosts reads"
-            " it nevertheless",
+            " it nevertheless"
         )
 
 
