@@ -9,6 +9,7 @@ from collections.abc import Callable
 from imagecensus.model_export.decoding.errors import ImageError, unsupported
 from imagecensus.model_export.decoding.opened import Opened
 from imagecensus.model_export.decoding.readers import (
+    bmp,
     dicom,
     gif,
     hdr,
@@ -74,7 +75,7 @@ FORMATS = {
             note="the first page of full size, at a reduced level of a pyramid; BigTIFF",
         ),
         Format(
-            name="BMP", open=pillow_reader.open_bmp, libraries="Pillow", note="but for RLE4",
+            name="BMP", open=bmp.open_bmp, libraries="Pillow; NumPy for masks and RLE4",
         ),
         _plain("AVIF", frames=True),
         Format(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -239,7 +239,7 @@ def _spread(light: np.ndarray, there: np.ndarray) -> np.ndarray:
     return sums[0] / sums[1]
 
 
-# By format, the most independent first: the first that reads a file answers.
+# By format, the most independent first.
 SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
     "JPEG": (ffmpeg, opencv), "PNG": (ffmpeg, opencv), "GIF": (ffmpeg, openimageio),
     "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg), "BMP": (openimageio, ffmpeg),
@@ -252,8 +252,8 @@ SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
 }  # fmt: skip
 
 
-def second_opinion(path: pathlib.Path, name: str) -> tuple[str, Rgb] | None:
-    """(the library, its image) of the first that reads the file."""
+def opinions(path: pathlib.Path, name: str) -> Iterator[tuple[str, Rgb]]:
+    """(the library, its image) of each that reads the file."""
     for decoder in SECOND.get(name, (embedded_jpeg, rawler)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -262,5 +262,4 @@ def second_opinion(path: pathlib.Path, name: str) -> tuple[str, Rgb] | None:
             except Exception:
                 continue
         if image.min() != image.max():  # some answer black where they have no decoder
-            return decoder.__name__, image
-    return None
+            yield decoder.__name__, image

@@ -200,14 +200,6 @@ def test_jpeg_2000_is_decoded_by_level():
     assert (info.width, info.height) == (1600, 1200)
 
 
-def test_rle4_is_refused_by_name():
-    header = struct.pack("<2sIHHI", b"BM", 200, 0, 0, 118)
-    header += struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 4, 2, 40, 0, 0, 16, 16) + bytes(64)
-    for decoding in (1, 2):
-        spec = PreprocessSpec(height=48, width=64, decoding=decoding)
-        assert status_of(header + bytes(100), spec) == "unsupported_format"
-
-
 def test_png_with_much_compressed_text_or_a_large_profile():
     data = encode(photo(1), "PNG")
     for kind, body in (

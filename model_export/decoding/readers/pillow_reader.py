@@ -13,12 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.depth import Pixels
-from imagecensus.model_export.decoding.errors import ImageError, truncated, unsupported
+from imagecensus.model_export.decoding.errors import ImageError, truncated
 from imagecensus.model_export.decoding.metadata import read_orientation
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened, from_pixels
 
 _MAX_ICC = 16 << 20
-_RLE4 = 2
 _DDS_HEADER = 128
 
 
@@ -123,17 +122,6 @@ def count_frames(image: Image.Image) -> int | None:
         return None
 
 
-def open_bmp(data: bytes) -> Opened:
-    if data[14:18] == b"\x28\x00\x00\x00" and int.from_bytes(data[30:34], "little") == _RLE4:
-        raise unsupported("BMP", "BMP packed as RLE4 is not read here")  # Pillow garbles it
-    try:
-        return open_plain(data, "BMP")
-    except ImageError:
-        if len(data) < 54:
-            raise
-        raise unsupported("BMP", "BMP of this kind is not read here") from None
-
-
 def open_dds(data: bytes) -> Opened:
     """DDS. Its uncompressed colours by NumPy: Pillow takes them pixel by pixel, in Python."""
     image: Any = open_with_pillow(data, "DDS")
@@ -149,14 +137,14 @@ def open_dds(data: bytes) -> Opened:
             raise truncated("DDS", "its pixels are cut")
         values = np.zeros((count, 4), np.uint8)
         values[:, :size] = content.reshape(count, size)
-        colours = [_masked(values.view("<u4")[:, 0], mask) for mask in masks]
+        colours = [levels_of_mask(values.view("<u4")[:, 0], mask) for mask in masks]
         samples = np.stack(colours, -1).reshape(image.height, image.width, -1)
         return LoadedImage(image=from_pixels(samples, colours=3))
 
     return Opened(format="DDS", width=image.width, height=image.height, load=load)
 
 
-def _masked(values: Pixels, mask: int) -> Pixels:
+def levels_of_mask(values: Pixels, mask: int) -> Pixels:
     """The bits of a mask as 8-bit levels."""
     if not mask:
         return np.zeros(values.shape, np.uint8)
