@@ -116,12 +116,14 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
         samples = (imagecodecs.jpegls_decode if is_ls else imagecodecs.jpeg_decode)(data)
         if samples.ndim == 3 and samples.shape[2] == 4:
             raise unsupported("JPEG", f"{name} in CMYK is not read here")
-        pixels, _ = depth.to_eight_bits(samples, (0, (1 << frame.bits) - 1))
+        stated = (0.0, float((1 << frame.bits) - 1)) if frame.bits < 16 else None
+        pixels, scaled = depth.to_eight_bits(samples, stated)
         exif = _exif_of_file(data)
         return LoadedImage(
             image=from_pixels(pixels, colours=1 if samples.ndim == 2 else 3),
             orientation=read_orientation(exif),
             exif=exif,
+            depth_scaled=scaled,
         )
 
     return Opened(format="JPEG", width=frame.width, height=frame.height, load=load)

@@ -41,11 +41,26 @@ def open_jpeg2000(data: bytes) -> Opened:
             pixels, _ = depth.to_eight_bits(np.asarray(image), (0, 65535))
             loaded = LoadedImage(image=from_pixels(pixels, colours=1))
         else:
-            loaded = describe(image)
+            loaded = describe(_stretched(image, bits))
         loaded.exif, loaded.orientation = exif, orientation
         return loaded
 
     return Opened(format="JPEG2000", width=image.width, height=image.height, load=load)
+
+
+def _stretched(image: Image.Image, bits: list[int]) -> Image.Image:
+    """The image with bands of under 8 bits, which Pillow shifts up only, up to 255."""
+    if min(bits) >= 8 or len(bits) != len(image.getbands()) or image.mode == "P":
+        return image
+    bands = [
+        band.point([(level >> 8 - depth) * 255 // ((1 << depth) - 1) for level in range(256)])
+        if depth < 8
+        else band
+        for band, depth in zip(image.split(), bits, strict=True)
+    ]
+    made = Image.merge(image.mode, bands)
+    made.info, made.format = image.info, image.format
+    return made
 
 
 def _read_codestream(data: bytes) -> tuple[list[int], int]:

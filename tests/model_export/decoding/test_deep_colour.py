@@ -136,3 +136,30 @@ def test_the_transparent_colour_of_a_png_of_16_bits_is_compared_whole():
     _, out = decode(with_clear_colour(png_of(grey), 0x1234))
     assert (out[:, :9] == 255).all()
     np.testing.assert_array_equal(out[:, 9:, 0], grey[:, 9:, 0] >> 8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7])
+@pytest.mark.parametrize("kind", ["JP2", "J2K"])
+def test_jpeg_2000_of_few_bits_is_as_light_as_it_was(bits, kind):
+    codecs = pytest.importorskip("imagecodecs")
+    most = (1 << bits) - 1
+    samples = (EIGHT * most // 255).astype(np.uint8)
+    alpha = np.full((*samples.shape[:2], 1), most, np.uint8)
+    for there in (samples, samples[..., 0], np.dstack([samples, alpha])):
+        data = codecs.jpeg2k_encode(there, level=0, codecformat=kind, bitspersample=bits)
+        _, out = decode(data)
+        seen = there[..., :3] if there.ndim == 3 else there[..., None]
+        assert np.abs(out - seen * (255 / most)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_jpeg_ls_and_lossless_jpeg_of_16_bits_are_seen_by_what_they_hold(bits):
+    codecs = pytest.importorskip("imagecodecs")
+    samples = (EIGHT.astype(np.uint32) * ((1 << bits) - 1) // 255).astype(np.uint16)
+    for data in (
+        codecs.jpegls_encode(samples),
+        codecs.jpeg_encode(samples, lossless=True, bitspersample=16),
+    ):
+        info, out = decode(data)
+        assert np.abs(out.astype(int) - EIGHT).max() <= 1
+        assert info.depth_scaled == (bits < 16)
