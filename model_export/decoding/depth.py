@@ -88,7 +88,8 @@ def _scale(samples: Pixels, low: float, high: float) -> Pixels:
         return np.zeros(samples.shape, np.uint8)
     # Float32 holds 16-bit numbers exactly, and halves the memory.
     kind = np.float32 if samples.dtype.itemsize <= 2 else np.float64
-    scaled = np.nan_to_num(samples.astype(kind), nan=low, posinf=low, neginf=low)
-    scaled -= low
-    scaled *= 255.0 / (high - low)
-    return np.asarray(np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN of all kinds, and what is huge
+        scaled = np.nan_to_num(samples.astype(kind), nan=low, posinf=low, neginf=low)
+        scaled -= low
+        scaled *= 255.0 / (high - low)
+        return np.asarray(np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)

@@ -128,6 +128,8 @@ def _pillow_reads(tiff: Tiff, page: Page) -> bool:
         return False
     if photometric == 1:
         return samples == 2 and contiguous
+    if not contiguous and 1 in page.tags.get(tiff_tags.EXTRA_SAMPLES, ()):
+        return False  # colours that are multiplied by their alpha, each in a plane
     return photometric in (2, 5) or (photometric == 8 and samples == 3)
 
 

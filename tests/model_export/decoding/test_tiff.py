@@ -295,3 +295,22 @@ def test_more_strips_than_rows_need_are_damage_where_the_first_is_too_short():
     with pytest.raises(ImageError) as caught:
         decode(bytes(changed))
     assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("extra", ["assocalpha", "unassalpha", "unspecified"])
+def test_a_fourth_sample_is_alpha_where_the_file_says_so(planar, extra):
+    alpha = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8), GREY.shape)
+    share = alpha[..., None] / 255
+    seen = RGB if extra == "unspecified" else RGB * share + 255 * (1 - share)
+    colours = np.rint(RGB * share).astype(np.uint8) if extra == "assocalpha" else RGB
+    samples = np.dstack([colours, alpha])
+    for dtype, options in itertools.product(("u1", "u2", "f4"), every_layout((None, "lzw"))):
+        if planar == "separate" and "rowsperstrip" in options:
+            continue
+        there = as_type(samples, dtype)
+        there = np.moveaxis(there, -1, 0) if planar == "separate" else there
+        found = difference(
+            seen, there, photometric="rgb", planarconfig=planar, extrasamples=[extra], **options
+        )
+        assert found.max() <= 2, (dtype, options)
