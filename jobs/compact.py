@@ -61,7 +61,7 @@ def compact(output: str) -> compaction.Compacted:
 
 
 def summary(output: str, done: compaction.Compacted) -> str:
-    """One line for a person, and another where images are to be classified yet."""
+    """One line for the user, and another where images are to be classified yet."""
     rows, parts = counted(done.rows, "row"), counted(done.before, "part")
     if done.before == done.after:
         text = f"{output}: {rows} in {parts} already; nothing to merge"

@@ -125,7 +125,7 @@ def _shards(layout: Layout) -> list[Layout]:
 
 
 def describe(found: OutputStatus) -> str:
-    """The status for a person."""
+    """The status for the user."""
     first, *rest = dataset_lines(dataclasses.asdict(found), found.statuses)
     lines = [f"{first}, in {counted(found.parts, 'part')}", *rest]
     lines += [f"running    {who}" for who in found.running]

@@ -150,10 +150,10 @@ def main(argv: list[str]) -> int:
         return 0
     options = parse_words(argv)
     if options.recipe:
-        # The recipe's flags come first, so that the person's own win.
+        # The recipe's flags come first, so that the user's own win.
         options = parse_words([*recipe_flags(options.recipe), *argv])
     _validate(options)
-    # TensorFlow's notes on devices and assets, and Keras' on data streams, are not for the person.
+    # TensorFlow's notes on devices and assets, and Keras' on data streams, are not for the user.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
     import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401

@@ -209,7 +209,7 @@ def configure_pillow() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header
     tiff_damage.listen_to_libtiff()
-    # Pillow warns about odd metadata; what is wrong with an image is told by its row.
+    # Pillow warns about odd metadata; its row says what is wrong with an image.
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile)\b.*")
     for library in ("PIL", "tifffile", "pydicom", "imagecodecs", "pypdfium2"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)

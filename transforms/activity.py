@@ -63,7 +63,7 @@ def note(stage: str, subject: str, seconds: float) -> None:
     if count <= _SLOW_LOGGED:
         LOGGER.warning("slow %s: %.1f s for %s", stage, seconds, subject, extra={"fields": fields})
     if count == _SLOW_LOGGED:
-        LOGGER.warning("further slow images are told in run_report.json only")
+        LOGGER.warning("further slow images are listed in run_report.json only")
 
 
 def take_slow() -> list[dict[str, str | float]]:
@@ -77,7 +77,7 @@ def take_slow() -> list[dict[str, str | float]]:
 
 
 def watch() -> None:
-    """Starts the thread that looks, once per process: what takes long is told once a minute."""
+    """Starts the thread that looks, once per process: what takes long is logged once a minute."""
     global _watch
     if _watch is None or not _watch.is_alive():
         _watch = threading.Thread(target=_look, name="watch", daemon=True)

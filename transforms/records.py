@@ -118,7 +118,7 @@ def facts_in(rows: pa.Table | pa.RecordBatch) -> tuple[str, ...]:
     )
 
 
-# What was done to images, or not, that a person may want to know of: see docs/formats.md.
+# What was done to images, or not, that a user may want to know of: see docs/formats.md.
 NOTED = ("images_depth_scaled", "images_colour_converted", "images_with_more_pages")
 
 OUTPUT_COLUMNS = tuple(prediction_schema(embedding_size=1).names)

@@ -1,6 +1,6 @@
 """What the doctor can see of a run on Dataflow from here: flags, buckets, quotas.
 
-The rights of the workers' account cannot be seen: only the person's own are tried.
+The rights of the workers' account cannot be seen: only the user's own are tried.
 """
 
 from __future__ import annotations

@@ -67,12 +67,12 @@ def _on_signals(handler: Callable[..., None]) -> Iterator[None]:
 
 
 class _LeaveError(Exception):
-    """A person wants this command to end."""
+    """The user wants this command to end."""
 
 
 @contextlib.contextmanager
 def _left_on_interrupt(job: RemoteJob, layout: Layout) -> Iterator[None]:
-    """Ctrl-C within the block: the job is cancelled where the person says so, else it goes on.
+    """Ctrl-C within the block: the job is cancelled where the user says so, else it goes on.
 
     Raises LeftRunningError.
     """

@@ -1,4 +1,4 @@
-"""What a person may choose about a run of `imagecensus classify`, and what is refused at once."""
+"""What a user may choose about a run of `imagecensus classify`, and what is refused at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-r
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyOptions:
-    """What a person may choose about a run."""
+    """What a user may choose about a run."""
 
     inputs: tuple[str, ...] = argument(
         "folder, file, glob, archive (tar, zip, TFRecord, Parquet), manifest (txt, csv, tsv, jsonl,"

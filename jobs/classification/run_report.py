@@ -1,4 +1,4 @@
-"""The totals of a run: `run_report.json`, and the summary that a person reads."""
+"""The totals of a run: `run_report.json`, and the summary that the user reads."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _engines(run: Run) -> str:
 
 
 def summary(layout: Layout, report: dict[str, Any]) -> str:
-    """One screen for a person."""
+    """One screen for the user."""
     counts, rates = report["totals"], report["rates"]
     lines = []
     if rates["images"]:

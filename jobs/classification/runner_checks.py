@@ -181,7 +181,7 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
     try:
         runner, flags = beam_runner(options, beam_args)
         pipeline = beam.Pipeline(runner=runner, options=flags)
-        _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_tell_versions)
+        _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_count_versions)
         result = pipeline.run()
         result.wait_until_finish()
         found = {
@@ -212,7 +212,7 @@ def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Fi
         )
 
 
-def _tell_versions(element: int) -> int:
+def _count_versions(element: int) -> int:
     from apache_beam.metrics import Metrics
 
     Metrics.counter("imagecensus.doctor", versions_here()).inc()

@@ -59,13 +59,13 @@ class Waiting:
             before, done = done, self._finished(done)
             idle = idle + self._period if done == before else 0.0
             if idle:
-                self._tell(done, idle)
+                self._log_waiting(done, idle)
             else:
                 fields = {"stage": "workers", "units_finished": done, "units": len(self._names)}
                 text = f"workers: {done:,} of {counted(len(self._names), 'unit')} finished"
                 PROGRESS.info("%s", text, extra={"fields": fields})
 
-    def _tell(self, done: int, idle: float) -> None:
+    def _log_waiting(self, done: int, idle: float) -> None:
         state, lacks = self._state(), waiting_for(self._job)
         fields = {"stage": "workers", "state": state, "seconds": idle}
         fields |= {"waiting_for": lacks} if lacks else {}

@@ -1,4 +1,4 @@
-"""Labels that a person corrected: a CSV beside the table, which `train` takes as a manifest.
+"""Labels that the user corrected: a CSV beside the table, which `train` takes as a manifest.
 
 The table itself is never changed: it says what the model said.
 """

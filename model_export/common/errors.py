@@ -1,4 +1,4 @@
-"""The one error type that reaches a person as a sentence instead of a traceback."""
+"""The one error type that reaches the user as a sentence instead of a traceback."""
 
 
 class UserError(Exception):

@@ -199,11 +199,11 @@ def read_graph_labels(path: str) -> list[str]:
     if not is_graph_file(path):
         return []
     try:
-        told = ov.Core().read_model(path).get_rt_info()
+        info = ov.Core().read_model(path).get_rt_info()
     except Exception:
         return []  # `read_graph` says why
     for holder in ("framework", "model_info"):
-        facts = _plain(told[holder]) if holder in told else {}
+        facts = _plain(info[holder]) if holder in info else {}
         for key in _LABEL_KEYS:
             if isinstance(facts, dict) and key in facts:
                 return labels_of_tree(path, _tree(str(_plain(facts[key]))))
@@ -228,9 +228,9 @@ def run_graph(graph: Any, pixels: NDArray[Any], batch: int, ports: list[Any]) ->
     for start in range(0, len(pixels), rows):
         block = pixels[start : start + rows].astype(wanted)
         padding = np.zeros((rows - len(block), *block.shape[1:]), block.dtype)
-        told = compiled(np.ascontiguousarray(np.concatenate([block, padding])))
+        answered = compiled(np.ascontiguousarray(np.concatenate([block, padding])))
         for index, kept in enumerate(answers):
-            kept.append(np.array(told[index])[: len(block)])
+            kept.append(np.array(answered[index])[: len(block)])
     return [np.concatenate(kept) for kept in answers]
 
 
@@ -335,5 +335,5 @@ def _tree(text: str) -> Any:
 def _cause(error: Exception) -> str:
     """What went wrong, without where in OpenVINO's sources."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join(told)[:1000] or type(error).__name__
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join(said)[:1000] or type(error).__name__

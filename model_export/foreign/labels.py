@@ -67,13 +67,13 @@ def parse_labels(path: str, content: bytes) -> list[str]:
         raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
     except ValueError as error:
         raise UserError(f"{path}: labels cannot be read: {error}") from None
-    return _told_apart(path, labels)
+    return _distinct(path, labels)
 
 
 def labels_of_tree(path: str, tree: typing.Any) -> list[str]:
     """The labels in what JSON says. Raises UserError, as `read_labels`, naming `path`."""
     try:
-        return _told_apart(path, _of_json(tree))
+        return _distinct(path, _of_json(tree))
     except KeyError as error:
         raise UserError(f"{path}: no label for class id {error}") from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -163,7 +163,7 @@ def _of_json(tree: typing.Any) -> list[typing.Any]:
     return tree
 
 
-def _told_apart(path: str, labels: list[typing.Any]) -> list[str]:
+def _distinct(path: str, labels: list[typing.Any]) -> list[str]:
     """Names, each once: what has a WordNet id beside it takes the id where names are equal."""
     if not labels:
         raise UserError(f"{path}: holds no label")

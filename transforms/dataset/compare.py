@@ -78,8 +78,8 @@ class Edit:
 class Move(NamedTuple):
     """A new image that may be one of the plan which is not there any more.
 
-    `member`: where it is in an archive, None: a file of its own. `told`: the store's listing says
-    that the bytes are the same.
+    `member`: where it is in an archive, None: a file of its own. `same_checksum`: by the
+    store's listing the bytes are the same.
     """
 
     n: int  # row of the listing
@@ -92,7 +92,7 @@ class Move(NamedTuple):
     member: str | None
     size: int
     version: str
-    told: bool
+    same_checksum: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,7 +263,8 @@ class Comparison:
             f"""SELECT f.n, l.file, l.row, l.uri AS old, f.uri AS new,
               l.container AS old_container, f.container, f.member, f.size,
               f.etag_or_mtime AS version,
-              (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS told, {alike} AS alike
+              (f."{CHECKSUM_COLUMN}" = l."{CHECKSUM_COLUMN}") IS TRUE AS same_checksum,
+              {alike} AS alike
             FROM ({grouped.format(rows="f", same=same)}) f
             JOIN ({grouped.format(rows="l", same=same)}) l ON f.size = l.size AND f.same = l.same
               AND f.member IS NOT DISTINCT FROM l.member

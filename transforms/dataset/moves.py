@@ -85,7 +85,7 @@ def _is_same(move: Move, old: str | Literal[False], hashed: list[tuple[Move, str
         if old and store.exists(old):
             return False
         if store.is_remote(move.new):
-            return move.told or bool(_MD5.fullmatch(move.version.strip('"')))
+            return move.same_checksum or bool(_MD5.fullmatch(move.version.strip('"')))
         return bool(hashed) and all(_hash(one) == text for one, text in hashed)
     except (OSError, store.StorageError, ImageError):
         return False

@@ -1,6 +1,6 @@
 """Camera raw beside the JPEG or HEIC of the same shot: `IMG_1.CR2` and `IMG_1.JPG`.
 
-That is told by names alone: both are in one folder, or archive, and are named alike up to the last
+Names alone decide: both are in one folder, or archive, and are named alike up to the last
 dot. Their order in the listing does not matter: it is gone through again where there are raws.
 """
 

@@ -1,4 +1,4 @@
-"""One rule from what a list, a table or a person names to the uri of an image."""
+"""One rule from what a list, a table or a user names to the uri of an image."""
 
 from __future__ import annotations
 
