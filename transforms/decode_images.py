@@ -14,10 +14,12 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.coders.typecoders import registry
 from apache_beam.transforms.window import GlobalWindows
 
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms import activity, counters, fault_injection
+from imagecensus.transforms.batch_coder import ImageBatchCoder
 from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pending, Pools
 from imagecensus.transforms.local_run import LOCAL_RUN
@@ -64,6 +66,7 @@ class DecodeImages(beam.PTransform):
     parts: str  # their folder: a revised unit takes rows over
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[ImageBatch]:
+        registry.register_coder(ImageBatch, ImageBatchCoder)
         do_fn = _DecodeImages(self.config, self.parts)
         return units | beam.ParDo(do_fn).with_output_types(ImageBatch)
 

@@ -3,6 +3,7 @@
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from apache_beam.coders.typecoders import registry
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from imagecensus.transforms.dataset.plan_units import plan_units
 from imagecensus.transforms.decoders.decode_batch import DecodingConfig
 from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.list_images import list_images
-from imagecensus.transforms.records import PredictionBatch, Unit
+from imagecensus.transforms.records import ImageBatch, PredictionBatch, Unit
 from imagecensus.transforms.write_parts import WriteParts
 
 
@@ -150,3 +151,26 @@ def test_records_survive_pickling():
         ClassificationConfig(model="m", engine="openvino"),
     ):
         assert pickle.loads(pickle.dumps(record)) == record
+
+
+def test_pixels_are_never_pickled(archive, expected, tiny_model, tmp_path, monkeypatch):
+    """Beam asks for the size of a batch: the coder knows it without encoding megabytes."""
+
+    def refuse(batch, protocol):
+        raise AssertionError("a batch of decoded images was pickled")
+
+    monkeypatch.setattr(ImageBatch, "__reduce_ex__", refuse)
+    assert run(archive, tmp_path, tiny_model)[0] == expected[0]
+
+
+def test_batches_survive_their_coder():
+    """A runner that puts a stage's batches elsewhere gets them back as they were."""
+    unit = Unit(name="u", plan="plan", row_group=0, rows=2)
+    refs = pa.RecordBatch.from_pydict({"uri": ["file:///a.jpg", "file:///b.jpg"]})
+    batch = ImageBatch.of(unit, refs, (4, 5, 3))
+    batch.pixels[...] = 7
+    coder = registry.get_coder(ImageBatch)
+    again = coder.decode(coder.encode(batch))
+    assert (again.pixels == 7).all()
+    assert (again.unit, again.refs.to_pydict()) == (unit, refs.to_pydict())
+    assert coder.estimate_size(batch) == 2 * 4 * 5 * 3 + refs.nbytes
