@@ -46,8 +46,9 @@ class Options:
         0.95, "cosine similarity from which two images are near-duplicates", metavar="X"
     )
     max_images: int = option(
-        MAX_IMAGES, "--duplicates refuses longer tables: time grows with the square", metavar="N"
-    )
+        MAX_IMAGES, "--duplicates refuses longer tables: time grows with the square", metavar="N",
+        former=("--max-pictures",),
+    )  # fmt: skip
     model: str | None = option(None, "model folder, where the run's own has moved", metavar="DIR")
     json: bool = option(False, "one JSON object per line")
 

@@ -26,7 +26,10 @@ def option(default: None, help: str, group: str = "options", **argparse_kwargs: 
 @overload
 def option(default: _T, help: str, group: str = "options", **argparse_kwargs: Any) -> _T: ...
 def option(default: Any, help: str, group: str = "options", **argparse_kwargs: Any) -> Any:
-    """A field that becomes `--its-name`. The type follows from the default, or from `type=`."""
+    """A field that becomes `--its-name`. The type follows from the default, or from `type=`.
+
+    `former=` are flags of earlier versions that mean the same; help does not show them.
+    """
     metadata = {"help": help, "group": group, **argparse_kwargs}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -75,7 +78,11 @@ def build_parser(
         if "metavar" not in kwargs and field.default is not False and "choices" not in kwargs:
             kwargs["metavar"] = getattr(kwargs.get("type"), "__name__", "text").upper()
         flag = kwargs.pop("flag", "--" + field.name.replace("_", "-"))
+        former = kwargs.pop("former", ())
         groups[group].add_argument(flag, dest=field.name, **kwargs)
+        for name in former:
+            hidden = {**kwargs, "help": argparse.SUPPRESS}
+            groups[group].add_argument(name, dest=field.name, **hidden)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pathlib
 import shutil
@@ -9,11 +10,35 @@ import shutil
 import pytest
 from samples import make_photos, read_rows
 
-from imagecensus.jobs.cli import main
+from imagecensus.jobs.cli import COMMANDS, main
 from imagecensus.model_export.verify import check_model
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "v0.1"
 MODEL = str(DATA / "model")
+# The flags that each command of version 0.1 had, but for --debug, which every command has.
+FLAGS = {
+    "browse": "port model",
+    "classify": """
+        output model weights model-digest trust-model top-k embeddings uri-column image-column limit
+        shard retry-failed no-report dry-run max-failure-rate max-pixels max-side max-bytes
+        max-members decode-seconds decode-memory engine precision threads unit-images compression
+        runner
+    """,
+    "evaluate": "labels uri-column label-column",
+    "export": "output labels input-range logits image-size resize crop name",
+    "table": "format to embeddings",
+    "plan": "model weights sample images deadline vcpus prices engine threads seed",
+    "predict": "model weights top-k json engine trust-model",
+    "report": "labels examples sample",
+    "similar": "top duplicates threshold max-pictures model json",
+    "train": """
+        output recipe name label-column path-column split-column val-fraction test-fraction
+        max-broken-rate cache-memory cache-disk backbone alpha weights trust-model image-size color
+        hidden dropout epochs batch-size learning-rate schedule patience label-smoothing
+        average-weights balance-classes augment feature-passes fine-tune fine-tune-epochs
+        fine-tune-rate seed mixed-precision replicas fresh quiet
+    """,
+}
 
 
 @pytest.fixture
@@ -51,3 +76,18 @@ def test_its_output_is_gone_on_with(output, tmp_path, capsys):
     assert report["totals"]["balanced"] and report["totals"] == report["books"]
     assert main([*words[:-2], "--top-k", "2"]) == 2  # another dataset
     assert "never mixed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_its_flags_are_taken(command, monkeypatch):
+    parsers = []
+
+    def stop(self, words):
+        parsers.append(self)
+        raise StopIteration
+
+    monkeypatch.setattr("argparse.ArgumentParser.parse_known_args", stop)
+    with pytest.raises(StopIteration):
+        importlib.import_module(COMMANDS[command][0]).main([])
+    known = {flag for action in parsers[0]._actions for flag in action.option_strings}
+    assert {f"--{name}" for name in FLAGS[command].split()} <= known
