@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from imagecensus.model_export.training.metrics import measure, measure_calibration
+from imagecensus.model_export.training.metrics import measure
 
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -61,8 +61,3 @@ def per_class(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.nda
         labels, probabilities.argmax(1), labels=list(range(probabilities.shape[1])), zero_division=0
     )
     return dict(zip(("precision", "recall", "f1", "support"), figures, strict=True))
-
-
-def calibration(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Whether a score of 0.8 is right 8 times in 10; see `metrics.measure_calibration`."""
-    return measure_calibration(probabilities.argmax(1) == labels, probabilities.max(1))

@@ -18,6 +18,7 @@ from imagecensus.model_export.common.plot_labels import begin_plot, plot_label
 from imagecensus.model_export.contract import Contract
 from imagecensus.model_export.training import evaluation
 from imagecensus.model_export.training.decoded_images import Broken, Images
+from imagecensus.model_export.training.metrics import measure_calibration
 from imagecensus.model_export.training.plots import plot_calibration, plot_confusion, png
 
 MISTAKES = 24
@@ -59,7 +60,9 @@ def write_training_report(
         "curves": _curves(history),
         "confusion": _confusion(contract.labels, probabilities, images.labels),
         "per_class": _per_class(contract.labels, probabilities, images.labels),
-        "calibration": plot_calibration(evaluation.calibration(probabilities, images.labels)),
+        "calibration": plot_calibration(
+            measure_calibration(probabilities.argmax(1) == images.labels, probabilities.max(1))
+        ),
         "worst_mistakes": _mistakes(mistakes, images),
     }
     os.makedirs(os.path.join(folder, "plots"), exist_ok=True)

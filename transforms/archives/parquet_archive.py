@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagecensus.model_export.common.errors import first_line
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import ArchiveBroken, Member, Stream
 
@@ -47,12 +48,8 @@ def open_parquet(file: Stream) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file, page_checksum_verification=True)
     except _DAMAGE as error:
-        first = _first_line(error)
+        first = first_line(error)
         raise ArchiveBroken("truncated", f"no readable Parquet footer: {first}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def image_column(schema: pa.Schema, wanted: str = "") -> str | None:
@@ -215,7 +212,7 @@ def _counts(parquet: pq.ParquetFile, column: str) -> Iterator[int] | None:
                     value = _unwrapped(row)
                     yield len(value) if value is not None else 0
         except _DAMAGE as error:
-            raise ArchiveBroken("read_error", _first_line(error)) from None
+            raise ArchiveBroken("read_error", first_line(error)) from None
 
     return counted()
 
@@ -258,7 +255,7 @@ def _values(parquet: pq.ParquetFile, group: int, names: list[str]) -> Iterator[_
             yield _Values(first, nothing)
             first += count
     except _DAMAGE as error:
-        raise ArchiveBroken("read_error", _first_line(error)) from None
+        raise ArchiveBroken("read_error", first_line(error)) from None
 
 
 class ImageRows:
@@ -289,7 +286,7 @@ class ImageRows:
             try:
                 rows = next(self._batches).column(0)
             except _DAMAGE as error:
-                self._broken = ("read_error", _first_line(error))
+                self._broken = ("read_error", first_line(error))
                 raise ImageError(*self._broken) from None
             except StopIteration:
                 self._broken = ("truncated", "the row group ends before the row")
