@@ -87,7 +87,16 @@ def test_cached_features_are_augmented_after_the_first_pass_only(images, spec, t
     assert cache.used_memory == 4 * 8 * 32 * 32 * 3 * 4
 
 
-def test_devices_that_augment_do_what_the_pipeline_does(images, spec, tmp_path, monkeypatch):
+@pytest.fixture(params=["float32", "mixed_float16"])
+def policy(request):
+    keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def test_devices_that_augment_do_what_the_pipeline_does(
+    images, spec, tmp_path, monkeypatch, policy
+):
     """As on GPUs: they get bytes and a few numbers for each image, and results are the same."""
     backbone = BackboneSpec(name="cnn:4-pool-gap", weights="none")
     small = ClassifierSpec(
@@ -116,6 +125,7 @@ def test_devices_that_augment_do_what_the_pipeline_does(images, spec, tmp_path, 
         history = fit(
             model, inputs, inputs, fit_spec, strategy=strategy, state_file=state, verbose=False
         )
+        assert model.layers[1].compute_dtype == policy.removeprefix("mixed_")
         losses = [entry[name] for entry in history for name in ("loss", "val_loss")]
         answers = predict(model, inputs, 4)
         found[there] = [seen, np.asarray(losses), answers, *model.get_weights()]
