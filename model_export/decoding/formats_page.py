@@ -25,7 +25,9 @@ before it; HEIF turns its image itself, so that its sizes are as shown and its t
 
 **Colour.** Embedded ICC profiles are converted to sRGB (of RGB and grey images after the resize):
 those of three curves and a matrix by tables, within 1 level of lcms, which does the others; a
-damaged profile is ignored. Alpha is composited over white, MinIsWhite inverted.
+damaged profile is ignored. Alpha is composited over white, MinIsWhite inverted. Photoshop's
+flattened images are over white already. Signed bytes of TIFF are shown as unsigned ones, as
+viewers do.
 
 **PDF.** Page 1 is the image; with `--pages all` each page is one. Pages are drawn with their
 annotations and filled forms, over white, without fonts of the machine: what a file does not embed
@@ -37,37 +39,37 @@ PDFium repairs what it can of a damaged file.
 
 {depth}
 
-**How fast.** A photo of 4000 x 3000 pixels to 224 x 224, one thread, CPU milliseconds on a busy
-machine, so that only ratios count (JPEG: 21), and the memory it takes beside the file, MB: JPEG
-21 and 6, progressive 71 and 41; JPEG 2000 by level 205 and 26; a pyramid of TIFF by level 11
-and 17; PPM 41 and 51, of 16 bits 97 and 211; BMP 48 and 51; TGA 51 and 53; SGI 71 and 76; TIFF
-of JPEG 92 and 55; GIF 128 and 63; PCX 128 and 53; QOI 138 and 85; WebP 188 and 192; TIFF of
-floats 219 and 342; AVIF 220 and 117; 12-bit JPEG 243 and 212; lossless JPEG 272 and 52; PNG 278
-and 51; TIFF LZW 290 and 54; JPEG XL 323 and 142; JPEG-LS 443 and 120; TIFF of 16 bits 609 and
-122; PFM 684 and 727; HDR 854 and 589; HEIC 1010 and 104; a page
-of PDF that holds such a photo 150 and 27.
+**How fast, and beside what.** Which other library each kind of file was compared with, how many
+files, the largest difference, CPU time and memory are in
+[performance](performance.md#each-format-beside-a-second-decoder), by `make formats-bench`.
 
 **Decoded smaller**, against decoding all of it (mean and largest difference of the 8-bit
 pixels, and how much faster): JPEG 0.16, 2, 3.4 times; progressive JPEG 0.16, 2, 1.6 times; JPEG
 2000 1.5, 20, 6.8 times; a pyramid of TIFF 0.35, 7, 9 times. HEIC is always decoded whole, at
 1010 ms for 12 megapixels: HEVC has no smaller version of an image in it, and of a thumbnail beside
-it pi-heif tells the size only. Phones write 320 x 240, which would be too few: under the margin of
-a contract a model of 224 x 224 needs 448 on both sides.
+it pi-heif tells the size only. Of the files among pillow-heif's tests, those of phones have none,
+or one of 320 or 512 pixels, where a model of 224 x 224 needs 448 on both sides by the margin of its
+contract. Two files of cameras (`.hif`) have one of 1616 pixels, which would do; two are too few to
+show that it agrees. Colour JPEG 2000 of over 8 bits is decoded whole too (imagecodecs has no
+levels). A colour profile (Adobe RGB) adds 0.5 ms to a JPEG of 2 megapixels seen at 224 x 224 (6.0
+ms), as it is converted after the resize, and 42 ms where all 2 megapixels are kept.
 
 **Held to.** What a second decoder or the writer says of the same files, in
 `tests/model_export/decoding`: the eight orientations of 38 kinds of file; over 4,000 TIFFs of
 every photometric, depth, layout and byte order, within 1 level (CMYK 2, YCbCr 4, Lab 0.6 on
 average) of what tifffile was given; DICOM of one image in many transfer syntaxes against the
-uncompressed file (measured once: 58 files within 3 levels of pylibjpeg and pyjpegls); ICC
-profiles within 3 levels of ICC's arithmetic (JPEG 6); AVIF within 3 of imagecodecs. 46 kinds of
+uncompressed file (measured once: 58 files within 3 levels of pylibjpeg and pyjpegls); Photoshop
+files of every mode and depth, and camera raw in DNG, against what was written; ICC
+profiles within 3 levels of ICC's arithmetic (JPEG 6); AVIF within 3 of imagecodecs. 48 kinds of
 file, damaged and cut at random places, have the same pixels whatever memory held before, and
 none that announces its end or carries a checksum is `ok` with other pixels.
 
-**What the extra installs** (wheels for Linux, MB, and licence): imagecodecs 26.5, BSD-3, with
-libraries of BSD, MIT, zlib and IJG licences; pi-heif 1.5, BSD-3, with libheif and libde265
-(LGPL-3, linked dynamically); rawpy 3, MIT, with LibRaw (LGPL-2.1 or CDDL); tifffile 0.2, BSD-3;
-pydicom 2.4, MIT; pypdfium2 4, BSD-3 and Apache-2.0, with PDFium (BSD-3 and Apache-2.0) and what is
-in it (FreeType, OpenJPEG, libtiff and others, of BSD's and MIT's kind).
+**What the extra installs** (wheels for Linux, 38 MB in all, 123 installed; MB of each, and its
+licence): imagecodecs 26.5, BSD-3, with libraries of BSD, MIT, zlib and IJG licences; pi-heif 1.5,
+BSD-3, with libheif and libde265 (LGPL-3, linked dynamically); rawpy 3, MIT, with LibRaw (LGPL-2.1
+or CDDL); tifffile 0.2, BSD-3; pydicom 2.4, MIT; inflate64 0.1, LGPL-2.1; pypdfium2 4, BSD-3 and
+Apache-2.0, with PDFium (BSD-3 and Apache-2.0) and what is in it (FreeType, OpenJPEG, libtiff and
+others, of BSD's and MIT's kind).
 
 **Older models** (no `decoding` in the contract, or `decoding: 1`) keep the pixels they always had:
 the high byte of 16 bits, floats as 0 to 255, no profiles, TIFFs as Pillow turns them. Only what

@@ -156,13 +156,14 @@ def seen(data: bytes) -> np.ndarray:
 def compare(
     row: Row, path: pathlib.Path, name: str, tell: float, written: Image.Image | None = None
 ) -> None:
-    """Adds a file's difference from the second decoder that comes nearest.
+    """Adds a file's difference from the second decoder.
 
-    Where none reads it: from what was written.
+    Of what is known to be `written`: the first that reads it, or else what was written. Of others:
+    the one that comes nearest, as each library misreads some files.
     """
     found = list(opinions(path, name))
-    if written and not found:
-        found = [("as written", np.asarray(written))]
+    if written:
+        found = [*found, ("as written", np.asarray(written))][:1]
     if not found:
         return
     try:
