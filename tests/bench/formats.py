@@ -35,6 +35,16 @@ LARGE, SMALL = (1600, 1200), ((129, 97), (320, 200), (64, 48), (33, 250))
 LARGEST_FILE = 3 << 20  # of those in folders
 NEAR = 4.0  # levels on average: another library's upsampling, not another image
 WHOLE = 1 << 20  # both sides are to be kept
+_TIFFFILE = "tifffile, imagecodecs"
+READ_BY = {  # ours; else Pillow
+    "PDF": "pypdfium2", "HEIC": "pi-heif", "DNG": "rawpy", "DNG preview": "rawpy, Pillow",
+    "DICOM": "pydicom", "DICOM JPEG-LS": "pydicom, imagecodecs", "TIFF LERC": _TIFFFILE,
+    **dict.fromkeys(("JPEG XL", "QOI", "12-bit JPEG", "16-bit JPEG 2000", "HDR", "JPEG-LS"),
+                    "imagecodecs"),
+    **dict.fromkeys(("PPM", "PAM", "PFM", "DDS"), "NumPy"),
+    **dict.fromkeys(("PSD", "PSD, 16 bits", "PSD, CMYK", "PSD, transparent"), "NumPy, Pillow"),
+    **{kind: _TIFFFILE for kind in TIFFS if kind.endswith("inside")},
+}  # fmt: skip
 _LIBC = ctypes.CDLL(None)
 
 
@@ -49,7 +59,8 @@ class Row:
 
     def line(self, name: str) -> str:
         second = ", ".join(f"{found} {count}" for found, count in self.decoders.most_common())
-        cells = [name, second, str(len(self.differences))]
+        ours = "" if name.endswith("folders") else READ_BY.get(name, "Pillow")
+        cells = [name, ours, second, str(len(self.differences))]
         if self.differences:
             means = [mean for mean, _ in self.differences]
             cells.append(f"{sum(mean <= NEAR for mean in means)}")
@@ -247,8 +258,9 @@ def main() -> None:
     for name, path in public_files(options.folders):
         if options.only in name:
             compare(rows.setdefault(f"{name} of the folders", Row()), path, name, options.tell)
-    print("\n| kind | second decoder, files | files | alike | mean | largest | CPU ms | MB |")
-    print("|---|---|---|---|---|---|---|---|")
+    head = "kind | read by | second decoder, files | files | alike | mean | largest | CPU ms | MB"
+    print(f"\n| {head} |")
+    print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(row.line(name) for name, row in rows.items()))
 
 
