@@ -145,15 +145,30 @@ def _read_planes(data: bytes, header: _Header, count: int) -> Pixels:
     elif packing == _RUNS:
         content = _unpack_runs(data[at + rows * (4 if header.big else 2) :], row, wanted)
     elif packing in (_ZIP, _ZIP_OF_DIFFERENCES):
-        content = zlib.decompressobj().decompress(data[at:], row * wanted)
+        content = _inflate(data[at:], row * rows)
     else:
         raise ImageError("decode_error", f"the PSD is packed in an unknown way {packing}", "PSD")
     if len(content) < row * wanted:
         raise truncated("PSD", "its pixels are cut")
     kind = {1: "u1", 8: "u1", 16: ">u2", 32: ">f4"}[header.bits]
+    content = content[: row * wanted]
     if packing == _ZIP_OF_DIFFERENCES:
         content = _add_up(content, row, header.bits)
     return np.frombuffer(content, kind).reshape(count, header.height, -1)
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    """Unpacked to its end, where its checksum is."""
+    inflater = zlib.decompressobj()
+    try:
+        content = inflater.decompress(data, size + 1)
+    except zlib.error:
+        content = bytes(size + 1)
+    if len(content) > size:
+        raise ImageError("decode_error", "the pixels of the PSD are damaged", "PSD")
+    if not inflater.eof:
+        raise truncated("PSD", "its pixels are cut")
+    return content
 
 
 def _unpack_runs(data: bytes, row: int, rows: int) -> bytes:

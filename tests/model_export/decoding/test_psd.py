@@ -124,3 +124,18 @@ def test_cut_and_damaged_files():
         with pytest.raises(ImageError) as caught:
             decode(bytes(bad))
         assert caught.value.status == "decode_error"
+
+
+@pytest.mark.parametrize("packing", [2, 3])
+def test_zipped_pixels_have_a_checksum(packing):
+    data, rng = psd_of(RGB, packing=packing), np.random.default_rng(3)
+    caught = 0
+    for at in rng.integers(60, len(data) - 4, 60):
+        bad = bytearray(data)
+        bad[at : at + 4] = rng.bytes(4)
+        try:
+            assert (decode(bytes(bad)) == RGB).all()
+        except ImageError as error:
+            assert error.status in ("decode_error", "truncated")
+            caught += 1
+    assert caught > 50
