@@ -347,11 +347,13 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     plan = work_plan.read_plan(layout.state, shard)
     known = ledger.to_trust(ledger.read_ledger(layout.state), options.verify)
     present = inventory.take_inventory(layout.parts, plan, run.fingerprint, known)
-    if present.unplanned and shard == work_plan.WHOLE:
+    unplanned = present.unplanned if shard == work_plan.WHOLE else []
+    if not dry_run:
+        unplanned = compaction.remove_late(layout.state, unplanned, run.fingerprint)
+    if unplanned:
         raise UserError(
-            f"{present.unplanned[0]}: not in this dataset's plan, as {len(present.unplanned)}"
-            " parts in all; their rows would count twice: move them away and run the same"
-            " command again"
+            f"{unplanned[0]}: not in this dataset's plan, as {len(unplanned)} parts in all; their"
+            " rows would count twice: move them away and run the same command again"
         )
     if not dry_run:  # from here on, a part that exists is finished
         inventory.remove([*present.damaged, *present.stale])
@@ -423,9 +425,11 @@ def close_run(job: Job, work: Work, check_held: Callable[[], None]) -> dict[str,
     """
     run, layout, plan = job.run, job.layout, work.planned.plan
     after = inventory.take_inventory(layout.parts, plan, run.fingerprint, work.present.ledger)
-    if after.unplanned and layout.shard == work_plan.WHOLE:
+    unplanned = after.unplanned if layout.shard == work_plan.WHOLE else []
+    unplanned = compaction.remove_late(layout.state, unplanned, run.fingerprint)
+    if unplanned:
         raise UserError(
-            f"{after.unplanned[0]}: another run has written to this output meanwhile;"
+            f"{unplanned[0]}: another run has written to this output meanwhile;"
             " run the same command again"
         )
     inventory.remove(after.stale)

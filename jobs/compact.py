@@ -52,7 +52,7 @@ def compact(output: str) -> compaction.Compacted:
         if job and state_of(job, layout) == RUNNING:
             raise UserError(f"{job} runs for this output; wait for it, or cancel it")
         raise_epoch(layout.epoch, run_id)  # workers that outlived their run write nothing more
-        done = compaction.compact(layout, fingerprint, run_id)
+        done = compaction.compact(layout, fingerprint, run_id, check_held=lock.check_held)
         lock.check_held()
         if delta:
             about = {"run_id": run_id, "rows": done.rows, "compacted": True}

@@ -12,7 +12,7 @@ import pyarrow as pa
 from imagecensus.transforms import counters
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.begin_units import FENCE_SECONDS
-from imagecensus.transforms.dataset import inventory, parts, work_plan
+from imagecensus.transforms.dataset import compaction, inventory, parts, work_plan
 from imagecensus.transforms.dataset.epoch import Fence
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import PredictionBatch
@@ -61,6 +61,12 @@ class _WriteParts(beam.DoFn):
                 counters.UNITS_FENCED.inc()
                 return
             location = self._write(batch)
+            if self._fence and not self._fence.is_held():  # it was lost while the part was written
+                state, fingerprint = (
+                    batch.unit.plan.rpartition("/")[0],
+                    self._provenance["fingerprint"],
+                )
+                compaction.remove_late(state, [location], fingerprint)
         if self._fence:
             self._fence.sign(FENCE_SECONDS)
         counters.PARTS_WRITTEN.inc()

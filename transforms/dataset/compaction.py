@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms import fault_injection
+from imagecensus.transforms.activity import LOGGER
 from imagecensus.transforms.dataset import inventory, ledger, merging, parts
 from imagecensus.transforms.dataset.inventory import Inventory
 from imagecensus.transforms.dataset.layout import Layout
@@ -29,6 +30,7 @@ from imagecensus.transforms.dataset.work_plan import (
     WHOLE,
     Plan,
     PlanWriter,
+    find_references,
     read_plan,
     read_planned,
     unit_name,
@@ -69,10 +71,16 @@ class _Task:
     present: Inventory
     fingerprint: str
     rows_per_part: int
+    check_held: Callable[[], None]
 
 
-def compact(layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = ROWS) -> Compacted:
+def compact(
+    layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = ROWS, *,
+    check_held: Callable[[], None] = lambda: None,
+) -> Compacted:  # fmt: skip
     """Merges all parts. The caller holds the lock of the output and has raised its number.
+
+    `check_held` raises where another run has taken the output over.
 
     Raises:
       UserError: the output holds parts that no plan knows.
@@ -82,9 +90,10 @@ def compact(layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = 
     plan = read_plan(layout.state)
     known = ledger.read_ledger(layout.state)
     present = inventory.take_inventory(layout.parts, plan, fingerprint, known)
-    if present.unplanned:
+    unplanned = remove_late(layout.state, present.unplanned, fingerprint)
+    if unplanned:
         raise UserError(
-            f"{present.unplanned[0]}: not in this dataset's plan; move it away, or run classify"
+            f"{unplanned[0]}: not in this dataset's plan; move it away, or run classify"
         )
     before = len(parts.list_part_files(layout.parts))
     rows, pending = present.totals.rows, len(present.pending)
@@ -93,7 +102,7 @@ def compact(layout: Layout, fingerprint: str, run_id: str, rows_per_part: int = 
     number = _merged_plan_files(layout)
     task = _Task(
         layout=layout, plan=plan, present=present, fingerprint=fingerprint,
-        rows_per_part=rows_per_part,
+        rows_per_part=rows_per_part, check_held=check_held,
     )  # fmt: skip
     merge = Merge(id=f"c{number:04d}{run_id[:4]}", done=False, beside=store.is_bucket(layout.parts))
     try:
@@ -121,6 +130,45 @@ def recover(layout: Layout) -> None:
     merging.forget(layout.state)
 
 
+def remove_late(state: str, unplanned: list[str], fingerprint: str) -> list[str]:
+    """Removes parts of units that a merge took up before a worker, which was late, wrote them.
+
+    Each of their images is in the plan with another unit: their rows would count twice.
+
+    Args:
+      state: folder of the dataset's state.
+      unplanned: locations of parts that may be of no unit of the plan.
+      fingerprint: of the dataset.
+
+    Returns:
+      The other parts.
+    """
+    merged = any(map(_is_merged_plan, store.list_names(state))) if unplanned else False
+    if not merged:
+        return unplanned
+    units = read_plan(state).current
+    left = []
+    for location in unplanned:
+        if parts.unit_of(location) not in units and _is_planned(state, location, fingerprint):
+            LOGGER.warning("%s: was written after its rows had been merged; removed", location)
+            store.delete(location)
+        else:
+            left.append(location)
+    return left
+
+
+def _is_planned(state: str, location: str, fingerprint: str) -> bool:
+    """Whether a part is one of this dataset, and the plan has each of its images."""
+    try:
+        rows = parts.read_part(location, ["uri"])
+        made_by = json.loads(rows.schema.metadata[parts.PROVENANCE_KEY])
+    except Exception:  # Arrow raises a dozen types for damaged files
+        return False
+    uris = rows.column("uri").to_pylist()
+    planned = find_references(state, uris)
+    return made_by.get("fingerprint") == fingerprint and len(planned) == len(uris)
+
+
 def recover_or_refuse(layout: Layout) -> None:
     """What a run does before it reads the plan. Raises UserError for a shard of merged parts."""
     if layout.shard == WHOLE:
@@ -142,20 +190,24 @@ def _merge(task: _Task, merge: Merge) -> int:
     }
     merge = dataclasses.replace(merge, kept=frozenset(bases))
     folder = layout.parts if merge.beside else _aside(layout)
-    merge.write(layout.state)
+    version = merge.begin(layout.state)
     if not merge.beside:
         store.make_folder(folder)
         _check_exchange(folder)
     fault_injection.reached("compaction.begun")
-    writer = PlanWriter(layout.state, tag=f"{merge.id}-")
-    made = _write_merged(task, writer, merge.id, folder)
-    for unit in pending.values():
-        writer.add(unit, read_planned(unit))
-    writer.flush()
-    fault_injection.reached("compaction.written")
+    try:
+        writer = PlanWriter(layout.state, tag=f"{merge.id}-", before_writing=task.check_held)
+        made = _write_merged(task, writer, merge.id, folder)
+        for unit in pending.values():
+            writer.add(unit, read_planned(unit))
+        writer.flush()
+        fault_injection.reached("compaction.written")
+        task.check_held()
+    except store.StorageError:
+        _withdraw(layout, merge)
+        raise
     if merge.beside:
-        merge = dataclasses.replace(merge, done=True)
-        merge.write(layout.state)
+        merge.finish(layout.state, version)
     else:
         for name in bases:
             os.link(store.join(layout.parts, name), store.join(folder, name))
@@ -164,6 +216,14 @@ def _merge(task: _Task, merge: Merge) -> int:
     recover(layout)
     _renew_ledger(layout, task.fingerprint, merge.id)
     return made + len(bases)
+
+
+def _withdraw(layout: Layout, merge: Merge) -> None:
+    """Removes what a merge wrote that does not count: another run may have forgotten it already."""
+    for folder in (layout.state, layout.parts):
+        for name in store.list_names(folder):
+            if merge.is_own(name):
+                store.delete(store.join(folder, name))
 
 
 def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> int:
@@ -183,6 +243,7 @@ def _write_merged(task: _Task, writer: PlanWriter, name: str, folder: str) -> in
                 name=f"{name}-{number:05d}", plan="", row_group=0, rows=planned.num_rows,
                 digest=unit_name(planned, fingerprint),
             )  # fmt: skip
+            task.check_held()
             parts.write_part(folder, unit, table, made_by | {"fingerprint": fingerprint})
             writer.add(unit, planned.combine_chunks().to_batches()[0])
     return number + 1
@@ -241,7 +302,11 @@ def _renew_ledger(layout: Layout, fingerprint: str, name: str) -> None:
 
 
 def _merged_plan_files(layout: Layout) -> int:
-    return sum(name.startswith("plan-c") for name in store.list_names(layout.state))
+    return sum(map(_is_merged_plan, store.list_names(layout.state)))
+
+
+def _is_merged_plan(name: str) -> bool:
+    return name.startswith("plan-c")
 
 
 def _aside(layout: Layout) -> str:

@@ -40,10 +40,29 @@ class Merge:
         """Whether a part or plan file counts now."""
         return self.is_own(name) == self.done or name in self.kept
 
-    def write(self, state: str) -> None:
-        """Raises StorageError."""
-        record = dataclasses.asdict(self) | {"kept": sorted(self.kept)}
-        store.write(store.join(state, _RECORD), json.dumps(record).encode())
+    def begin(self, state: str) -> str:
+        """Writes the record; returns its version.
+
+        Raises StorageError, or ConflictError: another merge is under way.
+        """
+        return store.write(store.join(state, _RECORD), self._as_bytes(), create_only=True)
+
+    def finish(self, state: str, version: str) -> Merge:
+        """Lets the new files count, if the record is of that version still; returns the merge then.
+
+        Raises StorageError, or ConflictError: another run has undone this merge meanwhile.
+        """
+        done = dataclasses.replace(self, done=True)
+        location, record = store.join(state, _RECORD), done._as_bytes()
+        try:
+            store.write(location, record, if_match=version)
+        except store.ConflictError:  # perhaps our own write, whose answer was lost
+            if not store.exists(location) or store.read(location) != record:
+                raise
+        return done
+
+    def _as_bytes(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self) | {"kept": sorted(self.kept)}).encode()
 
 
 def read_merge(state: str, parts: str) -> Merge | None:

@@ -50,6 +50,12 @@ def part_location(folder: str, unit: Unit, revision: int | None = None) -> str:
     return store.join(folder, f"part-{unit.name}{f'.r{number}' if number else ''}.parquet")
 
 
+def unit_of(location: str) -> str:
+    """The name of the unit of a part; empty: it is none."""
+    match = _NAME.fullmatch(location.rpartition("/")[2])
+    return match[1] if match else ""
+
+
 def list_part_files(folder: str) -> list[PartFile]:
     """All parts in the folder, of every revision, lowest first. Raises StorageError.
 

@@ -94,7 +94,8 @@ def plan_units(
       dry_run: count, write nothing.
       plan: of the folder, where it was read already.
       revising: how units of the plan are revised.
-      before_writing: called when all is listed; what it raises ends the planning.
+      before_writing: called when all is listed, and before each file; what it raises ends the
+        planning.
     """
     plan = plan if plan is not None else read_plan(folder, shard)
     revising = revising or Revising()
@@ -107,7 +108,7 @@ def plan_units(
         moves = same_content(comparison.likely_moves(), plan, revising.hashes, gone)
         compared = comparison.take_moves(moves, compared)
         before_writing()
-        writer = PlanWriter(folder, shard=shard, dry_run=dry_run)
+        writer = PlanWriter(folder, shard=shard, dry_run=dry_run, before_writing=before_writing)
         units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
         writer.flush()
         added = sum(unit.rows for unit in units)

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -322,16 +322,18 @@ class PlanWriter:
     """Gathers units into plan files of bounded size."""
 
     def __init__(
-        self, folder: str, *, shard: tuple[int, int] = WHOLE, dry_run: bool = False, tag: str = ""
-    ):
+        self, folder: str, *, shard: tuple[int, int] = WHOLE, dry_run: bool = False, tag: str = "",
+        before_writing: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """Args:
         folder: of the plan.
         shard: (i, n): the files are those of shard i of n.
         dry_run: write nothing.
         tag: what the names of the files begin with, in place of the shard's.
+        before_writing: called before each file; what it raises ends the writing.
         """
         self.files: list[PlanFile] = []
-        self._folder, self._dry_run = folder, dry_run
+        self._folder, self._dry_run, self._before_writing = folder, dry_run, before_writing
         self._waiting: list[tuple[Unit, pa.RecordBatch]] = []
         self._prefix = "plan-" + (tag or shard_tag(shard))
         self._count = 0 if tag else len(plan_files(folder, shard))
@@ -356,6 +358,7 @@ class PlanWriter:
         location = store.join(self._folder, name)
         self._count += 1
         if not self._dry_run:
+            self._before_writing()
             self._write(location, entries, [rows for _, rows in self._waiting])
         units = tuple(_units(location, entries))
         self.files.append(PlanFile(location=location, units=units, schema=schema))
