@@ -162,11 +162,15 @@ def _pages_between(
 
 
 def _first_object(client: Any, prefix: str, after: str) -> Any:
-    """The first object with the prefix after a name; None: there is none."""
+    """The first object with the prefix after a name; None: there is none, or it cannot be asked."""
     import obstore
 
     folder = prefix.rpartition("/")[0]
-    for page in obstore.list(client, folder or None, offset=after, chunk_size=_PAGE):
+    try:
+        pages = obstore.list(client, folder or None, offset=after, chunk_size=_PAGE)
+    except ValueError:  # no name that the library can express
+        return None
+    for page in pages:
         for found in page:
             if found["path"].startswith(prefix):
                 return found

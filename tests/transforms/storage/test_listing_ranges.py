@@ -67,6 +67,7 @@ NAMES = {
     "years": [f"photos/{2015 + n % 12}/{n // 12:03d}.jpg" for n in range(300)],
     "like folders": [f"photos/{n % 9}{mark}{n}" for n in range(99) for mark in "-/."]
     + [f"photos/{n}" for n in range(0, 99, 7)],
+    "blanks": [f"photos/{' ' * (n % 3)}{n}.jpg" for n in range(99)],
     "few": ["photos/1", "photos/2"],
     "none": [],
 }
@@ -112,6 +113,11 @@ class Objects(Bucket):
 
     def list(self, client, folder=None, *, offset=None, chunk_size):
         assert "//" not in (offset or ""), "no name that the library can express"
+        if any(letter < " " for letter in offset or ""):
+            raise ValueError("nor this one")
+        return self.pages(folder, offset)
+
+    def pages(self, folder, offset):
         names = [n for n in self.names if not folder or n.startswith(folder + "/")]
         if self.knows and offset:
             names = [n for n in names if self.order(n) > self.order(offset)]
@@ -153,8 +159,7 @@ class StartsNowhere(Objects):
     """Answers with nothing where it is to begin at a name, as OneLake did."""
 
     def list(self, client, folder=None, *, offset=None, chunk_size):
-        if not offset:
-            yield from super().list(client, folder, chunk_size=chunk_size)
+        return iter(()) if offset else super().list(client, folder, chunk_size=chunk_size)
 
 
 ROOTS = ("s3://b/", "s3://b--x-s3/", "az://b/")
