@@ -25,7 +25,6 @@ import json
 import re
 import tarfile
 import urllib.parse
-import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -96,7 +95,7 @@ def archive_kind(location: str, size: int, etag: str, image_column: str = "") ->
                 return "tar" if _TAR_NAME.search(location) else None
             if kind is None and packing:
                 kind = _packed_kind(file, packing, location)
-            if kind is None and named and zipfile.is_zipfile(file):
+            if kind is None and named and zip_archive.has_directory(file):
                 return "zip"  # self-extracting: a program comes first
             if kind is None and page_archive.may_have_pages(location):
                 return PAGES if page_archive.count_pages(file) > 1 else None

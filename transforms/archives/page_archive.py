@@ -16,7 +16,7 @@ from typing import Any
 from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.decoding.errors import too_many_bytes
 from imagecensus.model_export.image_formats import ImageError
-from imagecensus.transforms.archives import zip_archive
+from imagecensus.transforms.archives import tar_archive, zip_archive
 from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, Member, Stream
 from imagecensus.transforms.storage import byte_ranges
 
@@ -70,9 +70,9 @@ def _count_in(member: Member, read_at: Callable[[int, int], bytes]) -> int:
     if not 0 <= member.size <= MAX_FILE:
         return 1
     kind, *where = member.where
+    archive = zip_archive if kind == "zip" else tar_archive
     try:
-        return pages.count(zip_archive.read_member(read_at, tuple(where)) if kind == "zip"
-                           else read_at(*where))  # fmt: skip
+        return pages.count(archive.read_member(read_at, tuple(where)))
     except (ImageError, OSError, EOFError, MemoryError, zlib.error):  # its row will say so
         return 1
 

@@ -18,6 +18,7 @@ from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives import (
     page_archive,
     parquet_archive,
+    tar_archive,
     tfrecord_archive,
     zip_archive,
 )
@@ -81,10 +82,7 @@ def read_member(ref: ImageRef, max_bytes: int, place: Place) -> bytes:
         return zip_archive.read_member(read_at, where)
     if kind.startswith("tfrecord"):
         return tfrecord_archive.read_member(read_at, where)
-    data = read_at(*where)
-    if len(data) < where[1]:
-        raise ImageError("truncated", "the archive ends before the member does")
-    return data
+    return tar_archive.read_member(read_at, where)
 
 
 def as_stored(member: str) -> str:

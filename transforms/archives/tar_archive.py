@@ -6,10 +6,13 @@ Links may point anywhere, or to an image that has a row already: the listing dec
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import (
     ArchiveBroken,
     BoundedReads,
@@ -22,6 +25,7 @@ from imagecensus.transforms.archives.members import (
 
 BLOCK = tarfile.BLOCKSIZE
 _RECORD = tarfile.RECORDSIZE  # an empty archive has so many bytes
+_LONGEST_MAP = 16 << 20  # of a sparse member: a million pieces
 _NO_FILES = (b"V", b"D")  # GNU tar's label of a volume, and list of what a folder held
 
 
@@ -33,7 +37,8 @@ def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
     Args:
       file: a seekable stream of the (decompressed) archive.
       size: its length in bytes, None where that is not known.
-      kind: "tar", "tar.gz" and so on, first in `Member.where`; then offset and size.
+      kind: "tar", "tar.gz" and so on, first in `Member.where`; then offset and stored size; of a
+        sparse member these are with its header, and its own size follows.
 
     Raises:
       ArchiveBroken: after the members that could be found.
@@ -74,17 +79,66 @@ def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None
         return left_out(info.name, "special")
     if info.issym() or info.islnk():
         return link(info.name, info.linkname, from_top=info.islnk())
-    if info.issparse():
-        return failed(info.name, "unsupported_format", "a sparse member", info.size)
     if info.type == b"M":
         text = "the rest of a member that begins in another volume of the archive"
         return failed(info.name, "unsupported_format", text, info.size)
     if not info.isreg():
         return failed(info.name, "not_an_image", f"a member of type {info.type!r}", info.size)
-    if size is not None and info.offset_data + info.size > size:
+    start, end = info.offset_data, info.offset_data + info.size
+    if info.sparse is not None:  # its map is in its header, or behind that
+        info.name = info.pax_headers.get("GNU.sparse.name", info.name)  # else a stand-in
+        header = info.offset_data - info.offset
+        if not _is_ascending(info.sparse, info.size) or header > _LONGEST_MAP:
+            return failed(info.name, "read_error", "the map of the sparse member is damaged")
+        start, end = info.offset, info.offset_data + sum(length for _, length in info.sparse)
+    if size is not None and end > size:
         text = f"{info.size:,} bytes declared, the archive ends before them"
         return failed(info.name, "truncated", text, info.size)
-    return Member(info.name, info.size, (kind, info.offset_data, info.size))
+    stored = (kind, start, end - start)
+    return Member(info.name, info.size, stored if info.sparse is None else (*stored, info.size))
+
+
+def _is_ascending(pieces: list[tuple[int, int]], size: int) -> bool:
+    """Whether the pieces of a sparse member, as offset and length, follow each other in it."""
+    at = 0
+    for offset, length in pieces:
+        if length and (offset < at or length < 0):
+            return False
+        at = offset + length if length else at  # headers have room for four
+    return at <= size
+
+
+def read_member(read_at: Callable[[int, int], bytes], where: Sequence[Any]) -> bytes:
+    """The bytes of one member. Raises ImageError: `truncated` or `read_error`.
+
+    Args:
+      read_at: (offset, length) → bytes of the archive.
+      where: of the member, without the kind.
+    """
+    offset, length, *sparse = where
+    data = read_at(offset, length)
+    if len(data) < length:
+        raise ImageError("truncated", "the archive ends before the member does")
+    return _without_holes(data, *sparse) if sparse else data
+
+
+def _without_holes(data: bytes, size: int) -> bytes:
+    """A sparse member as the file that it was, given its header and what is stored of it."""
+    content = bytearray(size)
+    try:
+        # Its blocks are whole in an archive.
+        info = tarfile.TarFile(fileobj=io.BytesIO(data + bytes(BLOCK))).next()
+        if not info or info.sparse is None or not _is_ascending(info.sparse, size):
+            raise ImageError("read_error", "the header of the sparse member is damaged")
+        at = info.offset_data
+        for offset, length in info.sparse:
+            content[offset : offset + length] = data[at : at + length]
+            at += length
+    except (tarfile.TarError, ValueError) as error:
+        raise ImageError("read_error", f"{type(error).__name__}: {error}") from None
+    if at > len(data) or len(content) != size:
+        raise ImageError("truncated", "the archive ends before the member does")
+    return bytes(content)
 
 
 def _after_end(file: Stream, offset: int) -> int:

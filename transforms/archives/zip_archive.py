@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
 import struct
 import zipfile
@@ -30,7 +31,12 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 _UNICODE_PATH = 0x7075  # an extra field of Info-ZIP
 _FOLDER = 0x10  # an attribute of DOS
 _BACKSLASHED = (0, 10, 11, 14)  # systems whose paths have backslashes: FAT, NTFS, MVS, VFAT
-_END = struct.Struct("<4s2H")
+_END = struct.Struct("<4s4H2LH")  # of the directory
+_END64, _LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+_END_MARK, _END64_MARK, _LOCATOR_MARK = b"PK\5\6", b"PK\6\6", b"PK\6\7"
+_ENTRY_MARK = b"PK\1\2"
+_TAIL = 1 << 17  # in which the end is looked for: a comment has up to 64 KB
+_UNREADABLE = "no readable central directory ({}); cut short, or damaged"
 _DEFLATE64, _ZSTD, _XZ = 9, 93, 95
 _METHODS = (
     zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, _DEFLATE64,
@@ -57,14 +63,16 @@ def list_members(file: Stream, encoding: str = "") -> Iterator[Member]:
     Raises:
       ArchiveBroken: the directory cannot be read; a zip is found by it alone.
     """
-    _check_whole(file)
+    directory, moved = _directory(file)
+    end = _END.pack(_END_MARK, 0, 0, 0, 0, len(directory), 0, 0)
     try:
-        infos = zipfile.ZipFile(BoundedReads(file)).infolist()
+        infos = zipfile.ZipFile(io.BytesIO(directory + end)).infolist()
     except (zipfile.BadZipFile, EOFError) as error:
-        text = f"no readable central directory ({error}); cut short, or damaged"
-        raise ArchiveBroken("truncated", text) from None
+        raise ArchiveBroken("truncated", _UNREADABLE.format(error)) from None
     except (OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
         raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
+    for info in infos:
+        info.header_offset += moved
     for info, name in zip(infos, _names(infos, encoding), strict=True):
         if not name.endswith("/") and not (info.external_attr & _FOLDER and not info.file_size):
             yield _link(file, info, name) if _is_link(info) else _member(info, name)
@@ -110,17 +118,82 @@ def _member(info: zipfile.ZipInfo, name: str) -> Member:
     return Member(name, info.file_size, where)
 
 
-def _check_whole(file: Stream) -> None:
-    """Raises ArchiveBroken where the archive is the last part of a split one."""
+def has_directory(file: Stream) -> bool:
+    """Whether a file of any beginning ends as a zip, as programs that unpack themselves do."""
+    try:
+        return bool(_directory(file)[0])
+    except ArchiveBroken:
+        return False
+
+
+def _directory(file: Stream) -> tuple[bytes, int]:
+    """The central directory, and by how much more than it says its members lie behind.
+
+    What looks like the end of a directory may stand in the archive's comment, and something else
+    before the archive or behind it. The last end that a directory belongs to is taken.
+    """
     size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - (1 << 16) - 22))
-    tail = file.read((1 << 16) + 22)
-    at = tail.rfind(b"PK\5\6")
-    if 0 <= at <= len(tail) - _END.size:
-        _, disk, first = _END.unpack_from(tail, at)
-        if disk != first or 0 < disk < 0xFFFF:
-            raise ArchiveBroken("unsupported_format", SPLIT)
-    file.seek(0)
+    begin = max(0, size - _TAIL)
+    file.seek(begin)
+    tail = file.read(_TAIL)
+    ends = [found.start() for found in re.finditer(re.escape(_END_MARK), tail)]
+    ends = [at for at in reversed(ends) if at + _END.size <= len(tail)]
+    for at in ends:
+        found = _directory_before(file, begin + at, _END.unpack_from(tail, at)[5:7])
+        if found:
+            if _is_split(tail, at):
+                raise ArchiveBroken("unsupported_format", SPLIT)
+            return found
+    if any(_is_split(tail, at) for at in ends[:1]):
+        raise ArchiveBroken("unsupported_format", SPLIT)
+    if ends and not any(any(tail[at + 4 : at + _END.size - 2]) for at in ends):
+        return b"", 0  # an empty archive
+    raise ArchiveBroken("truncated", _UNREADABLE.format("its end is missing"))
+
+
+def _directory_before(file: Stream, end: int, said: tuple[int, int]) -> tuple[bytes, int] | None:
+    """See `_directory`; None: there is none before this end.
+
+    Args:
+      end: where its record is in the file.
+      said: how long the directory is, and where.
+    """
+    end, said = _end64(file, end) or (end, said)
+    length, offset = said
+    if not 0 < length <= end:
+        return None
+    for start in (end - length, offset):  # the second where something lies between them
+        if start + length <= end:
+            file.seek(start)
+            if file.read(4) == _ENTRY_MARK:
+                file.seek(start)
+                return BoundedReads(file).read(length), start - offset
+    return None
+
+
+def _end64(file: Stream, end: int) -> tuple[int, tuple[int, int]] | None:
+    """The arguments of `_directory_before` as the record of Zip64 has them; None: there is none."""
+    if end < _LOCATOR.size:
+        return None
+    file.seek(end - _LOCATOR.size)
+    mark, _, said, parts = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if mark != _LOCATOR_MARK:
+        return None
+    if parts > 1:
+        raise ArchiveBroken("unsupported_format", SPLIT)
+    for at in (said, end - _LOCATOR.size - _END64.size):  # the second where something lies before
+        if 0 <= at <= end - _LOCATOR.size - _END64.size:
+            file.seek(at)
+            record = file.read(_END64.size)
+            if record.startswith(_END64_MARK):
+                return at, _END64.unpack(record)[8:10]
+    return None
+
+
+def _is_split(tail: bytes, at: int) -> bool:
+    """Whether the end of a directory says that it is in another part than its archive's begin."""
+    disk, first = _END.unpack_from(tail, at)[1:3]
+    return disk != first or 0 < disk < 0xFFFF
 
 
 def _names(infos: list[zipfile.ZipInfo], encoding: str) -> list[str]:

@@ -57,6 +57,64 @@ def test_packed_tars_under_all_their_names(tmp_path, name):
         assert contents(tmp_path / name) == {"a.jpg": b"a" * 3000, "b.jpg": b"b"}
 
 
+def gnu_tar(folder, files, *options) -> bytes:
+    """A tar of files, given by name, with their zeros as holes."""
+    for name, data in files.items():
+        with open(folder / name, "wb") as file:
+            for at in range(0, len(data), 4096):
+                if any(data[at : at + 4096]):
+                    file.seek(at)
+                    file.write(data[at : at + 4096])
+            file.truncate(len(data))
+    said = subprocess.run(["tar", "--version"], capture_output=True, text=True, check=False)
+    if "GNU tar" not in said.stdout:
+        pytest.skip("needs GNU tar")
+    command = ["tar", "-c", "--sparse", "--hole-detection=raw", *options, *files]
+    whole = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        assert any(info.issparse() for info in tar)
+    return whole
+
+
+@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize(
+    "how", [("--format=gnu",), *(("--format=posix", f"--sparse-version={v}")
+                                 for v in ("0.0", "0.1", "1.0"))]
+)  # fmt: skip
+def test_sparse_members_are_read_as_the_files_that_they_were(tmp_path, how, packing):
+    hole = bytes(65536)
+    stored = {
+        "a.jpg": b"start" * 1000 + hole + b"end",
+        "b.jpg": hole + b"behind a hole" + hole,
+        "c.jpg": b"".join(hole[:12288] + bytes([1 + piece]) * 4096 for piece in range(40)),
+        "d.jpg": hole,
+        "e.jpg": b"no hole",
+        "f" * 120 + ".jpg": hole + b"long name",
+    }
+    whole = gnu_tar(tmp_path, stored, *how)
+    path = tmp_path / f"x.tar{packing}"
+    path.write_bytes(PACK["gz"](whole) if packing else whole)
+    assert contents(path) == stored
+    # Each cut costs the members behind it, and nothing is made up.
+    cut = whole[: whole.index(b"end") + 1]
+    path.write_bytes(PACK["gz"](cut) if packing else cut)
+    found = contents(path)
+    assert found["a.jpg"].startswith("truncated") and found[""].startswith("truncated")
+    assert found.keys() == {"a.jpg", ""}
+
+
+def test_a_sparse_member_whose_map_is_damaged_is_a_row_that_says_so(tmp_path):
+    data = b"a" * 9000 + bytes(65536) + b"b"
+    whole = bytearray(gnu_tar(tmp_path, {"a.jpg": data}, "--format=gnu"))
+    for at, text in ((386, b"00000777777"), (398, b"77777777777"), (398, b"\xff" * 12)):
+        damaged = whole.copy()
+        damaged[at : at + len(text)] = text
+        damaged[148:156] = b"%06o\0 " % (sum(damaged[:148]) + 8 * 32 + sum(damaged[156:512]))
+        (tmp_path / "x.tar").write_bytes(damaged)
+        said = contents(tmp_path / "x.tar")["a.jpg"]
+        assert said == "read_error: the map of the sparse member is damaged"
+
+
 @pytest.mark.parametrize("packing", ["zlib", "gz", "zst"])
 def test_tfrecords_in_every_packing(tmp_path, packing):
     path = pack(f"tfrecord.{packing}", [("n", b"a"), ("n", b"b")], tmp_path / "x.tfrecord")
@@ -114,6 +172,67 @@ def test_the_last_part_of_a_split_zip_is_named(tmp_path):
     (tmp_path / "a.zip").write_bytes(data)
     (text,) = contents(tmp_path / "a.zip").values()
     assert "unsupported_format: a part of a split archive" in text
+
+
+def zip_bytes(*members, comment=b"") -> bytes:
+    plain = io.BytesIO()
+    with zipfile.ZipFile(plain, "w") as packed:
+        packed.comment = comment
+        for name, data in members:
+            packed.writestr(name, data)
+    return plain.getvalue()
+
+
+def in_zip64(whole: bytes) -> bytes:
+    """The archive with the records of one that has 4 GB, its end in them alone."""
+    at = whole.rindex(b"PK\5\6")
+    count, length, offset = struct.unpack_from("<HLL", whole, at + 10)
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, offset)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, at, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *[0xFFFF] * 2, *[0xFFFFFFFF] * 2, 0)
+    return whole[:at] + record + locator + end
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["zip", "zip64"])
+@pytest.mark.parametrize("before", [b"", b"#!/bin/sh\nexit\n" * 9])
+@pytest.mark.parametrize(
+    "behind", [b"", b"\0" * 3000, b"signed: PK\5\6 " * 99, b"PK\5\6", b"\0" * 70_000],
+    ids=["nothing", "zeros", "marks", "a mark", "a block"],
+)  # fmt: skip
+def test_zips_with_something_before_or_behind(tmp_path, before, behind, large):
+    whole = zip_bytes(("a.jpg", b"a"), ("b.jpg", b"b" * 5000))
+    whole = in_zip64(whole) if large else whole
+    path = tmp_path / "a.zip"
+    path.write_bytes(before + whole + behind)
+    assert contents(path) == {"a.jpg": b"a", "b.jpg": b"b" * 5000}
+    if not large and len(behind) < 1 << 16:  # as the archive's comment
+        whole = whole[:-2] + len(behind).to_bytes(2, "little")
+        path.write_bytes(before + whole + behind)
+        assert contents(path) == {"a.jpg": b"a", "b.jpg": b"b" * 5000}
+
+
+def test_a_comment_may_hold_what_ends_other_zips(tmp_path):
+    other = zip_bytes(("c.jpg", b"c" * 99))
+    end, empty = other[-22:], zip_bytes()
+    split = end[:4] + b"\1\0\0\0" + end[8:]
+    for comment in (end, empty, split, end[:-1], b"PK\6\7" + bytes(99) + end, end + b"." * 99):
+        (tmp_path / "a.zip").write_bytes(zip_bytes(("a.jpg", b"a"), comment=comment))
+        assert contents(tmp_path / "a.zip") == {"a.jpg": b"a"}
+        (tmp_path / "a.zip").write_bytes(zip_bytes(comment=comment))  # an empty one
+        assert "a.jpg" not in contents(tmp_path / "a.zip")
+    # Of zips that were joined the last is seen, as by every other program.
+    (tmp_path / "a.zip").write_bytes(zip_bytes(("a.jpg", b"a")) + other)
+    assert contents(tmp_path / "a.zip") == {"c.jpg": b"c" * 99}
+
+
+def test_a_gap_between_the_directory_and_its_end(tmp_path):
+    whole = zip_bytes(("a.jpg", b"a"), ("b.jpg", b"b"))
+    (tmp_path / "a.zip").write_bytes(whole[:-22] + b"PK\5\5\4\0sign" + whole[-22:])
+    assert contents(tmp_path / "a.zip") == {"a.jpg": b"a", "b.jpg": b"b"}
+    for cut in (whole[:-23], whole[:30], whole[:-22] + whole[-10:]):
+        (tmp_path / "a.zip").write_bytes(cut)
+        (said,) = contents(tmp_path / "a.zip").values()
+        assert said.startswith("truncated: no readable central directory")
 
 
 def zip_of(path, *members, system=3, method=zipfile.ZIP_STORED) -> None:
