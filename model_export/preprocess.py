@@ -247,13 +247,14 @@ def decode_image(
         return _decode(opened, spec, out, (max_pixels, max_side), gps)
     except Exception as error:
         failure = cut.as_truncated(typed_error(error, image_format), data)
-        if spec.accept_truncated and failure.status == "truncated":
+        if failure.status == "truncated":
             try:
                 less = cut_jpeg.open_cut_jpeg(data, spec.accept_truncated)
                 if less is not None:
                     return _decode(less, spec, out, (max_pixels, max_side), gps)
-            except ImageError as too_little:
-                failure = too_little
+            except Exception as too_little:
+                if spec.accept_truncated:
+                    failure = cut.as_truncated(typed_error(too_little, image_format), data)
         raise failure from error
 
 

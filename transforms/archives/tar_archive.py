@@ -10,7 +10,7 @@ import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.members import (
@@ -85,17 +85,23 @@ def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None
     if not info.isreg():
         return failed(info.name, "not_an_image", f"a member of type {info.type!r}", info.size)
     start, end = info.offset_data, info.offset_data + info.size
-    if info.sparse is not None:  # its map is in its header, or behind that
+    pieces = _pieces(info)
+    if pieces is not None:  # their map is in the header, or behind that
         info.name = info.pax_headers.get("GNU.sparse.name", info.name)  # else a stand-in
         header = info.offset_data - info.offset
-        if not _is_ascending(info.sparse, info.size) or header > _LONGEST_MAP:
+        if not _is_ascending(pieces, info.size) or header > _LONGEST_MAP:
             return failed(info.name, "read_error", "the map of the sparse member is damaged")
-        start, end = info.offset, info.offset_data + sum(length for _, length in info.sparse)
+        start, end = info.offset, info.offset_data + sum(length for _, length in pieces)
     if size is not None and end > size:
         text = f"{info.size:,} bytes declared, the archive ends before them"
         return failed(info.name, "truncated", text, info.size)
     stored = (kind, start, end - start)
-    return Member(info.name, info.size, stored if info.sparse is None else (*stored, info.size))
+    return Member(info.name, info.size, stored if pieces is None else (*stored, info.size))
+
+
+def _pieces(info: tarfile.TarInfo) -> list[tuple[int, int]] | None:
+    """Offset and length in the member of what is stored of it; None: it is no sparse one."""
+    return cast("list[tuple[int, int]] | None", info.sparse)  # typeshed has it as bytes
 
 
 def _is_ascending(pieces: list[tuple[int, int]], size: int) -> bool:
@@ -128,10 +134,11 @@ def _without_holes(data: bytes, size: int) -> bytes:
     try:
         # Its blocks are whole in an archive.
         info = tarfile.TarFile(fileobj=io.BytesIO(data + bytes(BLOCK))).next()
-        if not info or info.sparse is None or not _is_ascending(info.sparse, size):
+        pieces = _pieces(info) if info else None
+        if info is None or pieces is None or not _is_ascending(pieces, size):
             raise ImageError("read_error", "the header of the sparse member is damaged")
         at = info.offset_data
-        for offset, length in info.sparse:
+        for offset, length in pieces:
             content[offset : offset + length] = data[at : at + length]
             at += length
     except (tarfile.TarError, ValueError) as error:

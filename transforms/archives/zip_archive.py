@@ -193,7 +193,7 @@ def _end64(file: Stream, end: int) -> tuple[int, tuple[int, int]] | None:
 def _is_split(tail: bytes, at: int) -> bool:
     """Whether the end of a directory says that it is in another part than its archive's begin."""
     disk, first = _END.unpack_from(tail, at)[1:3]
-    return disk != first or 0 < disk < 0xFFFF
+    return bool(disk != first or 0 < disk < 0xFFFF)
 
 
 def _names(infos: list[zipfile.ZipInfo], encoding: str) -> list[str]:

@@ -14,9 +14,9 @@ SPEC = PreprocessSpec(height=96, width=128, accept_truncated=0.2)
 SIZES = [(128, 96), (1300, 1000)]  # the larger is decoded at reduced size
 
 
-def encode(size, grey=False, **options) -> bytes:
+def encode(size, grey=False, quality=90, **options) -> bytes:
     image, buffer = photo(2, size), io.BytesIO()
-    (image.convert("L") if grey else image).save(buffer, "JPEG", quality=90, **options)
+    (image.convert("L") if grey else image).save(buffer, "JPEG", quality=quality, **options)
     return buffer.getvalue()
 
 
@@ -33,6 +33,31 @@ def test_a_file_without_its_end_mark_is_all_there(size, grey, progressive):
     info, out = decode(data[:-2])
     assert info.share == 1
     np.testing.assert_array_equal(out, decode(data)[1])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "options", [{}, {"grey": True}, {"quality": 30}, {"restart_marker_rows": 1}]
+)
+def test_whoever_accepts_nothing_gets_what_lacks_its_end_mark_alone(size, options):
+    whole = encode(size, **options)
+    default = dataclasses.replace(SPEC, accept_truncated=0)
+    for data in (whole[:-1], whole[:-2]):
+        info, out = decode(data, default)
+        assert info.share == 1
+        np.testing.assert_array_equal(out, decode(whole)[1])
+    # One that lacks bits or scans has not all its pixels.
+    half = len(whole) // 2
+    progressive = encode(size, progressive=True, **options)
+    scans = [at for at in range(len(progressive)) if progressive[at : at + 2] == b"\xff\xda"]
+    for data in (
+        *(whole[:-cut] for cut in (3, 4, 5, 8, 20, half)),
+        *(progressive[:at] for at in scans[1:]),
+        whole[:half] + bytes(3),
+    ):
+        with pytest.raises(ImageError) as caught:
+            decode(data, default)
+        assert caught.value.status == "truncated"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -94,6 +119,7 @@ def test_classify_says_how_much_was_there(tiny_model, tmp_path):
     }  # fmt: skip
     assert taken["mark.jpg"]["top_k"] == taken["whole.jpg"]["top_k"]
     usual = {row["uri"].rsplit("/")[-1]: row for row in read_rows(tmp_path / "b").to_pylist()}
-    assert usual["mark.jpg"]["status"] == "truncated" and "share" not in usual["mark.jpg"]
+    assert usual["half.jpg"]["status"] == "truncated" and "share" not in usual["mark.jpg"]
+    assert usual["mark.jpg"]["top_k"] == usual["whole.jpg"]["top_k"]
     # Another set of images would be taken: another table.
     assert main([*base, "--output", str(tmp_path / "b"), "--accept-truncated=0.98"]) == 2
