@@ -97,7 +97,7 @@ def openimageio(path: pathlib.Path) -> Rgb:
         raise ValueError("not read")
     if floats:
         samples = _levels(samples, path)
-    if samples.ndim == 3 and samples.shape[2] in (2, 4) and spec.alpha_channel < 0:
+    if samples.ndim == 3 and samples.shape[2] == 4 and spec.alpha_channel < 0:
         samples = samples[..., :-1]
     return _over_white(samples)
 
@@ -242,7 +242,7 @@ def _spread(light: np.ndarray, there: np.ndarray) -> np.ndarray:
 # By format, the most independent first.
 SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
     "JPEG": (ffmpeg, opencv), "PNG": (ffmpeg, opencv), "GIF": (ffmpeg, openimageio),
-    "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg), "BMP": (openimageio, ffmpeg),
+    "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg), "BMP": (openimageio, ffmpeg, opencv),
     "AVIF": (opencv, ffmpeg), "JPEG2000": (ffmpeg, openimageio),
     "PPM": (ffmpeg, openimageio), "PAM": (ffmpeg,), "PFM": (opencv, ffmpeg),
     "TGA": (openimageio, ffmpeg), "PCX": (ffmpeg,), "ICO": (openimageio, ffmpeg),
