@@ -242,7 +242,8 @@ def _spread(light: np.ndarray, there: np.ndarray) -> np.ndarray:
 # By format, the most independent first.
 SECOND: dict[str, tuple[Callable[[pathlib.Path], Rgb], ...]] = {
     "JPEG": (ffmpeg, opencv), "PNG": (ffmpeg, opencv), "GIF": (ffmpeg, openimageio),
-    "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg), "BMP": (openimageio, ffmpeg, opencv),
+    "WEBP": (ffmpeg, opencv), "TIFF": (openimageio, opencv, ffmpeg),
+    "BMP": (openimageio, ffmpeg, opencv),
     "AVIF": (opencv, ffmpeg), "JPEG2000": (ffmpeg, openimageio),
     "PPM": (ffmpeg, openimageio), "PAM": (ffmpeg,), "PFM": (opencv, ffmpeg),
     "TGA": (openimageio, ffmpeg), "PCX": (ffmpeg,), "ICO": (openimageio, ffmpeg),
