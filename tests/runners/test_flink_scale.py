@@ -13,14 +13,14 @@ import pytest
 from samples import make_photos
 
 from imagecensus.jobs.classification.options import FLINK, ClassifyOptions
-from imagecensus.jobs.classification.pipeline import How, build_pipeline
+from imagecensus.jobs.classification.pipeline import PipelineConfig, build_pipeline
 from imagecensus.jobs.classification.runners import beam_runner
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import part_location
 from imagecensus.transforms.dataset.plan_units import plan_units
-from imagecensus.transforms.decoders.decode_batch import Decoding
-from imagecensus.transforms.engines.classify_batch import Classification
+from imagecensus.transforms.decoders.decode_batch import DecodingConfig
+from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import Unit
 
@@ -70,14 +70,16 @@ def test_the_graph_passes_and_units_reach_their_end(small_cluster, tiny_model, t
         digest = hashlib.sha256(str(number).encode()).hexdigest()[:16]
         plans.append(f"{layout.state}/plan-{number:05d}-{digest}.parquet")
         os.link(last.plan, plans[-1])
-    how = How(
-        decoding=Decoding(spec=read_contract(tiny_model).preprocess, threads=1),
-        classification=Classification(model=tiny_model, engine="openvino", top_k=2, threads=1),
+    config = PipelineConfig(
+        decoding=DecodingConfig(spec=read_contract(tiny_model).preprocess, threads=1),
+        classification=ClassificationConfig(
+            model=tiny_model, engine="openvino", top_k=2, threads=1
+        ),
         layout=layout, made_by={"fingerprint": "f"}, elsewhere=True,
     )  # fmt: skip
     options = ClassifyOptions(inputs=(str(photos),), output=layout.output, runner=FLINK)
     runner, flags = beam_runner(options, [*small_cluster.job_flags[1:-1], "--parallelism=1"])
     pipeline = beam.Pipeline(runner, flags)
-    build_pipeline(pipeline, Units(plans), how)
+    build_pipeline(pipeline, Units(plans), config)
     assert pipeline.run().wait_until_finish(duration=400_000) == "DONE"
     assert pq.read_table(part_location(layout.parts, last)).num_rows == 1
