@@ -142,7 +142,7 @@ def waiting_for(job: RemoteJob | None) -> str:
         return "it waits for a slot, and no TaskManager has registered; start one"
     if free:
         return f"it waits for more slots than the {free} of {slots} that are free;{_MORE_SLOTS}"
-    return f"it waits for a slot: all {slots} of the cluster are taken;{_MORE_SLOTS}"
+    return f"it waits for a slot: the cluster has {slots}, and none is free;{_MORE_SLOTS}"
 
 
 def cancel_job(job: RemoteJob) -> None:

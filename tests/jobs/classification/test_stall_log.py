@@ -96,7 +96,9 @@ def flink():
         server.shutdown()
 
 
-TAKEN = "it waits for a slot: all 2 of the cluster are taken; start TaskManagers, end other jobs"
+TAKEN = (
+    "it waits for a slot: the cluster has 2, and none is free; start TaskManagers, end other jobs"
+)
 
 
 @pytest.mark.parametrize(
