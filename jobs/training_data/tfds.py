@@ -2,16 +2,17 @@
 
 The stored files are handed on as they are, so that they are decoded by the one preprocessing
 function like any other image. Of TFRecords, ArrayRecord and Parquet each is read by its place, in
-any order; sets in another format, from front to back.
+any order; sets in another format (Riegeli) from front to back, once: the files go into one on disk.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -86,12 +87,44 @@ def _split(tfds: ModuleType, builder: DatasetBuilder, split: str, image: str, la
     if records:
         return Split(names=names, labels=labels, open=records)
 
-    def readers() -> Iterator[Callable[[], bytes]]:
-        # In order, and not decoded: the bytes are those of the files.
+    def files() -> Iterator[bytes]:  # not decoded
         skip = {image: tfds.decode.SkipDecoding()}
-        return (functools.partial(bytes, example[image]) for example in examples(skip))
+        return (bytes(example[image]) for example in examples(skip))
 
-    return Split(names=names, labels=labels, open=readers, any_order=False)
+    return Split(names=names, labels=labels, open=_KeptFiles(files).open)
+
+
+class _KeptFiles:
+    """Files that come from front to back, kept in a temporary one so that any order will do."""
+
+    def __init__(self, files: Callable[[], Iterator[bytes]]) -> None:
+        self._files = files
+        self._kept: list[Callable[[], bytes]] = []
+
+    def open(self) -> Iterator[Callable[[], bytes]]:
+        """A reader for each, in order. Raises DataError: the disk is full."""
+        return iter(self._kept) if self._kept else self._keep()
+
+    def _keep(self) -> Iterator[Callable[[], bytes]]:
+        kept: list[Callable[[], bytes]] = []
+        try:
+            file = tempfile.TemporaryFile(prefix="imagecensus-")  # noqa: SIM115  # readers keep it
+            for content in self._files():
+                at = file.tell()
+                file.write(content)
+                file.flush()
+                kept.append(functools.partial(_read_kept, file, at, len(content)))
+                yield kept[-1]
+        except OSError as error:
+            raise DataError(
+                f"{tempfile.gettempdir()}: cannot keep the images of the set: {error.strerror};"
+                " name a folder with room in TMPDIR"
+            ) from None
+        self._kept = kept
+
+
+def _read_kept(file: BinaryIO, offset: int, length: int) -> bytes:
+    return os.pread(file.fileno(), length, offset)
 
 
 def _source(

@@ -167,12 +167,11 @@ def decode_images(
       salt: of the hashes of files.
 
     Raises:
-      DataError: too many broken images; or no room for the pixels of images that can only be
-        read in order.
+      DataError: too many broken images.
     """
     configure_pillow()
     shape = (len(split), *spec.shape)
-    kept = cache.fits(shape, np.uint8) or not split.any_order
+    kept = cache.fits(shape, np.uint8)
     pixels = cache.allocate(f"pixels-{name}", shape, np.uint8) if kept else None
     hashes = np.zeros(len(split), HASHES)
 

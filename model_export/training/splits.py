@@ -36,16 +36,14 @@ class Split:
       names: one per image: its path, or its key in the dataset.
       labels: int32 [N], class ids.
       open: starts a pass over the images in order; each item returns the file's bytes when
-        called (and raises OSError where it cannot), so that threads can do the reading.
-      any_order: these items are small and stay readable, as files are: they may be kept and called
-        in any order, again and again.
+        called (and raises OSError where it cannot), in any order and again and again, so that
+        threads can do the reading.
       decode: makes pixels of the bytes, as `decode_image` does; called from many threads.
     """
 
     names: tuple[str, ...]
     labels: np.ndarray
     open: Callable[[], Iterable[Callable[[], bytes]]]
-    any_order: bool = True
     decode: Decode = decode_image
 
     def __len__(self) -> int:

@@ -1,7 +1,5 @@
 """Images that fit no cache are read again; what changed since is refused by name."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from images import write_class_folders
@@ -52,9 +50,3 @@ def test_an_image_that_went_since_is_refused(split, tmp_path):
     with pytest.raises(DataError, match="changed while it was trained on.*disc-0003"):
         streamed.take(np.arange(5))
     assert len(streamed.failures) == 1
-
-
-def test_what_is_only_read_in_order_needs_room(split, tmp_path):
-    in_order = dataclasses.replace(split, any_order=False)
-    with pytest.raises(DataError, match="fit neither --cache-memory"):
-        decode(in_order, tmp_path, 100)
