@@ -20,13 +20,14 @@ _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progress
 _LOSSLESS = frozenset((0xC3, 0xCB))
 _JPEG_LS = 0xF7
 _FRAMES = frozenset((*range(0xC0, 0xD0), _JPEG_LS)) - {0xC4, 0xC8, 0xCC}
-_END, _TAIL = b"\xff\xd9", 4096  # some writers leave bytes behind the end
+_END = b"\xff\xd9"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The first start of a frame: its marker (SOF0 is 0xC0), bits a sample, and size."""
+    """The first start of a frame: where it is, its marker (SOF0 is 0xC0), bits a sample, size."""
 
+    at: int
     marker: int
     bits: int
     width: int
@@ -55,11 +56,21 @@ def read_frame(data: bytes) -> Frame | None:
         if marker in _FRAMES:
             height = int.from_bytes(data[at + 3 : at + 5], "big")
             width = int.from_bytes(data[at + 5 : at + 7], "big")
-            return Frame(marker=marker, bits=data[at + 2], width=width, height=height)
+            return Frame(at=at, marker=marker, bits=data[at + 2], width=width, height=height)
         if marker in (0xD9, 0xDA):
             return None
         if marker not in (0x00, 0x01) and not 0xD0 <= marker <= 0xD8:
             at += int.from_bytes(data[at : at + 2], "big")
+
+
+def check_end(data: bytes, frame: Frame) -> None:
+    """Raises ImageError where nothing behind the frame's start ends it: decoders do not object.
+
+    A file of which a part was never written has zeros there, which are blocks to a decoder. Within
+    blocks there is no such mark; and some writers leave bytes behind it.
+    """
+    if not data.endswith(_END) and data.rfind(_END) < frame.at:
+        raise truncated("JPEG", "its end is not there")
 
 
 def open_jpeg(data: bytes) -> Opened:
@@ -77,6 +88,8 @@ def open_jpeg(data: bytes) -> Opened:
         if scalable:
             image.draft(None, need(orientation))
         image.load()
+        if frame is not None:
+            check_end(data, frame)
         icc = image.info.get("icc_profile")
         return LoadedImage(
             image=colour.flatten(image, icc),
@@ -110,8 +123,7 @@ def _open_deep(data: bytes, frame: Frame) -> Opened:
         raise needs_extra("JPEG", name) from None
 
     def load(need: Need) -> LoadedImage:
-        if _END not in data[-_TAIL:]:  # the decoder makes up what is missing
-            raise truncated("JPEG", "its end is not there")
+        check_end(data, frame)
         is_ls = frame.marker == _JPEG_LS
         samples = (imagecodecs.jpegls_decode if is_ls else imagecodecs.jpeg_decode)(data)
         if samples.ndim == 3 and samples.shape[2] == 4:

@@ -123,3 +123,23 @@ def test_classify_says_how_much_was_there(tiny_model, tmp_path):
     assert usual["mark.jpg"]["top_k"] == usual["whole.jpg"]["top_k"]
     # Another set of images would be taken: another table.
     assert main([*base, "--output", str(tmp_path / "b"), "--accept-truncated=0.98"]) == 2
+
+
+@pytest.mark.parametrize("size", [(128, 96), (500, 375)])
+@pytest.mark.parametrize("filled", [b"\0", b"\xff", b" "])
+@pytest.mark.parametrize("options", [{"quality": 97, "subsampling": 0}, {"quality": 95}, {}])
+def test_a_file_whose_end_was_never_written_is_truncated(size, filled, options):
+    """Zeros in place of the rest are blocks to libjpeg, which does not object to them."""
+    whole = encode(size, **{"quality": 75, **options})
+    default = dataclasses.replace(SPEC, accept_truncated=0)
+    blocks = whole.find(b"\xff\xda") + 20
+    for percent in range(5, 100, 10):
+        there = whole[: blocks + (len(whole) - blocks) * percent // 100]
+        with pytest.raises(ImageError) as caught:
+            decode(there + filled * (len(whole) - len(there)), default)
+        assert caught.value.status in ("truncated", "decode_error")
+        assert caught.value.status == "truncated" or filled == b" "
+    for behind in (b"\0" * 5000, b"\n", b"\xff\xd8 another file"):
+        info, out = decode(whole + behind, default)
+        assert info.share == 1
+        np.testing.assert_array_equal(out, decode(whole)[1])
