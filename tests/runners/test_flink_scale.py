@@ -1,4 +1,7 @@
-"""The job of 358 million images on a TaskManager of 1 GB: a graph of its units did hang one."""
+"""The graph of 358 million images on a TaskManager of 1 GB: one of units did hang it.
+
+The graph alone: its plan files have two small units each. Full ones do not fit (docs/flink.md).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class Units:
                 yield Unit(name="0" * 24, plan=plan, row_group=group, rows=512)
 
 
-def test_the_graph_passes_and_units_reach_their_end(small_cluster, tiny_model, tmp_path):
+def test_the_graph_passes_and_small_units_reach_their_end(small_cluster, tiny_model, tmp_path):
     """Nearly all units are done; the last one is not, and gets its part."""
     photos, layout = tmp_path / "photos", Layout(output=str(tmp_path / "out"))
     make_photos(photos, UNITS_READ)
