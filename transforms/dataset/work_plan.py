@@ -14,6 +14,7 @@ import functools
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -266,7 +267,7 @@ def read_planned(unit: Unit) -> pa.RecordBatch:
     """The rows of one unit as they are in the plan, `PLAN_COLUMNS` among their columns."""
     if unit.references:
         return pa.ipc.open_stream(unit.references).read_next_batch()
-    with _damage_reported(unit.plan):
+    with _damage_reported(unit.plan), _reading:
         table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
         return table.to_batches()[0]
 
@@ -276,7 +277,7 @@ def sequential_place(unit: Unit) -> tuple[str, ...] | None:
 
     An archive that the unit goes over into does not count.
     """
-    with _damage_reported(unit.plan):
+    with _damage_reported(unit.plan), _reading:
         parquet = _open_plan(unit.plan)
         group = parquet.metadata.row_group(unit.row_group)
         names = ["container", "member"]
@@ -305,7 +306,7 @@ def find_references(folder: str, uris: list[str]) -> dict[str, dict[str, Any]]:
     plan, wanted = read_plan(folder), pa.array(uris, pa.string())
     for file in plan.files:
         later = plan.superseded(file)
-        with _damage_reported(file.location):
+        with _damage_reported(file.location), _reading:
             parquet = _open_plan(file.location)
             rows = np.flatnonzero(pc.is_in(parquet.read(["uri"]).column(0), wanted))
             groups = sorted(
@@ -426,6 +427,11 @@ def _damage_reported(plan: str) -> Iterator[None]:
             f"{plan}: the plan is damaged: {first_line(error)}; restore it from a copy,"
             " or start a new --output"
         ) from None
+
+
+# Two threads of a worker that read from one open file at once get "ReadRangeCache did not find
+# matching cache entry" now and then.
+_reading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from imagecensus.model_export.decoding import colour, depth
 from imagecensus.model_export.decoding.errors import ImageError, needs_extra, truncated, unsupported
@@ -88,7 +88,7 @@ def open_jpeg(data: bytes) -> Opened:
         if scalable:
             image.draft(None, need(orientation))
         image.load()
-        if frame is not None:
+        if frame is not None and not ImageFile.LOAD_TRUNCATED_IMAGES:
             check_end(data, frame)
         icc = image.info.get("icc_profile")
         return LoadedImage(

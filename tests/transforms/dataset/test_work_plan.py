@@ -1,5 +1,6 @@
 """The plan: every image exactly once, whatever the order, the repetition and the restarts."""
 
+import concurrent.futures
 import os
 
 import numpy as np
@@ -343,3 +344,14 @@ def test_the_database_compares_only_what_is_not_as_it_was(tmp_path, monkeypatch,
     # What has another note, is listed twice, is gone, or is new: it may have moved.
     assert compared["known"] == [uris[1], uris[5], uris[39]]
     assert compared["listed"] == [uris[1], uris[5], uris[5], "/photos/new.jpg"]
+
+
+def test_threads_of_a_worker_read_units_of_one_plan_at_once(tmp_path):
+    """Reading from one open file of Arrow's in several threads ends the process, or in an error."""
+    refs = [{"uri": f"/{i:05d}", "size": 1, "etag_or_mtime": "1"} for i in range(20_000)]
+    batch = pa.RecordBatch.from_pylist(refs, REF_SCHEMA)
+    units = plan_units([batch], str(tmp_path), "f", passthrough=pa.schema([]), unit_rows=200).units
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        read = list(threads.map(work_plan.read_unit, list(units) * 20))
+    uris = [uri for rows in read[: len(units)] for uri in rows.column("uri").to_pylist()]
+    assert sorted(uris) == [ref["uri"] for ref in refs]
