@@ -119,7 +119,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
         lease(options.limits, options.threads) as decoders,  # for the listing, and for a run here
         contextlib.ExitStack() as at_end,
     ):
-        if options.runner == IN_PROCESS:
+        if options.runner == IN_PROCESS and not options.dry_run:
             decoders.start()  # they take as long as all that comes before the first image
         return _classify(options, beam_args, layout, at_end)
 

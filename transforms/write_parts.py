@@ -62,11 +62,8 @@ class _WriteParts(beam.DoFn):
                 return
             location = self._write(batch)
             if self._fence and not self._fence.is_held():  # it was lost while the part was written
-                state, fingerprint = (
-                    batch.unit.plan.rpartition("/")[0],
-                    self._provenance["fingerprint"],
-                )
-                compaction.remove_late(state, [location], fingerprint)
+                state = batch.unit.plan.rpartition("/")[0]
+                compaction.remove_late(state, [location], self._provenance["fingerprint"])
         if self._fence:
             self._fence.sign(FENCE_SECONDS)
         counters.PARTS_WRITTEN.inc()

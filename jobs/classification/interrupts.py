@@ -66,6 +66,15 @@ def _on_signals(handler: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, former)
 
 
+def _raise_on_signals(error: type[BaseException]) -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C within the block raises the error there."""
+
+    def on_signal(*_: object) -> None:
+        raise error
+
+    return _on_signals(on_signal)
+
+
 class _LeaveError(Exception):
     """The user wants this command to end."""
 
@@ -76,12 +85,8 @@ def _left_on_interrupt(job: RemoteJob, layout: Layout) -> Iterator[None]:
 
     Raises LeftRunningError.
     """
-
-    def on_signal(*_: object) -> None:
-        raise _LeaveError
-
     try:
-        with _on_signals(on_signal):
+        with _raise_on_signals(_LeaveError):
             yield
     except _LeaveError:
         wait_for_start(job)
@@ -108,12 +113,8 @@ def _asked(question: str) -> bool:
 @contextlib.contextmanager
 def cancelled_on_interrupt(runner: str, jobs: list[PipelineResult]) -> Iterator[None]:
     """Ctrl-C within the block cancels the jobs, whose workers are in other processes."""
-
-    def on_signal(*_: object) -> None:
-        raise KeyboardInterrupt
-
     try:
-        with _on_signals(on_signal):
+        with _raise_on_signals(KeyboardInterrupt):
             yield
     except KeyboardInterrupt:
         for job in jobs:

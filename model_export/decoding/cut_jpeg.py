@@ -18,15 +18,10 @@ from imagecensus.model_export.decoding.errors import truncated
 from imagecensus.model_export.decoding.opened import LoadedImage, Need, Opened
 from imagecensus.model_export.decoding.readers import jpeg
 
-_END = b"\xff\xd9"
 _ONES = b"\xff\x00"  # 1-bits, as they are written into a JPEG
 _NOT_THERE = (255, 0, 254, 255)  # no JPEG has a whole row of exactly that
 # In place of what is missing; longer than all blocks of one place.
-_MADE_UP = (
-    b"",
-    *(bytes([some]) * 4096 for some in (0x55, 0xAA, 0x33, 0x0F)),
-    _ONES * 4096,
-)  # longer than any blocks of one place
+_MADE_UP = (b"", *(bytes([some]) * 4096 for some in (0x55, 0xAA, 0x33, 0x0F)), _ONES * 4096)
 _LAST_BYTES = 3  # at least one of them holds bits of the last block
 _NOT_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _COEFFICIENTS = 64  # of a block
@@ -45,7 +40,7 @@ def open_cut_jpeg(data: bytes, least: float) -> Opened | None:
     frame = jpeg.read_frame(data)
     if frame is None or not frame.is_scalable:
         return None
-    opened = jpeg.open_jpeg(data + _END)
+    opened = jpeg.open_jpeg(data + jpeg.END)
 
     def load(need: Need) -> LoadedImage:
         if not least and not _lacks_mark_alone(data):
@@ -71,12 +66,12 @@ def _lacks_mark_alone(data: bytes) -> bool:
     """
     if not _has_all_scans(data):
         return False
-    data = data.removesuffix(_END[:1])
-    shorter = data[:-_LAST_BYTES].removesuffix(_END[:1])
-    whole = _full_size(data + _END)
-    return all((whole == _full_size(data + some + _END)).all() for some in _MADE_UP[1:]) and any(
-        (whole != _full_size(shorter + some + _END)).any() for some in _MADE_UP
-    )
+    data = data.removesuffix(jpeg.END[:1])
+    shorter = data[:-_LAST_BYTES].removesuffix(jpeg.END[:1])
+    whole = _full_size(data + jpeg.END)
+    return all(
+        (whole == _full_size(data + some + jpeg.END)).all() for some in _MADE_UP[1:]
+    ) and any((whole != _full_size(shorter + some + jpeg.END)).any() for some in _MADE_UP)
 
 
 def _has_all_scans(data: bytes) -> bool:
@@ -119,7 +114,7 @@ def _share(data: bytes, need: Need, *, progressive: bool) -> float:
     width, height = stopped.size
     if progressive:  # each scan refines the whole image: all is there or nothing for certain
         ones = _ONES * (_BLOCK_BYTES * 4096)
-        return float(_alike(data + _END, data + ones + _END, need, 0))
+        return float(_alike(data + jpeg.END, data + ones + jpeg.END, need, 0))
     rows = np.asarray(_decoded_until_it_stops(stopped, data))
     marker = np.array(_NOT_THERE[: rows.shape[2]] if rows.ndim == 3 else _NOT_THERE[0], rows.dtype)
     missing = (rows == marker).reshape(height, -1).all(axis=1)
@@ -128,7 +123,7 @@ def _share(data: bytes, need: Need, *, progressive: bool) -> float:
         return 1.0
     ones = _ONES * (_BLOCK_BYTES * (width + 64))
     last_row_of_blocks = height - there <= 32
-    if last_row_of_blocks and _alike(data + _END, data + ones + _END, need, there):
+    if last_row_of_blocks and _alike(data + jpeg.END, data + ones + jpeg.END, need, there):
         return 1.0
     return float(there / height)
 

@@ -20,7 +20,7 @@ _SCALABLE = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))  # sequential and progress
 _LOSSLESS = frozenset((0xC3, 0xCB))
 _JPEG_LS = 0xF7
 _FRAMES = frozenset((*range(0xC0, 0xD0), _JPEG_LS)) - {0xC4, 0xC8, 0xCC}
-_END = b"\xff\xd9"
+END = b"\xff\xd9"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def check_end(data: bytes, frame: Frame) -> None:
     A file of which a part was never written has zeros there, which are blocks to a decoder. Within
     blocks there is no such mark; and some writers leave bytes behind it.
     """
-    if not data.endswith(_END) and data.rfind(_END) < frame.at:
+    if not data.endswith(END) and data.rfind(END) < frame.at:
         raise truncated("JPEG", "its end is not there")
 
 
