@@ -56,10 +56,12 @@ def typed_error(error: Exception, image_format: str | None) -> ImageError:
         return ImageError("too_large", "not enough memory to decode", image_format)
     if isinstance(error, ModuleNotFoundError):
         return needs_extra(image_format or "the file", f"{image_format} of this kind")
+    if isinstance(error, struct.error):  # its own text is about Python's buffers
+        return ImageError("truncated", "a part of it lies behind its end", image_format)
     if any(word in lowered for word in _CUT):
         return ImageError("truncated", text, image_format)
     if isinstance(error, NotImplementedError) or "unsupported" in lowered:
         return ImageError("unsupported_format", text, image_format)
-    if isinstance(error, (struct.error, zlib.error, EOFError)):
+    if isinstance(error, (zlib.error, EOFError)):
         return ImageError("truncated", text, image_format)
     return ImageError("decode_error", f"{type(error).__name__}: {text}", image_format)
