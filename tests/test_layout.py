@@ -117,3 +117,44 @@ def test_files_named_in_the_makefile_exist():
     text = (ROOT / "Makefile").read_text("utf-8")
     for named in re.findall(r"\b((?:docs|tests)/[\w./-]+\.\w+)", text):
         assert (ROOT / named).is_file(), f"the Makefile names {named}"
+
+
+# Tests of the whole, what they need, and the runners: packages have their tests elsewhere.
+PACKAGES = sorted(path.parent.relative_to(ROOT) for path in MODULES if path.name == "__init__.py")
+TESTS = sorted(
+    path.relative_to(ROOT / "tests")
+    for folder in FOLDERS
+    for path in (ROOT / "tests" / folder).rglob("test_*.py")
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=str)
+def test_every_package_has_its_folder_of_tests(package):
+    assert any(path.parent == package for path in TESTS), f"tests/{package} has no tests"
+
+
+@pytest.mark.parametrize("test", TESTS, ids=str)
+def test_tests_lie_where_what_they_test_lies(test):
+    """`test_M.py`, `test_M_more.py` and `test_PACKAGE_M.py` are of module M, others of a package.
+
+    Two files of tests cannot have one name: `test_web_fetch.py` is of `storage/web/fetch.py`.
+    """
+    package, subject = test.parent, test.stem.removeprefix("test_")
+    assert package in PACKAGES, f"there is no package {package}"
+    homes = {
+        path.parent.relative_to(ROOT)
+        for path in MODULES
+        for name in (path.stem, f"{path.parent.name}_{path.stem}")
+        if subject == name
+    }
+    assert package in homes or not homes, f"{test} tests what is in {', '.join(map(str, homes))}"
+    if not homes:
+        names = {path.stem for path in (ROOT / package).glob("*.py")}
+        parts = subject.split("_")
+        if names & {"_".join(parts[:end]) for end in range(1, len(parts))}:
+            return
+        own = ".".join(package.parts)
+        # What is inside is asked for by what is around it, as decoders are by `decode_image`.
+        around = {own, own.rpartition(".")[0] or own}
+        imported = {name.rpartition(".")[0] for name in imported_by(ROOT / "tests" / test)}
+        assert imported & around, f"{test} imports nothing of {package}"

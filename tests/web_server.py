@@ -14,6 +14,25 @@ import threading
 import time
 import urllib.parse
 
+import pyarrow.parquet as pq
+
+from imagecensus.jobs.cli import main
+
+PHOTOS = 12
+
+
+def names(web: WebServer) -> list[str]:
+    """The photos of a server, as their paths."""
+    return sorted(web.files)[:PHOTOS]
+
+
+def classify_list(tmp_path, tiny_model, uris, *flags, output="out") -> list[dict]:
+    (tmp_path / "list.txt").write_text("\n".join(uris) + "\n")
+    flags = flags or ("--allow-private-hosts",)
+    assert main(["classify", f"{tmp_path}/list.txt", f"--model={tiny_model}", "--no-report",
+                 f"--output={tmp_path}/{output}", "--max-failure-rate=1", *flags]) == 0  # fmt: skip
+    return pq.read_table(f"{tmp_path}/{output}/predictions").to_pylist()
+
 
 class WebServer:
     """Files by path; before them, in a path, what is to go wrong: /503x2/a.jpg fails twice.

@@ -3,8 +3,11 @@
 import os
 
 import pytest
+from images import write_class_folders
 
 from imagecensus.jobs.training_data.class_folders import read_class_folders
+from imagecensus.jobs.training_data.sources import read_training_data
+from imagecensus.model_export.training.labelled_data import SplitFractions
 from imagecensus.model_export.training.splits import DataError
 
 
@@ -106,3 +109,42 @@ def test_a_closed_folder_is_refused_by_name(tmp_path):
     (tmp_path / "b" / "inner").chmod(0)
     with pytest.raises(DataError, match="inner: the folder could not be listed: Permission denied"):
         read(tmp_path)
+
+
+FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
+
+
+def names_of(data):
+    return {split: set(data.splits[split].names) for split in data.splits}
+
+
+def test_class_folders_are_cut_by_the_seed_and_nothing_is_lost(tmp_path):
+    write_class_folders(tmp_path, {"disc": 20, "square": 10}, size=8)
+    (tmp_path / "disc" / ".DS_Store").write_bytes(b"x")
+    data = read_training_data(str(tmp_path), FRACTIONS)
+    assert data.labels == ("disc", "square")
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 18,
+        "val": 6,
+        "test": 6,
+    }
+    names = names_of(data)
+    assert len(names["train"] | names["val"] | names["test"]) == 30
+    assert names == names_of(read_training_data(str(tmp_path), FRACTIONS))
+    assert names != names_of(
+        read_training_data(str(tmp_path), SplitFractions(val=0.2, test=0.2, seed=4))
+    )
+    for split in data.splits.values():
+        assert [data.labels[i] in name for i, name in zip(split.labels, split.names, strict=True)]
+        assert len(list(split.open())) == len(split)
+
+
+def test_ready_made_splits_are_kept(tmp_path):
+    for part, count in (("train", 6), ("validation", 2), ("test", 3)):
+        write_class_folders(tmp_path / part, {"disc": count, "square": count}, size=8)
+    data = read_training_data(str(tmp_path), FRACTIONS)
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 12,
+        "val": 4,
+        "test": 6,
+    }

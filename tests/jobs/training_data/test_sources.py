@@ -6,7 +6,7 @@ import os
 import pathlib
 
 import pytest
-from bucket_emulator import emulated_bucket
+from images import write_class_folders
 from packing import KINDS, NAMED, pack
 from samples import make_photos
 from tables import row, write_table
@@ -93,33 +93,29 @@ def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
         decode_images(data.splits["train"], PreprocessSpec(height=8, width=8), cache, "train")
 
 
-def test_a_image_named_twice_is_one_image(tmp_path):
-    rows = [("a.jpg", "cat"), ("./a.jpg", "cat"), ("b.jpg", "dog")]
-    data = read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
-    assert [os.path.basename(name) for name in data.splits["train"].names] == ["a.jpg", "b.jpg"]
-    rows.append((f"file://{tmp_path}/a.jpg", "cow"))
-    with pytest.raises(DataError, match="line 2 and line 5 are one image, .*'cat'.*'cow'"):
-        read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
+FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
 
 
-@pytest.mark.gcs
-def test_a_manifest_in_a_bucket_names_images_beside_it_and_here(tmp_path):
-    local = make_photos(tmp_path / "photos", 1)[0]
-    archive = pack("tar.gz", [("a.jpg", b"a"), ("b.jpg", b"b")], tmp_path / "x.tar.gz")
-    with emulated_bucket("training") as bucket:
-        bucket.blob("set/1.jpg").upload_from_string(b"one")
-        bucket.blob("set/x.tar.gz").upload_from_filename(archive)
-        rows = [("1.jpg", "p"), ("gs://training/set/x.tar.gz#b.jpg", "q"), (local, "p")]
-        bucket.blob("set/list.csv").upload_from_filename(manifest(tmp_path / "list.csv", rows))
-        data = read_training_data("gs://training/set/list.csv", NO_TEST)
-        assert data.source == "gs://training/set/list.csv"
-        with open(local, "rb") as file:
-            assert contents(data) == {
-                ("gs://training/set/1.jpg", "p"): b"one",
-                ("gs://training/set/x.tar.gz#b.jpg", "q"): b"b",
-                (local, "p"): file.read(),
-            }
-        with pytest.raises(UserError, match="gone.csv: no such manifest"):
-            read_training_data("gs://training/gone.csv", NO_TEST)
-        with pytest.raises(UserError, match="class folders in a bucket are not read"):
-            read_training_data("gs://training/set", NO_TEST)
+def test_what_cannot_be_trained_on_is_refused(tmp_path):
+    def refused(source, match):
+        with pytest.raises(UserError, match=match):
+            read_training_data(str(source), FRACTIONS)
+
+    refused(tmp_path / "absent", "no such folder")
+    one = tmp_path / "one"
+    write_class_folders(one, {"disc": 3}, size=8)
+    refused(one, "has one class .'disc'.: a classifier needs two")
+    (one / "empty").mkdir()
+    refused(one, "empty: empty class folder")
+    (tmp_path / "none").mkdir()
+    refused(tmp_path / "none", "has no classes")
+    split = tmp_path / "split"
+    write_class_folders(split / "train", {"disc": 3, "square": 3}, size=8)
+    write_class_folders(split / "test", {"disc": 2, "stripes": 2}, size=8)
+    refused(split, "'stripes' has no training image")
+    (tmp_path / "list.csv").write_text("path,kind\na.jpg,x\n")
+    refused(tmp_path / "list.csv", "no column 'label'.*--label-column")
+    (tmp_path / "bad.csv").write_text("path,label\na.jpg,\n")
+    refused(tmp_path / "bad.csv", "line 2 has no path or no label")
+    (tmp_path / "list.txt").write_text("a")
+    refused(tmp_path / "list.txt", "neither a folder of class folders nor a list")

@@ -8,29 +8,33 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from samples import photo
+from seen import decode, encode
 
 from imagecensus.model_export.decoding import colour, matrix_profile
-from imagecensus.model_export.preprocess import PreprocessSpec, decode_image
 
-SPEC = PreprocessSpec(height=48, width=64)
 IMAGE = photo(3, (64, 48))
+
+
 PIXELS = np.asarray(IMAGE).astype(int)
+
+
 # Columns: XYZ of the red, green and blue colorants, adapted to D50.
 SRGB = np.array(
     [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
 )
+
+
 ADOBE = np.array(
     [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
 )
+
+
 PROPHOTO = np.array(
     [[0.79767, 0.13519, 0.03134], [0.28804, 0.71188, 0.00009], [0.00000, 0.00000, 0.82491]]
 )
+
+
 PROFILES = {"Adobe RGB": (ADOBE, 2.19921875), "ProPhoto": (PROPHOTO, 1.8), "linear": (SRGB, 1.0)}
-
-
-def decode(data):
-    out = np.empty(SPEC.shape, np.uint8)
-    return decode_image(data, SPEC, out), out.astype(int)
 
 
 def profile_of(
@@ -71,7 +75,7 @@ def test_profiles_become_srgb_as_icc_computes(name, kind):
     buffer = io.BytesIO()
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
     IMAGE.save(buffer, kind, icc_profile=profile_of(*PROFILES[name]), **options.get(kind, {}))
-    info, out = decode(buffer.getvalue())
+    out, info = decode(buffer.getvalue())
     difference = np.abs(out - by_hand(PIXELS, *PROFILES[name]))
     assert info.colour_converted
     assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (6 if kind == "JPEG" else 3)
@@ -84,6 +88,8 @@ def parametric(kind: int, *numbers: float) -> bytes:
 
 
 _OF_SRGB = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+
+
 CURVES = {
     "gamma": b"", "none": b"curv" + bytes(8),
     "table": b"curv\0\0\0\0" + struct.pack(">I5H", 5, 0, 2500, 14000, 35000, 65535),
@@ -160,7 +166,7 @@ def jpeg_xl_of(pixels: np.ndarray, icc: bytes, *, lossless: bool) -> bytes:
 @pytest.mark.parametrize("name", PROFILES)
 def test_profiles_of_jpeg_xl_become_srgb(name, lossless):
     """Lossless ones are stored in the profile, others as XYB, which libjxl decodes to one."""
-    info, out = decode(jpeg_xl_of(PIXELS, profile_of(*PROFILES[name]), lossless=lossless))
+    out, info = decode(jpeg_xl_of(PIXELS, profile_of(*PROFILES[name]), lossless=lossless))
     difference = np.abs(out - by_hand(PIXELS, *PROFILES[name]))
     assert difference.mean() < 1.5 and np.percentile(difference, 99) <= (3 if lossless else 8)
     assert info.colour_converted or not lossless
@@ -170,7 +176,7 @@ def test_jpeg_xl_of_srgb_is_not_converted():
     codecs = pytest.importorskip("imagecodecs")
     for options in ({"lossless": True}, {"distance": 0.1}):
         for pixels in (PIXELS.astype(np.uint8), PIXELS[..., 0].astype(np.uint8)):
-            info, _ = decode(codecs.jpegxl_encode(pixels, **options))
+            _, info = decode(codecs.jpegxl_encode(pixels, **options))
             assert not info.colour_converted
 
 
@@ -179,7 +185,7 @@ def test_avif_with_alpha_by_two_decoders():
     alpha = np.full((48, 64, 1), 255, np.uint8)
     alpha[:10] = 0
     data = codecs.avif_encode(np.dstack([PIXELS.astype(np.uint8), alpha]), level=90)
-    info, out = decode(data)
+    out, info = decode(data)
     other = codecs.avif_decode(data).astype(int)
     share = other[..., 3:] / 255
     expected = other[..., :3] * share + 255 * (1 - share)
@@ -212,9 +218,22 @@ def test_photometrics_of_tiff_against_tifffile(photometric, options, big, order)
     tifffile.imwrite(
         buffer, samples, photometric=photometric, byteorder=order, bigtiff=big, **options
     )
-    _, out = decode(buffer.getvalue())
+    out, _ = decode(buffer.getvalue())
     with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as file:
         expected = file.pages[0].asarray()
         if photometric == "palette":
             expected = (file.pages[0].colormap.T >> 8)[expected]
     assert np.abs(out - expected.astype(int)).max() <= 2
+
+
+def test_a_profile_of_srgb_or_a_damaged_one_changes_nothing():
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    assert lab and srgb
+    same, info = decode(
+        encode(photo(4), "PNG", icc_profile=ImageCms.ImageCmsProfile(srgb).tobytes())
+    )
+    assert not info.colour_converted
+    np.testing.assert_array_equal(same, np.asarray(photo(4)))
+    broken, info = decode(encode(photo(4), "PNG", icc_profile=b"no profile at all"))
+    np.testing.assert_array_equal(broken, np.asarray(photo(4)))
+    assert not info.colour_converted

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 from samples import photo
+from seen import decode
 
-from imagecensus.model_export.preprocess import PreprocessSpec, configure_pillow, decode_image
+from imagecensus.model_export.preprocess import configure_pillow
 
 configure_pillow()
-SPEC = PreprocessSpec(height=48, width=64)
 UPRIGHT = photo(3, (128, 96)).resize((64, 48))
 # What is to be done to an upright image, so that the orientation undoes it.
 TURNS = {
@@ -41,11 +41,6 @@ TIFFFILE = {
 def stored(orientation: int) -> Image.Image:
     turn = TURNS[orientation]
     return UPRIGHT if turn is None else UPRIGHT.transpose(turn)
-
-
-def decode(data):
-    out = np.empty(SPEC.shape, np.uint8)
-    return out, decode_image(data, SPEC, out)
 
 
 def check(data, orientation, expected=UPRIGHT, most=8.0):  # wrongly turned, it is above 40

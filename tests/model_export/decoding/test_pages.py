@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import photo
+from seen import decode
 
 from imagecensus.model_export.decoding import pages
 from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
 
-SPEC = PreprocessSpec(height=48, width=64)
 IMAGES = [photo(seed) for seed in range(4)]
-
-
-def decode(data, spec=SPEC):
-    out = np.empty(spec.shape, np.uint8)
-    info = decode_image(data, spec, out)
-    return out.astype(int), info
 
 
 def several(kind, **options) -> bytes:

@@ -7,22 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples import photo
+from seen import status_of
 
 from imagecensus.model_export.decoding.magic_numbers import PLACES, STARTS
 from imagecensus.model_export.decoding.signatures import identify, is_raw
 from imagecensus.model_export.decoding.table import FORMATS
-from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
 
-SPEC = PreprocessSpec(height=48, width=64)
 _SMALL = photo(1, (64, 48))
-
-
-def status_of(data):
-    try:
-        decode_image(data, SPEC, np.empty(SPEC.shape, np.uint8))
-    except ImageError as error:
-        return error.status
-    return "ok"
 
 
 def written(kind, mode="RGB"):
@@ -119,3 +110,29 @@ def test_pillow_opens_what_was_made():
     for data in (fli(), gd(), *MADE["SPIDER"]):
         if identify(data) != "GD":  # Pillow opens it by a function of its own
             assert Image.open(io.BytesIO(data)).size == (64, 48)
+
+
+KNOWN = {
+    b"\x00\x00\x00\x18ftypcrx \x00\x00\x00\x00": "CR3", b"FUJIFILMCCD-RAW ": "RAF",
+    b"IIRO\x08\x00\x00\x00": "ORF", b"IIU\x00\x18\x00\x00\x00": "RW2",
+    b"\x00\x00\x00\x18ftypqt  \x00\x00\x00\x00": "QuickTime video",
+    b"\x00\x00\x00\x18ftypisom\x00\x00\x00\x00": "MP4 video", b"%PDF-1.7": "PDF",
+    b"\x1a\x45\xdf\xa3\x01": "Matroska or WebM video", b"PK\x03\x04": "ZIP archive",
+    b"Rar!\x1a\x07\x00": "RAR archive", b"7z\xbc\xaf\x27\x1c": "7-Zip archive",
+    bytes(128) + b"DICM\x02\0" + bytes(20): "DICOM", b"II*\0" + bytes(124) + b"DICM\2\0": "DICOM",
+    b"\x08\0\x05\0\x0a\0\0\0ISO_IR 1": "DICOM", b"P7 332\n": "XV thumbnail",
+    b"\x20\0\0\0\x12\xaf" + bytes(26): "FLI", b"FORM\0\0\0\x08ILBM": "IFF image",
+    (b"G" + bytes(187)) * 3: "MPEG video", b"\0junk before %PDF-1.4": "PDF",
+    b"RIFF\x00\x00\x00\x00AVI LIST": "AVI video",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", KNOWN, ids=KNOWN.values())
+def test_known_files_are_named_and_never_called_no_image(data):
+    assert identify(data) == KNOWN[data]
+    assert status_of(data) in ("unsupported_format", "decode_error", "truncated")
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "mif2"])
+def test_every_brand_of_heif_is_known(brand):
+    assert identify(b"\x00\x00\x00\x18ftyp" + brand.encode() + bytes(12)) == "HEIF"

@@ -1,13 +1,14 @@
 """Packed archives in every store: read by ranges, never whole, from emulators on loopback."""
 
 import pytest
+from listings import listed
 from object_servers import SERVERS
 from packing import KINDS, NAMED, pack
 
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.archives.reading import Place
 from imagecensus.transforms.image_ref import ImageRef
-from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.list_images import passthrough_columns
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import byte_ranges, store
 
@@ -25,10 +26,6 @@ def put(folder, kind, tmp_path) -> str:
     with open(pack(kind, FILES, tmp_path / "x"), "rb") as file:
         store.write(f"{folder}/shard.{kind}", file.read())
     return f"{folder}/shard.{kind}"
-
-
-def listed(*inputs):
-    return [row for batch in list_images(inputs) for row in batch.to_pylist()]
 
 
 def read(row, place):

@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import io
-import socket
-import time
 import zipfile
 
 import pyarrow.parquet as pq
 import pytest
-from samples import make_photos
-from web_server import WebServer
+from web_server import PHOTOS, classify_list, names
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.image_formats import ImageError
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import protocol, store
-from imagecensus.transforms.storage.web import connections, manners, policy
 from imagecensus.transforms.storage.web.policy import WebPolicy
-
-PHOTOS = 12
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    server = WebServer()
-    for path in make_photos(tmp_path / "photos", PHOTOS):
-        name = path.rpartition("/")[2]
-        with open(path, "rb") as file:
-            server.files[f"/{name}"] = file.read()
-    monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.02, 0.2))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    manners.forget()
-    connections._pools.cache_clear()
-    yield server
-    WebPolicy().apply()
-    server.stop()
-
-
-@pytest.fixture
-def private(web):
-    WebPolicy(allow_private_hosts=True).apply()
-    return web
 
 
 @pytest.fixture
@@ -55,33 +26,21 @@ def expected(tmp_path, web, tiny_model):
     return {row["uri"].rpartition("/")[2]: (row["label"], row["score"]) for row in rows}
 
 
-def _classify(tmp_path, tiny_model, uris, *flags, output="out") -> list[dict]:
-    (tmp_path / "list.txt").write_text("\n".join(uris) + "\n")
-    flags = flags or ("--allow-private-hosts",)
-    assert main(["classify", f"{tmp_path}/list.txt", f"--model={tiny_model}", "--no-report",
-                 f"--output={tmp_path}/{output}", "--max-failure-rate=1", *flags]) == 0  # fmt: skip
-    return pq.read_table(f"{tmp_path}/{output}/predictions").to_pylist()
-
-
-def _names(web) -> list[str]:
-    return sorted(web.files)[:PHOTOS]
-
-
 @pytest.mark.parametrize("fault", ["", "/503x2", "/429x2", "/resetx2", "/truncatex2", "/to/"])
 def test_a_list_gives_the_rows_of_the_same_images_on_disk(
     tmp_path, web, tiny_model, expected, fault
 ):
-    uris = [f"{web.url}{fault}{name}" for name in _names(web)]
-    rows = _classify(tmp_path, tiny_model, uris)
+    uris = [f"{web.url}{fault}{name}" for name in names(web)]
+    rows = classify_list(tmp_path, tiny_model, uris)
     assert {row["uri"].rpartition("/")[2]: (row["label"], row["score"]) for row in rows} == expected
     assert sorted(row["uri"] for row in rows) == sorted(uris)
     asked = len(web.asked)
-    assert len(_classify(tmp_path, tiny_model, uris)) == PHOTOS
+    assert len(classify_list(tmp_path, tiny_model, uris)) == PHOTOS
     assert len(web.asked) == asked, "a finished row is never asked for again"
 
 
 def test_each_address_has_a_row_that_says_what_became_of_it(tmp_path, web, tiny_model):
-    [photo, *_] = _names(web)
+    [photo, *_] = names(web)
     web.files |= {"/page.jpg": b"<!doctype html><html>", "/big.jpg": bytes(100_000), "/cut.jpg":
                   web.files[photo][:-400], "/noai.jpg": b"x", "/other.jpg": web.files[photo],
                   "/packed.jpg": web.files[photo], "/empty.jpg": b""}  # fmt: skip
@@ -108,7 +67,7 @@ def test_each_address_has_a_row_that_says_what_became_of_it(tmp_path, web, tiny_
         photo + "?id=5": "ok",
     }
     uris = [web.url + path for path in statuses] + ["http://nosuchhost.invalid/a.jpg"]
-    rows = _classify(tmp_path, tiny_model, uris, "--allow-private-hosts", "--max-bytes=50K")
+    rows = classify_list(tmp_path, tiny_model, uris, "--allow-private-hosts", "--max-bytes=50K")
     found = {row["uri"].removeprefix(web.url).replace("[redacted]", "abc"): row for row in rows}
     assert {path: found[path]["status"] for path in statuses} == statuses
     assert "no such host" in found["http://nosuchhost.invalid/a.jpg"]["error"]
@@ -117,100 +76,6 @@ def test_each_address_has_a_row_that_says_what_became_of_it(tmp_path, web, tiny_
     assert "a page" in found["/page.jpg"]["error"]
     for row in rows:
         assert "Traceback" not in (row["error"] or "") and "0x" not in (row["error"] or "")
-
-
-def test_nothing_of_a_private_network_is_asked(tmp_path, web, tiny_model):
-    [photo, *_] = _names(web)
-    port = web.url.rpartition(":")[2]
-    hosts = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f000001", "2130706433", "127.1"]
-    uris = [f"http://{host}:{port}{photo}" for host in hosts] + ["http://169.254.169.254/latest"]
-    rows = _classify(tmp_path, tiny_model, uris, "--ignore-robots")
-    assert {row["status"] for row in rows} == {"permission_denied"}
-    assert all("--allow-private-hosts" in row["error"] for row in rows)
-    assert not web.asked
-
-
-def test_a_redirect_into_a_private_network_is_not_followed(web, monkeypatch):
-    """Of a public host, here made one by name: each hop is looked at."""
-    [photo, *_] = _names(web)
-    public = connections.is_public
-    monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1" or public(ip))
-    assert read_image(ImageRef(uri=web.url + photo))
-    other = web.url.replace("127.0.0.1", "127.0.0.2")
-    with pytest.raises(Exception, match="127.0.0.2, an address of a private network"):
-        read_image(ImageRef(uri=f"{web.url}/to/{other}{photo}"))
-
-
-@pytest.mark.parametrize(
-    "address, public",
-    [
-        ("8.8.8.8", True), ("2606:4700::1111", True), ("64:ff9b::808:808", True),
-        ("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.0.1", False),
-        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("::", False),
-        ("::1", False), ("fe80::1%eth0", False), ("fd00::1", False), ("224.0.0.1", False),
-        ("255.255.255.255", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False),
-        ("2002:0a00:0001::", False),
-    ],
-)  # fmt: skip
-def test_which_addresses_are_public(address, public):
-    assert connections.is_public(address) == public
-
-
-def test_robots_txt_is_asked_once_and_heeded(tmp_path, web, tiny_model):
-    web.files["/robots.txt"] = b"User-agent: *\nDisallow: /00003.jpg\n"
-    uris = [web.url + name for name in _names(web)]
-    rows = _classify(tmp_path, tiny_model, uris)
-    denied = [row for row in rows if row["status"] != "ok"]
-    assert [row["uri"] for row in denied] == [f"{web.url}/00003.jpg"]
-    assert "robots.txt" in denied[0]["error"]
-    assert web.asked.count("/robots.txt") == 1
-    rows = _classify(
-        tmp_path, tiny_model, uris, "--allow-private-hosts", "--ignore-robots", output="all"
-    )
-    assert {row["status"] for row in rows} == {"ok"}
-
-
-@pytest.mark.parametrize(
-    "status, ok", [(404, True), (403, True), (418, True), (500, False), (503, False)]
-)
-def test_a_host_that_cannot_be_asked_for_its_rules_forbids_all(private, monkeypatch, status, ok):
-    """RFC 9309, 2.3.1: none at 4xx, all forbidden at 5xx, which is no lasting answer."""
-    [photo, *_] = _names(private)
-    private.files["/robots.txt"] = b""
-    private.headers["/robots.txt"] = {"status": str(status)}
-    if ok:
-        assert read_image(ImageRef(uri=private.url + photo)) == private.files[photo]
-        return
-    monkeypatch.setattr(manners, "_FAILURE_SECONDS", 0.5)
-    for _ in range(2):
-        with pytest.raises(ImageError, match=f"robots.txt cannot be read: .*{status}") as raised:
-            read_image(ImageRef(uri=private.url + photo))
-        assert raised.value.status == "read_error"
-    assert private.asked == ["/robots.txt"] * 5, "the second image of the host asks nothing"
-    del private.headers["/robots.txt"]
-    time.sleep(0.6)
-    assert read_image(ImageRef(uri=private.url + photo)) == private.files[photo]
-
-
-@pytest.mark.parametrize(
-    "values, tag",
-    [
-        (["noai"], "noai"), (["index, NoIndex"], "noindex"), (["none"], "none"),
-        (["imagecensus: noai"], "noai"), (["googlebot: noai, noindex"], ""), (["all"], ""),
-        ([], ""),
-        (["unavailable_after: 25 Jun 2030 15:00:00 PST"], ""), (["all", "noimageai"], "noimageai"),
-        (["max-snippet:5, noindex"], "noindex"),
-    ],
-)  # fmt: skip
-def test_what_a_robots_tag_forbids(values, tag):
-    assert manners.forbidding_tag(values) == tag
-
-
-def test_a_server_is_asked_again_when_it_says(private, monkeypatch):
-    [photo, *_] = _names(private)
-    begun = time.monotonic()
-    assert read_image(ImageRef(uri=f"{private.url}/retryafterx1{photo}")) == private.files[photo]
-    assert time.monotonic() - begun > 0.9
 
 
 def test_an_answer_that_drips_is_given_up(private, monkeypatch):
@@ -245,49 +110,21 @@ def test_bytes_beyond_the_limit_are_not_read(private):
 def test_wrong_lengths_harm_no_other_image(tmp_path, web, tiny_model, expected, monkeypatch):
     """Too long: asked for again. Too short: what comes is cut, and the rest is nobody's answer."""
     monkeypatch.setattr(protocol, "RETRY_SECONDS", 1.0)
-    short, long, *others = _names(web)
+    short, long, *others = names(web)
     size = len(web.files[short])
     web.headers[short] = {"Content-Length": str(size - 300)}
     web.headers[long] = {"Content-Length": str(size + 9000), "Connection": "close"}
     flags = ("--allow-private-hosts", "--host-connections=1")
-    rows = _classify(tmp_path, tiny_model, [web.url + name for name in _names(web)], *flags)
+    rows = classify_list(tmp_path, tiny_model, [web.url + name for name in names(web)], *flags)
     found = {row["uri"].removeprefix(web.url): row for row in rows}
     assert (found[short]["status"], found[long]["status"]) == ("truncated", "read_error")
     for name in others:
         assert (found[name]["label"], found[name]["score"]) == expected[name[1:]]
 
 
-def test_a_name_that_changes_its_address_is_looked_at_each_time(web, monkeypatch):
-    """DNS rebinding: public when it is judged, private when it is connected to."""
-    real, asked = socket.getaddrinfo, []
-    answers = [["127.0.0.1"], ["127.0.0.2"], ["127.0.0.1", "127.0.0.2"]]
-
-    def resolve(host, *rest, **named):
-        if host != "rebind.example":
-            return real(host, *rest, **named)
-        asked.append(host)
-        return [entry for ip in answers[len(asked) - 1] for entry in real(ip, *rest, **named)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(connections, "is_public", lambda ip: ip == "127.0.0.1")
-    WebPolicy(ignore_robots=True).apply()
-    address = web.url.replace("127.0.0.1", "rebind.example") + "/00001.jpg"
-    assert (
-        read_image(ImageRef(uri=address))
-        == read_image(ImageRef(uri=address))
-        == web.files["/00001.jpg"]
-    )
-    assert len(asked) == 1, "once for a connection, which is kept"
-    for _ in range(2):
-        connections._pools.cache_clear()
-        with pytest.raises(ImageError, match="127.0.0.2, an address of a private network"):
-            read_image(ImageRef(uri=address))
-    assert len(asked) == 3
-
-
 def test_a_list_may_pin_the_version_of_an_address(tmp_path, web, tiny_model):
     WebPolicy(allow_private_hosts=True).apply()
-    tags = [store.stat(web.url + name).version for name in _names(web)[:2]]
+    tags = [store.stat(web.url + name).version for name in names(web)[:2]]
     (tmp_path / "pinned.csv").write_text(
         f"url,etag\n{web.url}/00000.jpg,{tags[0]}\n{web.url}/00001.jpg,{tags[0]}\n"
     )
@@ -297,17 +134,10 @@ def test_a_list_may_pin_the_version_of_an_address(tmp_path, web, tiny_model):
     ]  # fmt: skip
 
 
-def test_a_host_gets_so_many_connections_at_most(tmp_path, web, tiny_model):
-    web.delay = 0.02
-    uris = [f"{web.url}{name}?{at}" for name in _names(web) for at in range(4)]
-    _classify(tmp_path, tiny_model, uris, "--allow-private-hosts", "--host-connections=3")
-    assert 2 <= web.most <= 3
-
-
 def test_an_archive_on_the_web_is_read_by_ranges(tmp_path, web, tiny_model, expected):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name in _names(web):
+        for name in names(web):
             archive.writestr(name[1:], web.files[name])
     web.files["/all.zip"] = packed.getvalue()
     rows = _one(tmp_path, tiny_model, f"{web.url}/all.zip")
@@ -358,11 +188,3 @@ def test_mistakes_are_told_in_a_sentence(tmp_path, web, tiny_model, capfd, flags
     said = capfd.readouterr().err
     assert told in said
     assert "Traceback" not in said and "abc" not in said
-
-
-def test_the_policy_travels_to_other_processes():
-    given = WebPolicy(allow_private_hosts=True, host_connections=3, image_side=896)
-    given.apply()
-    assert policy.current() == given
-    WebPolicy().apply()
-    assert policy.current() == WebPolicy()

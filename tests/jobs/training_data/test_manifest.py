@@ -1,52 +1,23 @@
-"""Finding labelled images: folders, manifests, splits, and what is refused."""
+"""Lists of labelled images: columns, lines that cannot be used, images named twice."""
 
+import csv
+import io
 import json
+import os
 
 import pytest
+from bucket_emulator import emulated_bucket
 from images import write_class_folders
+from packing import pack
 from PIL import Image
+from samples import make_photos
 
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.training.labelled_data import SplitFractions
+from imagecensus.model_export.training.splits import DataError
 
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
-
-
-def names_of(data):
-    return {split: set(data.splits[split].names) for split in data.splits}
-
-
-def test_class_folders_are_cut_by_the_seed_and_nothing_is_lost(tmp_path):
-    write_class_folders(tmp_path, {"disc": 20, "square": 10}, size=8)
-    (tmp_path / "disc" / ".DS_Store").write_bytes(b"x")
-    data = read_training_data(str(tmp_path), FRACTIONS)
-    assert data.labels == ("disc", "square")
-    assert {name: len(split) for name, split in data.splits.items()} == {
-        "train": 18,
-        "val": 6,
-        "test": 6,
-    }
-    names = names_of(data)
-    assert len(names["train"] | names["val"] | names["test"]) == 30
-    assert names == names_of(read_training_data(str(tmp_path), FRACTIONS))
-    assert names != names_of(
-        read_training_data(str(tmp_path), SplitFractions(val=0.2, test=0.2, seed=4))
-    )
-    for split in data.splits.values():
-        assert [data.labels[i] in name for i, name in zip(split.labels, split.names, strict=True)]
-        assert len(list(split.open())) == len(split)
-
-
-def test_ready_made_splits_are_kept(tmp_path):
-    for part, count in (("train", 6), ("validation", 2), ("test", 3)):
-        write_class_folders(tmp_path / part, {"disc": count, "square": count}, size=8)
-    data = read_training_data(str(tmp_path), FRACTIONS)
-    assert {name: len(split) for name, split in data.splits.items()} == {
-        "train": 12,
-        "val": 4,
-        "test": 6,
-    }
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -80,31 +51,6 @@ def test_numeric_labels_stay_in_order(tmp_path):
     (tmp_path / "list.csv").write_text("filename,label\n" + "\n".join(rows))
     data = read_training_data(str(tmp_path / "list.csv"), FRACTIONS)
     assert data.labels == tuple(str(i) for i in range(11))
-
-
-def test_what_cannot_be_trained_on_is_refused(tmp_path):
-    def refused(source, match):
-        with pytest.raises(UserError, match=match):
-            read_training_data(str(source), FRACTIONS)
-
-    refused(tmp_path / "absent", "no such folder")
-    one = tmp_path / "one"
-    write_class_folders(one, {"disc": 3}, size=8)
-    refused(one, "has one class .'disc'.: a classifier needs two")
-    (one / "empty").mkdir()
-    refused(one, "empty: empty class folder")
-    (tmp_path / "none").mkdir()
-    refused(tmp_path / "none", "has no classes")
-    split = tmp_path / "split"
-    write_class_folders(split / "train", {"disc": 3, "square": 3}, size=8)
-    write_class_folders(split / "test", {"disc": 2, "stripes": 2}, size=8)
-    refused(split, "'stripes' has no training image")
-    (tmp_path / "list.csv").write_text("path,kind\na.jpg,x\n")
-    refused(tmp_path / "list.csv", "no column 'label'.*--label-column")
-    (tmp_path / "bad.csv").write_text("path,label\na.jpg,\n")
-    refused(tmp_path / "bad.csv", "line 2 has no path or no label")
-    (tmp_path / "list.txt").write_text("a")
-    refused(tmp_path / "list.txt", "neither a folder of class folders nor a list")
 
 
 def test_a_line_that_cannot_be_used_costs_itself_and_is_said(tmp_path):
@@ -152,3 +98,57 @@ def test_names_of_lists_are_compared_as_people_see_them(tmp_path):
     assert f"is taken as {composed!r}" in data.notes[0]
     split = data.splits["train"]
     assert [bool(read()) for read in split.open()] == [True] * 3
+
+
+NO_TEST = SplitFractions(val=0, test=0)
+
+
+def contents(data, split="train"):
+    return {
+        (name, data.labels[label]): read()
+        for name, label, read in zip(
+            data.splits[split].names,
+            data.splits[split].labels,
+            data.splits[split].open(),
+            strict=True,
+        )
+    }
+
+
+def manifest(path, rows):
+    text = io.StringIO()
+    csv.writer(text).writerows([("uri", "label"), *rows])
+    path.write_text(text.getvalue())
+    return str(path)
+
+
+def test_a_image_named_twice_is_one_image(tmp_path):
+    rows = [("a.jpg", "cat"), ("./a.jpg", "cat"), ("b.jpg", "dog")]
+    data = read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
+    assert [os.path.basename(name) for name in data.splits["train"].names] == ["a.jpg", "b.jpg"]
+    rows.append((f"file://{tmp_path}/a.jpg", "cow"))
+    with pytest.raises(DataError, match="line 2 and line 5 are one image, .*'cat'.*'cow'"):
+        read_training_data(manifest(tmp_path / "list.csv", rows), NO_TEST)
+
+
+@pytest.mark.gcs
+def test_a_manifest_in_a_bucket_names_images_beside_it_and_here(tmp_path):
+    local = make_photos(tmp_path / "photos", 1)[0]
+    archive = pack("tar.gz", [("a.jpg", b"a"), ("b.jpg", b"b")], tmp_path / "x.tar.gz")
+    with emulated_bucket("training") as bucket:
+        bucket.blob("set/1.jpg").upload_from_string(b"one")
+        bucket.blob("set/x.tar.gz").upload_from_filename(archive)
+        rows = [("1.jpg", "p"), ("gs://training/set/x.tar.gz#b.jpg", "q"), (local, "p")]
+        bucket.blob("set/list.csv").upload_from_filename(manifest(tmp_path / "list.csv", rows))
+        data = read_training_data("gs://training/set/list.csv", NO_TEST)
+        assert data.source == "gs://training/set/list.csv"
+        with open(local, "rb") as file:
+            assert contents(data) == {
+                ("gs://training/set/1.jpg", "p"): b"one",
+                ("gs://training/set/x.tar.gz#b.jpg", "q"): b"b",
+                (local, "p"): file.read(),
+            }
+        with pytest.raises(UserError, match="gone.csv: no such manifest"):
+            read_training_data("gs://training/gone.csv", NO_TEST)
+        with pytest.raises(UserError, match="class folders in a bucket are not read"):
+            read_training_data("gs://training/set", NO_TEST)

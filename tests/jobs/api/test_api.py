@@ -25,7 +25,7 @@ from imagecensus.jobs.api import run_job
 from imagecensus.jobs.classification.options import ClassifyOptions
 from imagecensus.jobs.cli import main
 
-DOC = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
+DOC = pathlib.Path(__file__).parents[3] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOC.read_text("utf-8"), re.S)
 
 

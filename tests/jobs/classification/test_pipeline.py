@@ -3,7 +3,6 @@
 import apache_beam as beam
 import pyarrow as pa
 import pytest
-from apache_beam.coders.typecoders import registry
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +17,7 @@ from imagecensus.transforms.dataset.plan_units import plan_units
 from imagecensus.transforms.decoders.decode_batch import DecodingConfig
 from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.list_images import list_images
-from imagecensus.transforms.records import ImageBatch, PredictionBatch, Unit
-from imagecensus.transforms.write_parts import WriteParts
+from imagecensus.transforms.records import ImageBatch
 
 
 @pytest.fixture(scope="module")
@@ -122,37 +120,6 @@ def test_another_engine_gives_the_same_rows_within_the_tolerance(
         assert row["status"] == other["status"] and row["error"] == other["error"]
 
 
-def test_a_unit_torn_between_bundles_fails_loudly(tmp_path):
-    """Half a unit must never become a part."""
-    unit = Unit(name="u", plan="plan", row_group=0, rows=4)
-    half = PredictionBatch(unit=unit, rows=pa.record_batch({"status": ["ok", "ok"]}), last=False)
-    pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
-    _ = pipeline | beam.Create([half]) | WriteParts(folder=str(tmp_path), provenance={})
-    with pytest.raises(RuntimeError, match="split between workers"):
-        pipeline.run().wait_until_finish()
-    short = PredictionBatch(unit=unit, rows=pa.record_batch({"status": ["ok", "ok"]}), last=True)
-    pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
-    _ = pipeline | beam.Create([short]) | WriteParts(folder=str(tmp_path), provenance={})
-    with pytest.raises(RuntimeError, match="2 rows for 4 references"):
-        pipeline.run().wait_until_finish()
-    assert not list(tmp_path.iterdir())
-
-
-def test_records_survive_pickling():
-    import pickle
-
-    for record in (
-        Unit(name="u", plan="gs://b/plan", row_group=3, rows=10, revision=1, base=0),
-        PredictionBatch(
-            unit=Unit(name="u", plan="p", row_group=0, rows=1),
-            rows=pa.record_batch({"a": [1]}),
-            last=True,
-        ),
-        ClassificationConfig(model="m", engine="openvino"),
-    ):
-        assert pickle.loads(pickle.dumps(record)) == record
-
-
 def test_pixels_are_never_pickled(archive, expected, tiny_model, tmp_path, monkeypatch):
     """Beam asks for the size of a batch: the coder knows it without encoding megabytes."""
 
@@ -161,16 +128,3 @@ def test_pixels_are_never_pickled(archive, expected, tiny_model, tmp_path, monke
 
     monkeypatch.setattr(ImageBatch, "__reduce_ex__", refuse)
     assert run(archive, tmp_path, tiny_model)[0] == expected[0]
-
-
-def test_batches_survive_their_coder():
-    """A runner that puts a stage's batches elsewhere gets them back as they were."""
-    unit = Unit(name="u", plan="plan", row_group=0, rows=2)
-    refs = pa.RecordBatch.from_pydict({"uri": ["file:///a.jpg", "file:///b.jpg"]})
-    batch = ImageBatch.of(unit, refs, (4, 5, 3))
-    batch.pixels[...] = 7
-    coder = registry.get_coder(ImageBatch)
-    again = coder.decode(coder.encode(batch))
-    assert (again.pixels == 7).all()
-    assert (again.unit, again.refs.to_pydict()) == (unit, refs.to_pydict())
-    assert coder.estimate_size(batch) == 2 * 4 * 5 * 3 + refs.nbytes

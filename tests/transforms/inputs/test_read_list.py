@@ -9,23 +9,15 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from listings import listed
 from packing import pack
 from samples import make_photos
 
-from imagecensus.transforms.inputs.column_types import TypeProof, from_text, passed_names
 from imagecensus.transforms.inputs.files import InputError
-from imagecensus.transforms.inputs.locate import locate, resolve
+from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.read_list import read_rows, scan
-from imagecensus.transforms.list_images import list_images, passthrough_columns
-
-
-def listed(*inputs, **options):
-    return [row for b in list_images(tuple(map(str, inputs)), **options) for row in b.to_pylist()]
+from imagecensus.transforms.list_images import list_images
 
 
 def write(path, text, encoding="utf-8"):
@@ -159,100 +151,6 @@ def test_json_of_all_usual_shapes(tmp_path):
         listed(write(tmp_path / "none.json", "{}"))
 
 
-TYPES = [
-    (["1", "-2", ""], pa.int64()),
-    (["007", "1"], pa.string()),
-    (["1.0", "2.5"], pa.float64()),
-    (["0.10"], pa.string()),
-    (["1e10", "12e3"], pa.string()),
-    (["123456789012345678901234"], pa.string()),
-    (["t", "f"], pa.string()),
-    (["true", "false"], pa.bool_()),
-    (["True", "False"], pa.string()),
-    (["01/02/2024"], pa.string()),
-    (["2024-01-02"], pa.date32()),
-    (["2024-01-02", "soon"], pa.string()),
-    (["2024-01-02 03:04:05"], pa.timestamp("us")),
-    (["2024-01-02T03:04:05.123Z"], pa.timestamp("us", "UTC")),
-    (["2024-01-02T03:04:05+02:00"], pa.string()),
-    (["2024-13-02T03:04:05Z"], pa.string()),
-    ([""], pa.string()),
-]
-
-
-@pytest.mark.parametrize(("texts", "kind"), TYPES)
-def test_a_column_is_text_unless_it_prints_back_from_a_type(tmp_path, texts, kind):
-    lines = "".join(f"{i}.jpg,{text}\n" for i, text in enumerate(texts))
-    path = str(write(tmp_path / "list.csv", "path,x\n" + lines))
-    assert passthrough_columns((path,)).field("x").type == kind
-    for row, text in zip(listed(path), texts, strict=True):
-        if kind == pa.string():
-            assert row["x"] == (text or None)
-
-
-@given(st.lists(st.one_of(st.integers().map(str), st.floats().map(repr), st.text(max_size=12))))
-def test_no_type_loses_what_was_written(texts):
-    values = pa.array([text or None for text in texts], pa.string())
-    proof = TypeProof()
-    for start in range(0, len(values), 3):
-        proof.add(values.slice(start, 3))
-    typed = from_text(values, proof.type)
-    assert typed.null_count == values.null_count
-    if pa.types.is_integer(proof.type):
-        assert [str(v) if v is not None else None for v in typed.to_pylist()] == values.to_pylist()
-    if proof.type == pa.string():
-        assert typed.equals(values)
-
-
-def test_lists_that_disagree_keep_the_text_of_both(tmp_path):
-    a = str(write(tmp_path / "a.csv", "path,x,when\na.jpg,1.0,2024-01-02T03:04:05Z\n"))
-    b = str(write(tmp_path / "b.csv", "path,x,when\nb.jpg,one,2024-01-02\n"))
-    columns = passthrough_columns((a, b))
-    assert columns.types == [pa.string(), pa.string()]
-    rows = listed(a, b, columns=columns)
-    assert [(row["x"], row["when"]) for row in rows] == [
-        ("1.0", "2024-01-02T03:04:05Z"), ("one", "2024-01-02"),
-    ]  # fmt: skip
-
-
-def test_parquet_types_that_others_cannot_read_become_the_nearest(tmp_path):
-    moment = 1_704_164_645_123_456_789
-    table = pa.table(
-        {
-            "path": pa.array(["a.jpg"]).dictionary_encode(),
-            "taken": pa.array([moment], pa.timestamp("ns")),
-            "seen": pa.array([moment], pa.timestamp("ns", "Europe/Berlin")),
-            "GPS.lat": [1.5], "Site Name": pa.array(["x"], pa.large_string()),
-            "n": pa.array([7], pa.uint32()), "half": pa.array([0.5], pa.float16()),
-            "times": pa.array([[moment]], pa.list_(pa.timestamp("ns"))),
-        }
-    )  # fmt: skip
-    pq.write_table(table, tmp_path / "list.parquet")
-    schema = passthrough_columns((str(tmp_path / "list.parquet"),))
-    assert {field.name: str(field.type) for field in schema} == {
-        "taken": "timestamp[us]", "seen": "timestamp[us, tz=UTC]", "GPS_lat": "double",
-        "Site_Name": "string", "n": "int64", "half": "float", "times": "list<item: timestamp[us]>",
-    }  # fmt: skip
-    (row,) = listed(tmp_path / "list.parquet")
-    assert row["taken"].isoformat() == "2024-01-02T03:04:05.123456"
-    assert row["uri"] == f"{tmp_path}/a.jpg"
-
-
-def test_names_are_told_apart_from_ours_and_each_other_without_case():
-    names = ["Label", "manifest_label", "Site Name", "site_name", "a/b", "größe", "1st", "", "URI"]
-    found = passed_names(names)
-    assert found == [
-        "manifest_Label", "manifest_label_2", "Site_Name", "site_name_2", "a_b", "größe", "_1st",
-        "column", "manifest_URI",
-    ]  # fmt: skip
-    assert len({name.casefold() for name in found}) == len(found)
-
-
-def test_duplicate_columns_are_kept_apart(tmp_path):
-    (row,) = listed(write(tmp_path / "list.csv", "path,site,site,SITE,\na.jpg,1,2,3,\n"))
-    assert (row["site"], row["site_2"], row["SITE_3"]) == (1, 2, 3)
-
-
 def test_inventories_pin_size_and_version_without_a_request(tmp_path):
     text = "bucket,name,size,generation\nphotos,a/1.jpg,123,987\nphotos,2.jpg,,\n"
     second, first = listed(write(tmp_path / "inventory.csv", text))
@@ -285,21 +183,6 @@ def test_fields_beside_a_location_are_not_of_its_name(tmp_path):
     rows = [r for batch in list_images((str(tmp_path / "list.txt"),)) for r in batch.to_pylist()]
     found = [os.path.relpath(row["uri"], tmp_path) for row in rows]
     assert found == ["a.jpg", "b 7", "a.jpg", "a.jpg", "b", "c 8", "b c"]
-
-
-def test_blanks_and_backslashes_are_believed_where_a_file_is(tmp_path):
-    (path,) = make_photos(tmp_path / "in", 1)
-    spaced = os.path.join(tmp_path, "in", "b.jpg ")
-    os.link(path, spaced)
-    write(tmp_path / "list.txt", " in/00000.jpg \nin\\00000.jpg\nin/b.jpg \nno/such.jpg \n")
-    found = [row["uri"] for row in listed(tmp_path / "list.txt")]
-    assert found == [path, path, spaced, f"{tmp_path}/no/such.jpg "]
-    # As Windows copies a path; a name that has the quotes itself is that file.
-    write(tmp_path / "list.txt", f'"in\\00000.jpg"\n\'{path}\'\n"no.jpg"\n')
-    found = [row["uri"] for row in listed(tmp_path / "list.txt")]
-    assert found == [path, path, f'{tmp_path}/"no.jpg"']
-    os.link(path, tmp_path / '"no.jpg"')
-    assert [row["size"] for row in listed(tmp_path / "list.txt")] == [os.stat(path).st_size] * 3
 
 
 @pytest.mark.parametrize(
@@ -369,17 +252,6 @@ def test_lists_come_through_pipes_and_without_a_suffix(tmp_path):
             check=True,
         )  # fmt: skip
         assert found.stdout.strip() == f"[] {names} {paths}"
-
-
-def test_resolve_is_one_rule(tmp_path):
-    assert resolve("a.jpg", "/x") == "/x/a.jpg"
-    assert resolve("../a.jpg", "gs://b/c/d") == "gs://b/c/a.jpg"
-    assert resolve("/a.jpg", "gs://b") == "/a.jpg"
-    assert resolve("file:///a%20b.jpg", "") == "/a b.jpg"
-    assert resolve("file://localhost/a.jpg", "/x") == "/a.jpg"
-    assert resolve("file:/a%20b.jpg", "/x") == "/a b.jpg"
-    assert resolve("file:///b%FF.jpg", "") == "file:///b%FF.jpg"
-    assert resolve("hdfs://h/a.jpg", "/x") == "hdfs://h/a.jpg"
 
 
 def test_rows_are_the_same_whatever_the_quoting(tmp_path):

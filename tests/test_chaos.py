@@ -4,7 +4,7 @@ import pathlib
 import subprocess
 import sys
 
-CHAOS = pathlib.Path(__file__).parents[1] / "chaos.py"
+CHAOS = pathlib.Path(__file__).parent / "chaos.py"
 
 
 def test_quick_crash_matrix(tiny_model):

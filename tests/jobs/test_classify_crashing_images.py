@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from samples import make_photos, read_rows
 
-POISON = str(pathlib.Path(__file__).parents[2] / "poison")
+POISON = str(pathlib.Path(__file__).parents[1] / "poison")
 
 
 def _classify(images, model, output, *flags):

@@ -8,34 +8,46 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from samples import photo
+from seen import decode, encode, smooth, status_of
 
 from imagecensus.model_export.preprocess import (
     ImageError,
-    PreprocessSpec,
     configure_pillow,
-    decode_image,
 )
 
 tifffile = pytest.importorskip("tifffile")
+
+
 pytest.importorskip("imagecodecs")
+
+
 configure_pillow()
-SPEC = PreprocessSpec(height=48, width=64)
+
+
 IMAGE = photo(3, (128, 96)).resize((64, 48))
+
+
 RGB = np.array(IMAGE)
+
+
 RGB[0, 0], RGB[0, 1] = 255, 0  # so that the data fill their range
+
+
 GREY = np.array(IMAGE.convert("L"))
+
+
 GREY[0, 0], GREY[0, 1] = 255, 0
+
+
 CONTAINERS = [
     {"byteorder": order, "bigtiff": big} for order, big in itertools.product("<>", (False, True))
 ]
+
+
 COMPRESSIONS = (None, "lzw", "deflate", "packbits", "zstd", "lzma")
+
+
 STRIPS = ({}, {"rowsperstrip": 7}, {"tile": (16, 16)})
-
-
-def decode(data):
-    out = np.empty(SPEC.shape, np.uint8)
-    decode_image(data, SPEC, out)
-    return out.astype(int)
 
 
 def difference(expected, samples, **options):
@@ -45,7 +57,7 @@ def difference(expected, samples, **options):
     expected = np.asarray(expected, float)
     if expected.ndim == 2:
         expected = np.repeat(expected[..., None], 3, -1)
-    return np.abs(decode(buffer.getvalue()) - expected)
+    return np.abs(decode(buffer.getvalue())[0] - expected)
 
 
 def every_layout(compressions=(None, "lzw", "deflate")):
@@ -91,7 +103,7 @@ def test_packed_bits(photometric, order, bits):
     data = packed_tiff(most - values if photometric == "miniswhite" else values, bits, order,
                        {"miniswhite": 0, "minisblack": 1, "rgb": 2}[photometric])  # fmt: skip
     expected = expected if photometric == "rgb" else np.repeat(expected[..., None], 3, -1)
-    assert np.abs(decode(data) - expected).max() < 1.01
+    assert np.abs(decode(data)[0] - expected).max() < 1.01
 
 
 def packed_tiff(values, bits: int, order: str, photometric: int, **more) -> bytes:
@@ -138,7 +150,7 @@ def test_ycbcr_with_fewer_samples_of_colour(across, down, order):
     data = tiff_of(body, 64, 48, order, 6, [8, 8, 8], [(530, (3, [across, down]))])
     wide = np.dstack([colours[..., 0], *np.moveaxis(mean.repeat(down, 0).repeat(across, 1), -1, 0)])
     expected = Image.fromarray(wide.astype(np.uint8), "YCbCr").convert("RGB")
-    assert np.abs(decode(data) - np.asarray(expected).astype(int)).max() <= 4
+    assert np.abs(decode(data)[0] - np.asarray(expected).astype(int)).max() <= 4
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "values of 8 bits", "16 bits", "4 bits"])
@@ -154,7 +166,7 @@ def test_palettes(kind):
         for order in "<>":
             extra = [(320, (3, table.ravel().tolist()))]
             data = packed_tiff(index.astype(int), 4, order, 3, extra=extra)
-            assert np.abs(decode(data) - expected.astype(int)).max() <= 1
+            assert np.abs(decode(data)[0] - expected.astype(int)).max() <= 1
         return
     samples = index.astype(np.uint16 if kind == "16 bits" else np.uint8)
     for layout in every_layout():
@@ -282,7 +294,7 @@ def test_a_palette_with_alpha():
         order = "little" if options["byteorder"] == "<" else "big"
         at = tag.valueoffset
         changed = changed[:at] + (3).to_bytes(2, order) + changed[at + 2 :]
-        assert np.abs(decode(changed) - expected).max() == 0
+        assert np.abs(decode(changed)[0] - expected).max() == 0
 
 
 def test_more_strips_than_rows_need_are_damage_where_the_first_is_too_short():
@@ -314,3 +326,51 @@ def test_a_fourth_sample_is_alpha_where_the_file_says_so(planar, extra):
             seen, there, photometric="rgb", planarconfig=planar, extrasamples=[extra], **options
         )
         assert found.max() <= 2, (dtype, options)
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "jpeg", "tiff_lzw", "raw", "zstd"])
+def test_a_tiff_whose_data_ends_early_is_never_ok(compression):
+    bilevel = compression.startswith("group")
+    pixels = np.random.default_rng(1).random((200, 300)) > 0.9
+    image = Image.fromarray(pixels) if bilevel else photo(1, (300, 200))
+    options = {"strip_size": 1 << 30} if not bilevel else {}
+    data = encode(image, "TIFF", compression=compression, **options)
+    assert status_of(data) == "ok"
+    with Image.open(io.BytesIO(data)) as opened:
+        place, size = opened.tag_v2[273][0], opened.tag_v2[279][0]
+    if compression != "raw":  # the count of bytes says less than there should be
+        short = bytearray(data)
+        directory = struct.unpack_from("<I", data, 4)[0]
+        for i in range(struct.unpack_from("<H", data, directory)[0]):
+            tag, _, count, value = struct.unpack_from("<HHII", data, directory + 2 + 12 * i)
+            if tag == 279:
+                at = directory + 10 + 12 * i if count == 1 else value
+                struct.pack_into("<I", short, at, size // 2)
+        assert status_of(bytes(short)) in ("decode_error", "truncated")
+    moved = bytearray(data[: place + size // 2])
+    assert status_of(bytes(moved)) in ("decode_error", "truncated")
+
+
+def test_the_page_of_full_size_not_its_thumbnail():
+    tifffile = pytest.importorskip("tifffile")
+    full, small = np.asarray(photo(1, (320, 240))), np.zeros((20, 30, 3), np.uint8)
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(small, subfiletype=1, photometric="rgb")
+        writer.write(full, photometric="rgb")
+        writer.write(full, photometric="rgb")
+    out, info = decode(buffer.getvalue())
+    expected, _ = decode(encode(Image.fromarray(full), "PNG"))
+    np.testing.assert_array_equal(out, expected)
+    assert (info.width, info.height, info.pages) == (320, 240, 2)
+
+
+def test_a_tiff_that_says_two_sizes_is_damaged():
+    """One library takes the first and another the last: the limits would look at the wrong one."""
+    data = bytearray(encode(smooth(), "TIFF"))
+    first = struct.unpack_from("<I", data, 4)[0]
+    for i in range(struct.unpack_from("<H", data, first)[0]):
+        at = first + 2 + 12 * i
+        if struct.unpack_from("<H", data, at)[0] == 262:
+            struct.pack_into("<HHII", data, at, 257, 4, 1, 4_000_000_000)
+    assert status_of(bytes(data)) == "decode_error"
