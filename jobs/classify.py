@@ -74,11 +74,10 @@ from imagecensus.transforms.dataset.raw_pairs import with_column
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.engines.precision import Choice, choose_precision
 from imagecensus.transforms.engines.registry import choose_engine, match_engine, preload_engine
-from imagecensus.transforms.inputs.files import absolute
 from imagecensus.transforms.inputs.selection import Selection
-from imagecensus.transforms.list_images import list_images, passthrough_columns
+from imagecensus.transforms.list_images import list_images, passthrough_columns, source_of
 from imagecensus.transforms.local_run import LOCAL_RUN
-from imagecensus.transforms.records import SOURCE_COLUMN, Unit
+from imagecensus.transforms.records import Unit
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import is_bucket
 
@@ -359,7 +358,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         inventory.remove([*present.damaged, *present.stale])
     run.damaged = len(present.damaged)
     revising = Revising(
-        whole=tuple(map(_source, options.inputs)),
+        whole=tuple(map(source_of, options.inputs)),
         drop_gone=options.drop_gone,
         bases=present.bases | {name: p.file.revision for name, p in present.parts.items()},
         retry=frozenset(present.with_failures if options.retry_failed else ()),
@@ -367,7 +366,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         hashes=lambda name: (
             inventory.content_hashes(present.parts[name]) if name in present.parts else {}
         ),
-        relocate=(_source(options.relocate[0]), _source(options.relocate[1]))
+        relocate=(source_of(options.relocate[0]), source_of(options.relocate[1]))
         if options.relocate
         else None,
     )
@@ -452,20 +451,11 @@ def _list(
     options: ClassifyOptions, columns: pa.Schema, selection: Selection
 ) -> Generator[pa.RecordBatch, None, None]:
     """The listing, with the input that each reference comes from."""
-    for text in options.inputs:
-        batches = list_images(
-            (text,), options.uri_column, options.image_column, options.max_members, columns,
-            selection=selection, all_pages=options.pages == "all",
-            zip_encoding=options.zip_encoding,
-        )  # fmt: skip
-        for batch in batches:
-            source = pa.repeat(pa.scalar(redact(_source(text))), batch.num_rows)
-            yield batch.append_column(SOURCE_COLUMN, source)
-
-
-def _source(text: str) -> str:
-    """An input as the plan remembers it."""
-    return text if store.is_remote(text) else store.uri_of_path(absolute(text))
+    return list_images(
+        options.inputs, options.uri_column, options.image_column, options.max_members, columns,
+        selection=selection, all_pages=options.pages == "all",
+        zip_encoding=options.zip_encoding, with_sources=True,
+    )  # fmt: skip
 
 
 def _reported(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import pyarrow as pa
 
+from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.archives import listing, page_archive
 from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, is_archive_name
 from imagecensus.transforms.decoders import look_into
@@ -43,7 +45,7 @@ from imagecensus.transforms.inputs.manifests import (
 )
 from imagecensus.transforms.inputs.pipes import is_pipe
 from imagecensus.transforms.inputs.selection import Selection
-from imagecensus.transforms.records import CHECKSUM_COLUMN
+from imagecensus.transforms.records import CHECKSUM_COLUMN, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
@@ -62,8 +64,9 @@ def list_images(
     selection: Selection | None = None,
     all_pages: bool = False,
     zip_encoding: str = "",
-) -> Iterator[pa.RecordBatch]:
-    """Lists all inputs in turn.
+    with_sources: bool = False,
+) -> Generator[pa.RecordBatch, None, None]:
+    """Lists all inputs in turn, then what links in them lead to.
 
     Args:
       inputs: folders, files, globs, archives, manifests, prefixes and globs in stores.
@@ -74,10 +77,11 @@ def list_images(
       selection: of the files of folders, stores and archives; it counts what is left out.
       all_pages: files with several pages or frames are listed as so many images.
       zip_encoding: of names in zips that do not say theirs; empty: UTF-8, else code page 437.
+      with_sources: the batches have `SOURCE_COLUMN`, the input that they come from.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns,
-      then `CHECKSUM_COLUMN` where the store tells checksums.
+      then `CHECKSUM_COLUMN` where the store tells checksums, then `SOURCE_COLUMN`.
 
     Raises:
       InputError: an input does not exist or a manifest cannot be read.
@@ -88,18 +92,46 @@ def list_images(
         selection=selection if selection is not None else Selection(), listed=listed_by(inputs),
     )  # fmt: skip
     with lease():  # one for all archives, whose listings begin with three questions each
-        for text in inputs:
-            kind = _manifest_kind(text, uri_column, image_column)
-            if kind == IIIF:
-                yield from list_iiif(text)
-            elif kind == INVENTORY:
-                yield from _list_with_archives(text, config, list_inventory(text, config.selection))
-            elif kind:
-                yield from list_manifest(
+        for text, batches in _list_each(inputs, uri_column, columns, config):
+            source = pa.scalar(redact(source_of(text)))
+            for batch in batches:
+                if with_sources:
+                    batch = batch.append_column(SOURCE_COLUMN, pa.repeat(source, batch.num_rows))
+                yield batch
+
+
+def _list_each(
+    inputs: tuple[str, ...], uri_column: str, columns: pa.Schema | None, config: _Archives
+) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+    """Each input with its batches, to be read before the next one."""
+    for text in inputs:
+        kind = _manifest_kind(text, uri_column, config.image_column)
+        if kind == IIIF:
+            yield text, list_iiif(text)
+        elif kind == INVENTORY:
+            objects = list_inventory(text, config.selection)
+            yield text, _list_with_archives(text, config, objects, from_bucket=True)
+        elif kind:
+            image_column = config.image_column
+            yield (
+                text,
+                list_manifest(
                     text, uri_column, columns=columns, kind=kind, image_column=image_column
-                )
-            else:
-                yield from _list_with_archives(text, config)
+                ),
+            )
+        else:
+            files = list_files(text, config.selection, config.listed)
+            yield text, _list_with_archives(text, config, files)
+    linked = config.listed.follow_links()
+    while chunk := list(itertools.islice(linked, CHUNK)):
+        for text in dict.fromkeys(text for text, _ in chunk):
+            files = iter([file for where, file in chunk if where == text])
+            yield text, _list_with_archives(text, config, files)
+
+
+def source_of(text: str) -> str:
+    """An input as the plan remembers it."""
+    return text if store.is_remote(text) else store.uri_of_path(absolute(text))
 
 
 def check_inputs(inputs: tuple[str, ...]) -> list[str]:
@@ -174,14 +206,14 @@ class _Archives:
 
 
 def _list_with_archives(
-    text: str, config: _Archives, objects: Iterator[File] | None = None
+    text: str, config: _Archives, files: Iterator[File], *, from_bucket: bool = False
 ) -> Iterator[pa.RecordBatch]:
-    """The files of one input, and in the place of an archive its members.
+    """Files of one input, and in the place of an archive its members.
 
-    `objects`: those that an inventory names, with paths from their bucket on; None: it is none.
+    `from_bucket`: an inventory names them, with paths from their bucket on.
     """
-    named = text if store.is_remote(text) else store.uri_of_path(absolute(text))
-    columns = _table_columns(text, config.image_column) if objects is None else pa.schema([])
+    named = source_of(text)
+    columns = pa.schema([]) if from_bucket else _table_columns(text, config.image_column)
     passed = {f.name: new for f, new in zip(columns, passed_through(columns), strict=True)}
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
@@ -207,8 +239,7 @@ def _list_with_archives(
         )
 
     chunk: list[File] = []
-    files = list_files(text, config.selection, config.listed) if objects is None else objects
-    remote = store.is_remote(text) or objects is not None
+    remote = store.is_remote(text) or from_bucket
     for reference, members in _expand(files, remote, members_of, config.all_pages):
         if members is None:
             chunk.append(reference)
@@ -218,7 +249,7 @@ def _list_with_archives(
         for batch in members or ():
             config.selection.left_out.update(listing.left_out_of(batch))
             uri = reference[0]
-            path = store.split(uri)[1] if objects is not None else path_in_input(text, uri)
+            path = store.split(uri)[1] if from_bucket else path_in_input(text, uri)
             chosen = _chosen(batch, path, config.selection)
             if chosen.num_rows:
                 renamed = _renamed(chosen, passed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
@@ -78,17 +79,24 @@ def _is_same(move: Move, old: str | Literal[False], hashed: list[tuple[Move, str
 
     Args:
       move: the file, or one of the archive's members.
-      old: what must not be there any more; False: that is known.
+      old: what must not be there any more, or be a link to the file; False: that is known.
       hashed: what is read, and its hash in the table.
     """
     try:
-        if old and store.exists(old):
+        if old and store.exists(old) and not _is_link_to(old, move.container or move.new):
             return False
         if store.is_remote(move.new):
             return move.same_checksum or bool(_MD5.fullmatch(move.version.strip('"')))
         return bool(hashed) and all(_hash(one) == text for one, text in hashed)
     except (OSError, store.StorageError, ImageError):
         return False
+
+
+def _is_link_to(old: str, new: str) -> bool:
+    """Whether a name that is not listed any more leads to the file that is."""
+    if store.is_remote(old) or store.is_remote(new):
+        return False
+    return os.path.realpath(store.path_of_uri(old)) == os.path.realpath(store.path_of_uri(new))
 
 
 def _hash(move: Move) -> str:

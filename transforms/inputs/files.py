@@ -34,7 +34,7 @@ from imagecensus.model_export.common.ignored_names import (
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact_address
 from imagecensus.transforms.archives.members import is_archive_name
-from imagecensus.transforms.inputs.links import Listed
+from imagecensus.transforms.inputs.links import Linked, Listed
 from imagecensus.transforms.inputs.selection import Selection, translate
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
@@ -47,7 +47,7 @@ _LISTING_STATUS = {
 }  # fmt: skip
 _OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
 _TRAINING = ".training"
-_LINKS = 1_000_000  # held, until it is known what other links lead to
+_LINKS = 1_000_000  # that wait, until it is known what other links lead to
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
 
 
@@ -74,14 +74,16 @@ def list_files(
 ) -> Iterator[File]:
     """The files of an input, one after the other. Raises InputError.
 
-    `listed`: what all inputs list; None: this is the only one.
+    `listed`: what all inputs list; what links lead to waits there. None: this is the only input.
     """
     if store.is_web(text):
         return list_address(text)
     selection = selection if selection is not None else Selection()
     if store.is_bucket(text):
         return list_bucket(text, selection)
-    return list_local(text, selection, listed or listed_by((text,)))
+    if listed is not None:
+        return _list_local(text, selection, listed)
+    return list_local(text, selection, listed_by((text,)))
 
 
 def listed_by(inputs: tuple[str, ...]) -> Listed:
@@ -122,6 +124,12 @@ def is_glob(text: str) -> bool:
 
 def list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File]:
     """References of a folder (recursive), a file, or a glob: (uri, size, mtime in ns)."""
+    yield from _list_local(text, selection, listed)
+    yield from (file for _, file in listed.follow_links())
+
+
+def _list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File]:
+    """The same but for what links lead to, which waits in `listed`."""
     path = absolute(text)
     if os.path.lexists(path):
         paths = [path]
@@ -132,7 +140,7 @@ def list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File
     else:
         raise InputError(f"{text}: no such file or folder")
     root = _root(path)
-    lister = _Lister(named=set(paths), root=root, selection=selection, listed=listed)
+    lister = _Lister(text=text, named=set(paths), root=root, selection=selection, listed=listed)
     return lister.list_all(_through_links(paths, root, listed))
 
 
@@ -154,22 +162,24 @@ class _Lister:
     """Lists a local input.
 
     Attributes:
-      named: the input, or what its pattern matches.
+      text: the input.
+      named: the path of the input, or what its pattern matches.
       root: what the paths that patterns see are relative to.
-      links: to what is not listed under its own name. They wait for what lies in folders that
-        other links lead to.
       visited: device and number of the folders so far.
     """
 
+    text: str
     named: set[bytes]
     root: bytes
     selection: Selection
     listed: Listed
-    links: list[bytes] = dataclasses.field(default_factory=list)
     visited: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.number = self.listed.wait_for(self.follow)
+
     def list_all(self, linked: set[bytes]) -> Iterator[File]:
-        """What lies at each path; last, at those to which links have led.
+        """What lies at each path to which no link leads.
 
         Args:
           linked: those of the paths that a link leads to.
@@ -185,7 +195,6 @@ class _Lister:
                 yield from self._walk(path, behind_link=False)
             elif len(paths) == 1 or os.path.isdir(path) or self._takes(path):
                 yield from self._link(path) if path in linked else self._file(path)
-        yield from self._behind_links()
 
     def _seen_as(self, path: bytes) -> str:
         """A path as patterns see it."""
@@ -196,9 +205,8 @@ class _Lister:
 
     def _link(self, path: bytes) -> Iterator[File]:
         """Nothing, until it is known what else leads there."""
-        self.links.append(path)
-        if len(self.links) >= _LINKS:
-            yield from self._behind_links()
+        if self.listed.wait(path, self.root, self.number) >= _LINKS:
+            yield from (file for _, file in self.listed.follow_links())
 
     def _file(self, path: bytes) -> Iterator[File]:
         if reference := reference_of(path):
@@ -206,25 +214,14 @@ class _Lister:
         else:
             self.selection.left_out["special"] += 1
 
-    def _behind_links(self) -> Iterator[File]:
-        """What links lead to, once each, under the name of the oldest link.
-
-        So a new link never renames an image.
-        """
-        while self.links:
-            links, self.links = sorted(self.links, key=_age), []
-            files, folders = [], []
-            for path in links:
-                if not self.listed.take(path, self.selection):
-                    self.selection.left_out["links"] += 1
-                elif os.path.isdir(path):
-                    folders.append(path)
-                else:
-                    files.append(path)
-            for folder in folders:
-                yield from self._walk(folder, behind_link=True)
-            for path in sorted(files):
-                yield from self._file(path)
+    def follow(self, link: bytes) -> Linked:
+        """What a link leads to, unless it has a row."""
+        if not self.listed.take(link, self.selection):
+            self.selection.left_out["links"] += 1
+        elif os.path.isdir(link):
+            yield from ((self.text, file) for file in self._walk(link, behind_link=True))
+        else:
+            yield from ((self.text, file) for file in self._file(link))
 
     def _walk(self, top: bytes, *, behind_link: bool) -> Iterator[File]:
         """Depth first, in name order; no recursion, as folders nest deeper than Python's stack."""
@@ -262,8 +259,12 @@ class _Lister:
                     yield from self._link(file) if entry.is_link else self._file(file)
             for entry in reversed([entry for entry in kept if entry.is_folder]):
                 folder = os.path.join(path, entry.name)
-                if not (self.selection.chooses and self.selection.excludes(self._seen_as(folder))):
-                    (self.links if entry.is_link else pending).append(folder)
+                if self.selection.chooses and self.selection.excludes(self._seen_as(folder)):
+                    continue
+                if entry.is_link:
+                    yield from self._link(folder)
+                else:
+                    pending.append(folder)
 
     def _has_row(self, path: bytes) -> bool:
         """Whether what a linked folder holds is listed under another name, too; it is counted."""
@@ -290,14 +291,6 @@ class _Lister:
 def _takes(selection: Selection, name: str) -> bool:
     """Whether a file is listed; of archives, `--include` is asked about their members."""
     return not selection.excludes(name) if is_archive_name(name) else selection.takes(name)
-
-
-def _age(link: bytes) -> tuple[int, bytes]:
-    """A key by which the oldest link comes first."""
-    try:
-        return (os.lstat(link).st_mtime_ns, link)
-    except OSError:  # gone meanwhile
-        return (0, link)
 
 
 class _Entry(NamedTuple):

@@ -2,22 +2,27 @@
 
 A link whose target is listed under its own name is left out and counted, so that it neither doubles
 an image nor, being first in the order of names, renames one. What is reached through links alone
-has one row, too, under the name of the oldest of them: a new link renames nothing. Only where files
-are called by what is in them, as git-annex, DVC and Hugging Face's cache keep them, is each link a
-file of its own, as copies are. A link to a folder that it lies in is left out: it is a loop.
+has one row, too, under the name of the oldest of them: a new link renames nothing. What lies behind
+several links is as old as the newest of them. So it is with files that are called by their content,
+as git-annex, DVC and Hugging Face's cache keep them. A link to a folder that it lies in is left
+out: it is a loop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import heapq
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
 
 from imagecensus.model_export.common.ignored_names import ignored_kind, is_own
 from imagecensus.transforms.inputs.selection import Selection, translate
 
-_CALLED_BY_CONTENT = re.compile(rb"[0-9a-f]{30}", re.IGNORECASE)
+Linked = Iterator[tuple[str, tuple[str, int, str]]]  # an input, and one of its files
+Follow = Callable[[bytes], Linked]  # what a link leads to
 
 
 class Listed:
@@ -39,6 +44,8 @@ class Listed:
             for folder, pattern in patterns
         ]
         self._taken: set[bytes] = set()  # digests of files that a link gave a row
+        self._inputs: list[Follow] = []
+        self._waiting: list[tuple[int, bytes, int]] = []  # a heap: age, link, number of the input
 
     def real(self, path: bytes) -> bytes:
         """The absolute path that has no link on its way."""
@@ -84,6 +91,31 @@ class Listed:
         real = self.real(os.path.join(folder, name)).rstrip(b"/")
         return (self._real_folder(folder) + b"/").startswith(real + b"/")
 
+    def wait_for(self, follow: Follow) -> int:
+        """The number of an input, whose links `follow` will list."""
+        self._inputs.append(follow)
+        return len(self._inputs) - 1
+
+    def wait(self, link: bytes, root: bytes, number: int) -> int:
+        """Lets a link of an input wait for what the others list; returns how many wait.
+
+        `root`: the folder that paths of the input are relative to.
+        """
+        heapq.heappush(self._waiting, (_age(link, root), link, number))
+        return len(self._waiting)
+
+    def follow_links(self) -> Linked:
+        """What the links that wait lead to, the oldest first: so a new one never renames an image.
+
+        Links that are found on the way join them.
+        """
+        last = b""
+        while self._waiting:
+            _, link, number = heapq.heappop(self._waiting)
+            if link != last:
+                yield from self._inputs[number](link)
+            last = link
+
     def take(self, link: bytes, selection: Selection) -> bool:
         """Whether a link is listed, as nothing else gives its target a row; from now on it does."""
         real = self.real(link)
@@ -91,7 +123,7 @@ class Listed:
             return False
         if os.path.isdir(real):
             self.add(real)
-        elif os.path.exists(real) and not _CALLED_BY_CONTENT.search(os.path.basename(real)):
+        elif os.path.exists(real):
             if _digest(real) in self._taken:
                 return False
             self._taken.add(_digest(real))
@@ -102,6 +134,17 @@ class Listed:
         real = self.real(path)
         known = real in self._roots or (bool(self._taken) and _digest(real) in self._taken)
         return known or self._is_matched(real)
+
+
+def _age(link: bytes, root: bytes) -> int:
+    """A key by which the oldest link comes first: when the newest link on its way was made."""
+    made, path = 0, link
+    while path.startswith(root) and path != os.path.dirname(path):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            info = os.lstat(path)
+            made = max(made, info.st_mtime_ns if stat.S_ISLNK(info.st_mode) else 0)
+        path = os.path.dirname(path)
+    return made
 
 
 def _digest(real: bytes) -> bytes:

@@ -78,6 +78,22 @@ def test_links_in_a_circle_are_followed_once(tmp_path):
     assert f"{tmp_path}: left out by rule: 3 links" in notes
 
 
+def test_a_link_is_used_in_its_class_whatever_other_classes_link_to(tmp_path):
+    fill(tmp_path, blobs=2)
+    keys = []
+    for number, path in enumerate(sorted((tmp_path / "blobs").iterdir())):
+        keys.append(path.rename(path.with_name(f"{number}" * 40)))
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "1.jpg").symlink_to(keys[0])
+        (tmp_path / "data" / name / "2.jpg").symlink_to(keys[0])
+    (tmp_path / "data" / "b" / "3.jpg").symlink_to("../a/1.jpg")
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "blobs")
+    labels, counts, notes = read(tmp_path / "data")
+    assert labels == ["a", "b", "c"] and counts == {"train": 4}
+    assert f"{tmp_path / 'data'}: left out by rule: 3 links" in notes
+
+
 def test_what_classify_leaves_out_is_left_out_of_classes_and_noted(tmp_path):
     fill(tmp_path, a=2, b=2)
     image = next(path for path in (tmp_path / "a").iterdir())

@@ -119,14 +119,54 @@ def test_links_to_what_this_program_wrote_are_left_out(tmp_path):
     assert selection.left_out == {"own": 1}
 
 
-def test_links_to_files_that_are_called_by_their_content_are_copies(tmp_path):
+def test_files_that_are_called_by_their_content_have_one_row_by_the_oldest_link(tmp_path):
     folder = tmp_path / "in"
     (annexed, *_) = make_photos(folder / ".git" / "annex", 1)
     key = f"{os.path.dirname(annexed)}/MD5E-s5--{'0af' * 11}.jpg"
     os.rename(annexed, key)
-    for name in ("cat.jpg", "same cat.jpg"):
-        (folder / name).symlink_to(key)
-    assert uris(folder) == [str(folder / "cat.jpg"), str(folder / "same cat.jpg")]
+    link(folder / "cat.jpg", key, age=1)
+    link(folder / "same cat.jpg", key, age=2)
+    link(folder / "a chain.jpg", folder / "same cat.jpg")
+    selection = Selection()
+    assert list_rows([folder], selection) == [str(folder / "same cat.jpg")]
+    assert selection.left_out == {"hidden": 1, "links": 2}
+    (folder / "same cat.jpg").unlink()  # what led through it is broken now
+    assert uris(folder) == [str(folder / "cat.jpg"), str(folder / "a chain.jpg")]
+
+
+def test_revisions_of_a_cache_of_blobs_have_one_row_for_each_blob(tmp_path):
+    for name in ("blob 1", "blob 2"):
+        make_photos(tmp_path / "blobs" / name, 1)
+        os.rename(tmp_path / "blobs" / name / "00000.jpg", tmp_path / "blobs" / name[-1])
+        (tmp_path / "blobs" / name).rmdir()
+    for age, (revision, blobs) in enumerate({"new": "12", "old": "1"}.items()):
+        (tmp_path / "snapshots" / revision).mkdir(parents=True)
+        for blob in blobs:
+            place = tmp_path / "snapshots" / revision / f"{blob}.jpg"
+            link(place, f"../../blobs/{blob}", age=age)
+    found = [str(tmp_path / "snapshots" / name) for name in ("old/1.jpg", "new/2.jpg")]
+    assert uris(tmp_path / "snapshots") == found
+    revisions = [tmp_path / "snapshots" / "new", tmp_path / "snapshots" / "old"]
+    assert uris(*revisions) == uris(*revisions[::-1]) == found
+    assert uris(tmp_path) == [str(tmp_path / "blobs" / name) for name in "12"]
+
+
+def test_the_oldest_link_gives_the_name_wherever_it_is_found(tmp_path):
+    (away, *_) = make_photos(tmp_path / "away", 1)
+    make_photos(tmp_path / "beside", 1)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    link(tmp_path / "b" / "more", tmp_path / "beside", age=3)
+    link(tmp_path / "beside" / "old.jpg", away, age=2)
+    found = [str(tmp_path / "b" / "more" / name) for name in ("00000.jpg", "old.jpg")]
+    inputs = [tmp_path / "a", tmp_path / "b"]
+    assert uris(*inputs) == found
+    link(tmp_path / "a" / "new.jpg", away, age=1)
+    link(tmp_path / "b" / "new.jpg", away, age=1)
+    assert uris(*inputs) == uris(*inputs[::-1]) == found
+    # What lies behind two links is as old as the newer one.
+    link(tmp_path / "b" / "older.jpg", away, age=2.5)
+    assert uris(*inputs) == [found[0], str(tmp_path / "b" / "older.jpg")]
 
 
 def test_what_is_excluded_is_listed_by_the_name_of_a_link(tmp_path):
