@@ -6,23 +6,39 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+TEMPORARY_PREFIX = ".tmp-"  # no listing shows such names
 
 
 @contextlib.contextmanager
-def atomic_path(path: str) -> Iterator[str]:
+def atomic_path(
+    path: str,
+    put: Callable[[str, str], None] = os.replace,
+    reached: Callable[[str], None] = lambda step: None,
+) -> Iterator[str]:
     """The name for a new file beside `path`, which takes its place when the block ends.
 
-    The folder is made. Where the block raises, nothing is left behind.
+    Where the block raises, nothing is left behind. What is written is on the disk when it is seen.
+
+    Args:
+      path: the file; its folder is there.
+      put: gives the first path the name of the second; by default whatever has that name is
+        replaced.
+      reached: is called at "partial" (written), "synced" and "renamed", where tests stop it.
     """
     partial = _beside(path)
+    open(partial, "xb").close()  # what forbids it is said before anything is computed
     try:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        reached("partial")
+        _sync(partial)
+        reached("synced")
+        put(partial, path)
+        _sync(os.path.dirname(partial))  # the new name itself
+        reached("renamed")
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.remove(partial)
 
 
@@ -30,10 +46,13 @@ def atomic_path(path: str) -> Iterator[str]:
 def atomic_folder(path: str, *, replace: bool = True) -> Iterator[str]:
     """A new empty folder beside `path`, which takes its place when the block ends.
 
+    The folder around it is made.
+
     What was at `path` is removed then, or kept with `replace` false: caches, where another process
     may have been faster. Where the block raises, it stays as it was.
     """
     partial = _beside(path)
+    os.makedirs(os.path.dirname(partial), exist_ok=True)
     former = f"{partial}-former"
     os.mkdir(partial)
     try:
@@ -48,7 +67,14 @@ def atomic_folder(path: str, *, replace: bool = True) -> Iterator[str]:
 
 
 def _beside(path: str) -> str:
-    """An unused name in the folder of `path`, which is made; no listing shows it."""
+    """An unused name in the folder of `path`."""
     folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, f".partial-{uuid.uuid4().hex[:12]}")
+    return os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}")
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

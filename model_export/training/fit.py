@@ -390,6 +390,7 @@ class _TrainingState(keras.callbacks.Callback):
             "best_score": self.best_score,
             "finished": self.finished,
         }
+        os.makedirs(os.path.dirname(self.state_file), exist_ok=True)
         with atomic_path(self.state_file) as partial, open(partial, "wb") as file:
             np.savez(file, facts=json.dumps(facts), **arrays)
 

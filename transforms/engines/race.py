@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,10 +50,8 @@ def kept(path: tuple[str, ...], measure: Callable[[], dict[str, Any]]) -> dict[s
             return dict(json.load(file))
     except (OSError, ValueError, TypeError):
         found = measure()
-    with (
-        contextlib.suppress(OSError),
-        atomic_path(where) as partial,
-        open(partial, "w", encoding="utf-8") as file,
-    ):
-        json.dump(found, file)
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(where), exist_ok=True)
+        with atomic_path(where) as partial, open(partial, "w", encoding="utf-8") as file:
+            json.dump(found, file)
     return found

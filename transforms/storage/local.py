@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import stat
-import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
 
+from imagecensus.model_export.common.atomic import atomic_path
 from imagecensus.transforms import fault_injection
 from imagecensus.transforms.storage.protocol import ChangedError, StorageError, Stored, conflict
 
-TEMPORARY_PREFIX = ".tmp-"
 _WRITE_REMEDIES = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of your quota and run the same command again",
@@ -77,7 +75,7 @@ class LocalStore:
             os.close(handle)
 
     def write(self, uri: str, data: bytes, *, create_only: bool = False, if_match: str = "") -> str:
-        condition = _only_if(uri, create_only, if_match) if create_only or if_match else None
+        condition = _only_if(uri, create_only, if_match) if create_only or if_match else os.replace
         with atomic_file(uri, condition) as partial, open(partial, "wb") as file:
             file.write(data)
         return version_of(uri)
@@ -144,32 +142,20 @@ def open_file(location: str, version: str = "") -> int:
 
 
 @contextlib.contextmanager
-def atomic_file(location: str, put: Put | None = None) -> Iterator[str]:
-    """A temporary path that becomes the file when the block ends without an error.
-
-    It lies beside the target, so that the rename is atomic; `put(partial, target)` does it.
+def atomic_file(location: str, put: Put = os.replace) -> Iterator[str]:
+    """`atomic_path` for a file of a dataset.
 
     Raises StorageError where the disk is full, the folder read-only or gone.
     """
-    folder = os.path.dirname(location) or "."
-    partial = None
+    # "part" of part-0a1b.parquet, "plan" of plan-00001-0a1b.parquet; else the file's name.
+    kind = os.path.basename(location).split("-")[0]
     try:
-        handle, partial = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
-        os.close(handle)
-        yield partial
-        fault_injection.reached(f"{_kind(location)}.partial")
-        _sync(partial)
-        fault_injection.reached(f"{_kind(location)}.synced")
-        os.chmod(partial, 0o666 & ~_umask())
-        (put or os.replace)(partial, location)
-        _sync(folder)  # the new name itself
-        fault_injection.reached(f"{_kind(location)}.renamed")
+        with atomic_path(
+            location, put, lambda step: fault_injection.reached(f"{kind}.{step}")
+        ) as partial:
+            yield partial
     except OSError as error:
         raise not_writable(location, error) from None
-    finally:
-        if partial:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
 
 
 def _only_if(uri: str, create_only: bool, if_match: str) -> Put:
@@ -205,23 +191,3 @@ def not_writable(location: str, error: OSError) -> StorageError:
     remedy = _WRITE_REMEDIES.get(error.errno or 0, "run the same command again")
     reason = error.strerror or str(error)
     return StorageError(f"{location}: cannot be written: {reason}; {remedy}")
-
-
-def _kind(location: str) -> str:
-    """ "part" of part-0a1b.parquet, "plan" of plan-00001-0a1b.parquet; else the file's name."""
-    return os.path.basename(location).split("-")[0]
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@functools.cache
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

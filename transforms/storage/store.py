@@ -12,9 +12,10 @@ import tempfile
 import urllib.parse
 from collections.abc import Iterator
 
+from imagecensus.model_export.common.atomic import TEMPORARY_PREFIX
 from imagecensus.transforms.storage import local
 from imagecensus.transforms.storage.copies import local_folder
-from imagecensus.transforms.storage.local import TEMPORARY_PREFIX, path_of_uri, uri_of_path
+from imagecensus.transforms.storage.local import path_of_uri, uri_of_path
 from imagecensus.transforms.storage.locations import (
     WEB,
     is_address,
@@ -36,7 +37,6 @@ from imagecensus.transforms.storage.protocol import (
 from imagecensus.transforms.storage.registry import store_of
 
 __all__ = [
-    "TEMPORARY_PREFIX",
     "WEB",
     "ConflictError",
     "Lock",

@@ -15,6 +15,7 @@ def fill_and_fail(path):
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "file"
+    path.parent.mkdir()
     with atomic_path(str(path)) as partial:
         with open(partial, "w") as file:
             file.write("one")

@@ -9,6 +9,7 @@ import sys
 import pytest
 from test_compaction import LIST, classify, files, plan, references, rows_of, run_compact
 
+from imagecensus.model_export.common.atomic import TEMPORARY_PREFIX
 from imagecensus.transforms.dataset import (
     compaction,
     inventory,
@@ -121,7 +122,7 @@ def check(layout, images):
     found = inventory.take_inventory(layout.parts, work_plan.read_plan(layout.state), "f")
     assert not (found.pending or found.damaged or found.unplanned or found.stale)
     assert found.totals.rows == rows_of(layout).num_rows == len(seen(layout)) == images
-    left = [name for name in os.listdir(layout.parts) if name.startswith(store.TEMPORARY_PREFIX)]
+    left = [name for name in os.listdir(layout.parts) if name.startswith(TEMPORARY_PREFIX)]
     assert not left or store.is_bucket(layout.parts), "a store has no temporary files"
 
 
