@@ -16,6 +16,7 @@ import numpy as np
 from imagecensus.jobs.command.options import argument, option, parse_options
 from imagecensus.jobs.quantize import quantize_from
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.contract import EXPORTED_TOP_K, Contract, check_target
 from imagecensus.model_export.default_model import make_golden_images
@@ -32,6 +33,7 @@ from imagecensus.model_export.foreign.network_checks import (
     RANGES,
     Network,
     check_input_range,
+    check_normalisation,
     choose_activation,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -42,6 +44,7 @@ _KINDS = (
     "a Keras file (.keras, .h5), ONNX (.onnx), TensorFlow Lite (.tflite), an OpenVINO graph (.xml)"
     " or a SavedModel folder"
 )
+_KERAS = (".keras", ".h5", ".hdf5")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,8 @@ def main(argv: list[str]) -> int:
     is_graph = is_graph_file(options.model)
     if os.path.isdir(options.model) and not is_graph:
         raise UserError(f"{options.model}: is a folder without saved_model.pb; expected {_KINDS}")
+    if not os.path.isdir(options.model):
+        _check_file(options.model)
     labels = _labels(options)
     if is_graph:
         contract, note = _export_graph(options, labels)
@@ -108,6 +113,19 @@ def main(argv: list[str]) -> int:
     if options.images:
         print(describe_int8(quantize_from(options.output, options.output, (options.images,))))
     return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _check_file(path: str) -> None:
+    """Raises UserError: a file is none of a network that is read here, by its name or content."""
+    with open(path, "rb") as file:
+        said = placeholder(file.read(256))
+    if said:
+        raise UserError(f"{path}: is {said}")
+    if not is_graph_file(path) and not path.lower().endswith(_KERAS):
+        raise UserError(
+            f"{path}: expected {_KINDS}; weights of PyTorch are no network: export it there with"
+            " torch.onnx.export"
+        )
 
 
 def _labels(options: ExportOptions) -> list[str]:
@@ -186,6 +204,11 @@ def _judge(
             f"{where}: one label, so that every image would be that label; name both classes, first"
             " the one for an output of 0"
         )
+    if network.classes == 1 and network.ending == "softmax":
+        raise UserError(
+            f"{options.model}: ends with a softmax of one output, which is 1 for every image; train"
+            " it with a sigmoid, or with an output for each class"
+        )
     outputs = max(network.classes, 2)
     if outputs != len(labels):
         raise UserError(
@@ -235,6 +258,7 @@ def _preprocess(network: Network, options: ExportOptions) -> PreprocessSpec:
     if options.mean or options.std:
         means = _numbers("--mean", options.mean, 0.0)
         deviations = _numbers("--std", options.std, 1.0)
+        check_normalisation(options.input_range, means, deviations)
         scale, offset = (
             tuple(scale / std for std in deviations),
             tuple((offset - mean) / std for mean, std in zip(means, deviations, strict=True)),

@@ -285,7 +285,7 @@ def listed_line(counts: dict[str, Any]) -> str:
     return (
         f"listed     {counts['listed']:,} = {counts['added']:,} new"
         f" + {counts['already_listed']:,} known + {counts['changed']:,} changed"
-        f" + {counts['duplicates']:,} duplicates"
+        f" + {counted(counts['duplicates'], 'duplicate')}"
     )
 
 

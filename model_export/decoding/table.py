@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.model_export.decoding.errors import ImageError, unsupported
 from imagecensus.model_export.decoding.opened import Opened
 from imagecensus.model_export.decoding.readers import (
@@ -134,7 +135,9 @@ def open_image(data: bytes, page: int = 0) -> Opened:
     """
     name = identify(data)
     if name is None:
-        raise ImageError("not_an_image", f"no known image format; starts with {bytes(data[:16])!r}")
+        said = placeholder(bytes(data[:256]))
+        text = said or f"no known image format; starts with {bytes(data[:16])!r}"
+        raise ImageError("not_an_image", text)
     camera = name if is_raw(name) else raw.raw_tiff_name(data) if name == "TIFF" else None
     if camera is not None:
         return raw.open_raw(data, camera)

@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import functools
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ _INPUT_TYPES = ("f32", "f16", "bf16", "u8")
 # What changes the form of answers, not their values.
 _FORMAL = ("Convert", "FakeQuantize", "Reshape", "Result", "Squeeze", "Transpose", "Unsqueeze")
 _ENDINGS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+_OUTSIDE = re.compile(r"externally stored data in file \(([^,]+),")  # of ONNX
 _Array = NDArray[np.float64]
 _WEIGHTED = ("Convolution", "FullyConnected", "MatMul")
 
@@ -66,10 +68,7 @@ class GraphFile:
     @property
     def ending(self) -> str:
         """What the scores went through last: "softmax", "sigmoid", or "linear" for neither."""
-        node = self.scores.get_node()
-        while node.get_type_name() in _FORMAL:
-            node = node.input_value(0).get_node()
-        return _ENDINGS.get(node.get_type_name(), "linear")
+        return _ending(self.scores)
 
     def features(self) -> tuple[Any, list[int]]:
         """The embedding: the port that the last weighted layer before the scores takes, and the
@@ -293,6 +292,8 @@ def _scores(path: str, graph: Any, classes: int) -> tuple[Any, int]:
     fitting = [i for i, count in enumerate(counts) if count]
     if len(fitting) > 1:
         fitting = [i for i in fitting if counts[i] == classes]
+    if len(fitting) > 1:  # beside features of as many numbers
+        fitting = [i for i in fitting if _ending(graph.output(i)) != "linear"]
     if len(fitting) != 1:
         shapes = ", ".join(f"{port.partial_shape}" for port in graph.outputs)
         raise UserError(
@@ -300,6 +301,14 @@ def _scores(path: str, graph: Any, classes: int) -> tuple[Any, int]:
             + (f" with {classes} classes" if classes else "")
         )
     return graph.output(fitting[0]).get_node().input_value(0), counts[fitting[0]]
+
+
+def _ending(port: Any) -> str:
+    """What answers went through last: "softmax", "sigmoid", or "linear" for neither."""
+    node = port.get_node()
+    while node.get_type_name() in _FORMAL:
+        node = node.input_value(0).get_node()
+    return _ENDINGS.get(node.get_type_name(), "linear")
 
 
 def _ancestors(port: Any) -> list[Any]:
@@ -336,4 +345,8 @@ def _cause(error: Exception) -> str:
     """What went wrong, without where in OpenVINO's sources."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    if outside := _OUTSIDE.search(str(error)):
+        return f"its weights lie in {outside[1]}, which is not beside it or is cut short"
+    if any(line.startswith("Unable to read the model") for line in said):
+        return "it is cut short or damaged, or of another format than its suffix says"
     return " ".join(said)[:1000] or type(error).__name__

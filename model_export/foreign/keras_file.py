@@ -23,6 +23,9 @@ _KERAS_2: dict[str, dict[str, tuple[typing.Any, ...]]] = {
     "DepthwiseConv2D": {"groups": (1,)},
     "BatchNormalization": {"fused": (None, True, False), "renorm": (False,)},
 }
+_LAMBDA = (
+    "it has a Lambda layer, which is Python code that would run here; save the model without it"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +201,8 @@ def _cause(error: Exception) -> str:
             text = text[text.rindex(marker) :].removeprefix("Exception encountered:")
             break
     text = " ".join(text.split())
+    if "unsafe_deserialization" in text:
+        return _LAMBDA
     if "Could not locate" in text or "Unknown layer" in text:
         named = text.split("'")[1] if text.count("'") > 1 else "a layer"
         return (
@@ -221,10 +226,7 @@ def _readable(path: str) -> Iterator[str]:
         raise UserError(f"{path}: holds weights only; save the whole model (model.save)")
     tree = json.loads(config)
     if '"Lambda"' in json.dumps(tree):
-        raise UserError(
-            f"{path}: has a Lambda layer, which is Python code that would run here; save the"
-            " model without it"
-        )
+        raise UserError(f"{path}: Keras cannot load it: {_LAMBDA}")
     if not _repair(tree):
         yield path
         return

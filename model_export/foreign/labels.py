@@ -1,6 +1,7 @@
 """The labels of a classifier, as the tools that train classifiers write them.
 
-Text: a label a line; numbered from 0 or 1 ("0 cat", "0,cat", "0: cat"), with a heading or without;
+Text: a label a line; numbered from 0 or 1 ("0 cat", "0,cat", "0: cat", "cat,0"), with a heading or
+without;
 or behind WordNet ids ("n02123045 tabby"); `names:` of a YAML file; `item { id: 1 name: "cat" }` of
 TensorFlow's label maps. JSON, or the same as Python writes it: a list; {id: label}; {label: id}
 (`class_indices` of Keras' generators); {id: [wnid, label]} (Keras' own index); a list of
@@ -23,6 +24,7 @@ import typing
 from imagecensus.model_export.common.errors import UserError
 
 _NUMBERED = re.compile(r"[\"']?(\d+)[\"']?\s*[\s:,;=|]\s*(\S.*)")
+_NUMBER_BEHIND = re.compile(r"(.*\S)\s*[,;\t]\s*[\"']?(\d+)[\"']?")
 _HEADING = re.compile(r"[\"']?\s*(id|index|class|label|names:|#)", re.I)
 _PLAIN_HEADING = re.compile(r"[\"']?(class|label|name)(s|_?names?)?[\"']?", re.I)  # of a CSV file
 _YAML_NAMES = re.compile(r"^names:[ \t]*(.*)$", re.M)
@@ -133,6 +135,12 @@ def _of_text(text: str, *, is_table: bool) -> list[typing.Any]:
         first = min(numbered)
         if first <= 1 and sorted(numbered) == list(range(first, first + len(found))):
             lines = [numbered[i] for i in sorted(numbered)]
+    behind = [match for match in map(_NUMBER_BEHIND.fullmatch, lines) if match]
+    ids = [int(match[2]) for match in behind]
+    first = min(ids, default=2)
+    counts_up = first <= 1 and sorted(ids) == list(range(first, first + len(ids)))
+    if len(behind) == len(lines) and counts_up:
+        lines = [behind[ids.index(number)][1].strip("\"'") for number in sorted(ids)]
     named = [_WORDNET.fullmatch(line) for line in lines]
     if all(named):
         return [[match[1], match[2]] for match in named if match]

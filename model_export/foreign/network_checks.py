@@ -20,6 +20,7 @@ from imagecensus.model_export.common.errors import UserError
 RANGES = {"0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0), "0..255": (1.0, 0.0)}
 _FLAT = 0.1  # wide: no network takes pixels whose black and white are as near as that
 _WIDE = 100.0  # behind a normalisation: deviations between black and white
+_FARTHEST = 300.0  # between black and white
 _FAR, _NEAR = 30.0, 4.0  # times that batch norm's deviations may be off: surely wrong, maybe right
 
 
@@ -99,6 +100,25 @@ def check_input_range(
             f"{source}: --input-range {chosen} gives its first convolution answers {found:,.0f}"
             f" times off those that its batch norm saw in training; {' or '.join(better)} fits"
         )
+
+
+def check_normalisation(chosen: str, means: Sequence[float], deviations: Sequence[float]) -> None:
+    """Compares --mean and --std with the range that they are of.
+
+    Raises:
+      UserError: a mean lies outside of it, or black and white become as good as equal, or farther
+        apart than in any network.
+    """
+
+    def fits(name: str) -> bool:
+        scale, offset = RANGES[name]
+        inside = all(offset <= mean <= 255 * scale + offset for mean in means)
+        return inside and all(_FLAT < 255 * scale / std < _FARTHEST for std in deviations)
+
+    if not fits(chosen):
+        fitting = [name for name in RANGES if fits(name)]
+        remedy = f"; say --input-range {' or '.join(fitting)}" if fitting else ""
+        raise UserError(f"--mean and --std are not of pixels of {chosen}{remedy}")
 
 
 def _fits_layers(first: FirstLayers, name: str) -> bool:

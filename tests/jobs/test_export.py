@@ -180,3 +180,29 @@ def test_probabilities_behind_another_layer(tmp_path, labels, capsys):
     words[0] = tmp_path / "logits.keras"
     code, _out, error = run(capsys, *words, "--probabilities")
     assert code == 2 and "--probabilities" in error and "leave the flag out" in error
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "frozen.pb", "model.json"])
+def test_files_of_other_kinds_are_told_from_networks(tmp_path, labels, capsys, name):
+    (tmp_path / name).write_bytes(b"PK\3\4 weights")
+    words = ["--labels", labels, "--input-range", "0..1", "--output", tmp_path / "m"]
+    code, _, error = run(capsys, tmp_path / name, *words)
+    assert code == 2 and "torch.onnx.export" in error and "a Keras file" in error
+    for other in ("net.onnx", "net.keras", "net.h5"):
+        (tmp_path / other).write_text("version https://git-lfs.github.com/spec/v1\n")
+        code, _, error = run(capsys, tmp_path / other, *words)
+        assert code == 2 and "git lfs pull" in error
+
+
+def test_a_softmax_of_one_output_and_a_lambda_layer_are_refused(tmp_path, capsys):
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    words = ["--labels", tmp_path / "two.txt", "--input-range", "0..1", "--output", tmp_path / "m"]
+    save(tmp_path / "one.keras", classes=1)
+    code, _, error = run(capsys, tmp_path / "one.keras", *words)
+    assert code == 2 and "is 1 for every image; train it with a sigmoid" in error
+    layers = [keras.Input((20, 24, 3)), keras.layers.Lambda(lambda x: x / 255)]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
+    for name in ("own.keras", "own.h5"):
+        keras.Sequential(layers).save(tmp_path / name)
+        code, _, error = run(capsys, tmp_path / name, *words)
+        assert code == 2 and "has a Lambda layer" in error and "safe_mode" not in error

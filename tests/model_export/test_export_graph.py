@@ -5,6 +5,7 @@ import sys
 
 import keras
 import numpy as np
+import onnx
 import pyarrow.parquet as pq
 import pytest
 from networks import SIDES, answers_of_onnx, keras_network, write_onnx, write_tflite
@@ -195,3 +196,36 @@ def test_other_engines_refuse_such_a_model(tmp_path, capsys, labels):
     assert main(words) == 0
     assert main([*words, "--engine", "tensorflow"]) == 2
     assert "use --engine=openvino" in capsys.readouterr().err
+
+
+def test_why_an_onnx_file_cannot_be_read_is_said(tmp_path, capsys, labels):
+    words = ["--labels", labels, "--input-range", "0..1", "--output", tmp_path / "m"]
+    write_onnx(tmp_path / "whole.onnx")
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "whole.onnx").read_bytes()[:200])
+    code, _, error = run(capsys, tmp_path / "cut.onnx", *words)
+    assert code == 2 and "cut short or damaged" in error and "frontends" not in error
+    onnx.save(
+        onnx.load(tmp_path / "whole.onnx"), tmp_path / "outside.onnx",
+        save_as_external_data=True, location="weights.bin", size_threshold=0,
+    )  # fmt: skip
+    (tmp_path / "weights.bin").unlink()
+    code, _, error = run(capsys, tmp_path / "outside.onnx", *words)
+    assert code == 2 and "its weights lie in weights.bin, which is not beside it" in error
+
+
+def test_scores_are_told_from_features_of_as_many_numbers(tmp_path, capsys, labels):
+    write_onnx(tmp_path / "net.onnx", ending="Softmax")
+    model = onnx.load(tmp_path / "net.onnx")
+    (scores,) = model.graph.output
+    before = next(node for node in model.graph.node if scores.name in node.output).input[0]
+    model.graph.output.insert(0, onnx.helper.make_tensor_value_info(before, 1, ["N", 3]))
+    onnx.save(model, tmp_path / "both.onnx")
+    words = ["--labels", labels, "--input-range", "0..1", "--output", tmp_path / "m"]
+    assert run(capsys, tmp_path / "both.onnx", *words)[0] == 0
+    contract, golden = read_contract(str(tmp_path / "m")), read_golden(str(tmp_path / "m"))
+    wanted = answers_of_onnx(tmp_path / "net.onnx", _taken(golden.images, contract))
+    assert np.allclose(np.sort(wanted)[:, ::-1], golden.scores, atol=1e-5)
+
+
+def _taken(images, contract):
+    return contract.preprocess.normalize(images).transpose(0, 3, 1, 2)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.column_types import as_type, narrow_type, passed_names
 from imagecensus.transforms.inputs.delimited import plain_name
@@ -64,7 +65,7 @@ def manifest_kind(text: str) -> str:
     if suffix in _SPREADSHEETS:
         raise InputError(f"{text}: a spreadsheet is not read; save it as CSV UTF-8")
     if suffix in _TEXT_SUFFIXES:
-        return TEXT
+        return "delimited" if os.path.isfile(text) and _is_table(text) else TEXT
     return kind_of(text)
 
 
@@ -89,6 +90,8 @@ def _sniffed(path: str) -> str:
         return "parquet"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return TEXT
+    if placeholder(head):
+        return ""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"["):
         return "json"
@@ -102,6 +105,13 @@ def _sniffed(path: str) -> str:
         return "delimited"
     # Control characters but tabs, ends of lines and NULs that separate: no text.
     return "" if any(c < 32 and c not in (0, 9, 10, 13) for c in line) else TEXT
+
+
+def _is_table(path: str) -> bool:
+    """Whether the first line of a local text names several columns, one of locations among them."""
+    with open_unpacked(path, path) as file:
+        line = file.read(_SNIFFED).partition(b"\n")[0]
+    return _sniffed(path) == "delimited" and any(mark in line for mark in (b",", b";", b"\t", b"|"))
 
 
 def base_of(location: str) -> str:

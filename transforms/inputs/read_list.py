@@ -356,8 +356,25 @@ def _entries(data: bytes) -> list[Any] | None:
     if isinstance(document, dict):  # as COCO and other tools write it
         lists = [document.get(key) for key in ("images", "data", "rows", "items")]
         inner = [entry for entry in lists if isinstance(entry, list)]
-        return inner[0] if inner else None
+        names = document.get("columns")
+        if inner and isinstance(names, list):  # pandas' orient="split"
+            return [dict(zip(names, row, strict=False)) for row in inner[0]]
+        return inner[0] if inner else _of_columns(document)
     return document if isinstance(document, list) else None
+
+
+def _of_columns(document: dict[str, Any]) -> list[Any] | None:
+    """The rows of a document of columns, as pandas writes it unless told otherwise; else None."""
+    columns = list(document.values())
+    if not any(plain_name(name) in URI_COLUMNS for name in document):
+        return None
+    if all(isinstance(column, dict) for column in columns):
+        rows = dict.fromkeys(row for column in columns for row in column)
+        return [{name: column.get(row) for name, column in document.items()} for row in rows]
+    lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
+    if len(lengths) == 1 and -1 not in lengths:
+        return [dict(zip(document, row, strict=True)) for row in zip(*columns, strict=True)]
+    return None
 
 
 class _Number(str):

@@ -17,6 +17,7 @@ from typing import IO, cast
 
 import pyarrow as pa
 
+from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.transforms.inputs.files import InputError
 
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -28,6 +29,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of Excel since 2007, and before
 
 
 @contextlib.contextmanager
@@ -81,6 +83,10 @@ def open_lines(path: str, name: str, newline: str = "") -> Iterator[Iterator[str
         head = file.read(_HEAD)
         file.seek(0)
         marks = [encoding for mark, encoding in _MARKS if head.startswith(mark)]
+        if said := placeholder(head):
+            raise InputError(f"{name}: is {said}")
+        if head.startswith(_SPREADSHEETS):
+            raise InputError(f"{name}: is a spreadsheet or an archive; save it as CSV UTF-8")
         if not marks and _is_unmarked_utf16(head):
             raise InputError(
                 f"{name}: holds NUL bytes and no mark of its encoding, perhaps UTF-16; save it as"

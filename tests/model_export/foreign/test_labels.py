@@ -61,6 +61,8 @@ KERAS_INDEX = {"0": ["n02123045", "cat"], "1": ["n02085620", "dog"], "2": ["n021
         ),
         ("heading.csv", b"name\ncat\ndog\nred fox\n"),
         ("all_quoted.csv", b'"label"\r\n"cat"\r\n"dog"\r\n"red fox"\r\n'),
+        ("reversed.csv", b'red fox,2\n"cat",0\ndog,1\n'),
+        ("reversed.tsv", b"cat\t1\ndog\t2\nred fox\t3\n"),
         ("no_suffix", json.dumps(THREE).encode()),
     ],
 )

@@ -10,6 +10,7 @@ from imagecensus.model_export.foreign.keras_file import KerasFile
 from imagecensus.model_export.foreign.network_checks import (
     RANGES,
     check_input_range,
+    check_normalisation,
     choose_activation,
 )
 from imagecensus.model_export.preprocess import PreprocessSpec
@@ -100,3 +101,26 @@ def test_probabilities_add_up_to_one():
         added([0.2, 0.7], ending="sigmoid", logits=True)
     with pytest.raises(UserError, match="from -0.2 to 1.2"):
         added([1.2, -0.2], probabilities=True)
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(
+    "means, deviations, fitting",
+    [
+        (*IMAGENET, ["0..1", "-1..1"]),
+        ([255 * x for x in IMAGENET[0]], [255 * x for x in IMAGENET[1]], ["0..255"]),
+        ((103.9, 116.8, 123.7), (1, 1, 1), ["0..255"]),
+        ((0, 0, 0), (255, 255, 255), ["0..255"]),
+        ((0.5,), (0.5,), ["0..1", "-1..1"]),
+        ((-0.5,), (1,), ["-1..1"]),
+    ],
+)
+def test_means_and_deviations_are_of_the_range(means, deviations, fitting):
+    for name in RANGES:
+        if name in fitting:
+            check_normalisation(name, means, deviations)
+        else:
+            with pytest.raises(UserError, match=f"--input-range {' or '.join(fitting)}$"):
+                check_normalisation(name, means, deviations)

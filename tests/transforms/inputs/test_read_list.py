@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from listings import listed
 from packing import pack
@@ -261,3 +262,28 @@ def test_rows_are_the_same_whatever_the_quoting(tmp_path):
     some = [list(read_rows(scan(str(write(tmp_path / f"{n}.csv", "path,n\n" + "\n".join(lines))))))
             for n, lines in (("plain", plain), ("quoted", quoted))]  # fmt: skip
     assert [rows.values.to_pydict() for rows in some[0]] == [r.values.to_pydict() for r in some[1]]
+
+
+@pytest.mark.parametrize("orient", ["columns", "records", "split", "list"])
+def test_json_as_pandas_writes_it(tmp_path, orient):
+    frame = pd.DataFrame({"site": ["x", "y"], "path": ["a.jpg", "b.jpg"]}, index=[7, 9])
+    wrong = orient == "list"  # of `to_dict`, written by other tools
+    text = json.dumps(frame.to_dict("list")) if wrong else frame.to_json(orient=orient)
+    rows = listed(write(tmp_path / "list.json", text))
+    assert [(row["uri"], row["site"]) for row in rows] == [
+        (f"{tmp_path}/a.jpg", "x"), (f"{tmp_path}/b.jpg", "y")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_a_table_in_a_text_file_is_one(tmp_path, delimiter):
+    text = "path,site\na.jpg,x\n".replace(",", delimiter)
+    (row,) = listed(write(tmp_path / "list.txt", text))
+    assert (row["uri"], row["site"]) == (f"{tmp_path}/a.jpg", "x")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04\x14\0", b"\xd0\xcf\x11\xe0\xa1\xb1"])
+@pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.json"])
+def test_a_spreadsheet_under_the_name_of_a_list_is_called_so(tmp_path, content, name):
+    with pytest.raises(InputError, match="is a spreadsheet or an archive; save it as CSV UTF-8"):
+        listed(write(tmp_path / name, content + bytes(500)))
