@@ -22,6 +22,7 @@ import collections
 import hashlib
 import itertools
 import json
+import posixpath
 import re
 import tarfile
 import urllib.parse
@@ -63,6 +64,7 @@ _TAR_NAME = re.compile(r"\.(tar(\.\w+)?|tgz|tbz2?|txz|tlz|tzst)$", re.IGNORECASE
 _UNREAD = "unread: "  # a kind; why and the remedy follow
 _LINKS = 1_000_000  # held, until it is known what lies in the archive
 _HOPS = 8  # from link to link
+_NO_FILES = ("link", "left out", "failed")
 _LEFT_OUT = b"imagecensus.left_out"
 _NO_COLUMNS = pa.schema([])
 
@@ -277,9 +279,9 @@ def _list_files(
     if all_pages:
         members = page_archive.with_page_counts(members, stream)
     members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
-    names, links = _Names(), list[Member]()
+    names, links, hidden = _Names(), list[Member](), dict[str, Member]()
     for member in without_sidecars(
-        _files_in(members, links, left_out), lambda member: member.name, left_out
+        _files_in(members, links, hidden, left_out), lambda member: member.name, left_out
     ):
         if is_archive_name(member.name) and member.where[0] != "failed":
             text = "an archive in an archive is not opened; unpack the outer one"
@@ -287,13 +289,16 @@ def _list_files(
         name = names.unused(member.name)
         for page in page_archive.pages_of(member._replace(name=name)):
             yield page if page.name == name else page._replace(name=names.unused(page.name))
-    yield from _loose_links(links, names, left_out)
+    yield from _loose_links(links, hidden, names, left_out)
 
 
 def _files_in(
-    members: Iterator[Member], links: list[Member], left_out: collections.Counter[str]
+    members: Iterator[Member],
+    links: list[Member],
+    hidden: dict[str, Member],
+    left_out: collections.Counter[str],
 ) -> Iterator[Member]:
-    """The members that are files and not ignored; links are gathered."""
+    """The members that are files and not ignored; gathers links, and what hidden folders hold."""
     for member in members:
         parts = (part for part in member.name.split("/") if part not in (".", ".."))
         kind = next(filter(None, map(ignored_kind, parts)), "")
@@ -303,6 +308,9 @@ def _files_in(
             kind = "links"
         if kind:
             left_out[kind] += 1
+            in_hidden = kind == "hidden" and not ignored_kind(posixpath.basename(member.name))
+            if in_hidden and member.where[0] not in _NO_FILES and len(hidden) < _LINKS:
+                hidden[member.name] = member
         elif member.where[0] == "link":
             links.append(member)
         else:
@@ -310,11 +318,15 @@ def _files_in(
 
 
 def _loose_links(
-    links: list[Member], names: _Names, left_out: collections.Counter[str]
+    links: list[Member],
+    hidden: dict[str, Member],
+    names: _Names,
+    left_out: collections.Counter[str],
 ) -> Iterator[Member]:
-    """Links that lead to nothing in the archive, as failed rows; the others are counted.
+    """What links alone lead to, as git-annex keeps it, by the first of them; others are counted.
 
-    They come last, so that none takes the name of an image.
+    Those that lead to nothing in the archive are failed rows. They come last, so that none takes
+    the name of an image.
     """
     targets = {link.name: link.where[1] for link in links}
     for link in links:
@@ -323,6 +335,9 @@ def _loose_links(
             target = targets.get(target, target)
         if names.has(target) or names.has(link.name):
             left_out["links"] += 1
+        elif target in hidden:
+            names.unused(target)
+            yield from page_archive.pages_of(hidden[target]._replace(name=names.unused(link.name)))
         else:
             text = f"a link to {link.where[2]!r}; links in archives are not followed"
             yield failed(names.unused(link.name), "not_an_image", text)

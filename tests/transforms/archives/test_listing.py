@@ -227,6 +227,26 @@ def test_tables_that_are_not_read_are_named_in_a_row(tmp_path, name):
     assert len(found_in(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_links_to_what_hidden_folders_hold_have_one_row(tmp_path, suffix):
+    path = tmp_path / f"annex.{suffix}"
+    with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as tar:
+        add_to_tar(tar, [("repo/.git/annex/KEY.jpg", b"a"), ("repo/._c.jpg", b"x")])
+        for name, target in (
+            ("repo/b.jpg", ".git/annex/KEY.jpg"), ("repo/a.jpg", "./.git/annex/KEY.jpg"),
+            ("repo/d/c.jpg", "../b.jpg"), ("repo/c.jpg", "._c.jpg"),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+        add_to_tar(tar, [("repo/z.jpg", b"z")])
+    selection = Selection()
+    found = found_in(path, selection=selection)
+    assert found.pop("repo/c.jpg").startswith("not_an_image: a link to '._c.jpg'")
+    assert found == {"repo/z.jpg": b"z", "repo/b.jpg": b"a"}
+    assert selection.left_out == {"hidden": 2, "links": 2}
+
+
 def test_links_make_no_second_row_and_rename_nothing(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, kind, target in (
