@@ -92,7 +92,7 @@ DEV = [
 
 README = (pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8")
 URLS = {}
-# CI builds what is published and knows where the repository is, so pages and pictures can be found
+# CI builds what is published and knows where the repository is, so pages and images can be found
 # from a package index.
 if "GITHUB_REPOSITORY" in os.environ:
     host = os.environ.get("GITHUB_SERVER_URL", "https://github.com")

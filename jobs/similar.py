@@ -24,6 +24,7 @@ from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
+from imagecensus.transforms.dataset.layout import identity_in
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import split_member
 
@@ -235,7 +236,7 @@ def _query(table: Table, options: Options) -> tuple[Vectors, str]:
     if not model:
         raise UserError("--model is missing: the folder of the model that made the table")
     predictor = Predictor(model, top_k=1)
-    made_by = read_json(table.output, "_imagecensus/dataset.json").get("ingredients", {})
+    made_by = identity_in(read_json(table.output, "_imagecensus/dataset.json"))
     if made_by.get("model", predictor.contract.digest) != predictor.contract.digest:
         raise UserError(f"{model}: another model made {table.output}; name that one with --model")
     [row] = predictor.predict([read_one_image(options.image)], embeddings=True)

@@ -37,7 +37,7 @@ class OutputStatus:
       pending: images without a row yet.
       damaged, unplanned: locations of parts that do not count.
       running: who works on it, a line each.
-      unknown: jobs of which nobody tells whether they run.
+      unknown: jobs of which it cannot be known whether they run.
       balanced: whether every image is exactly one row, or pending.
     """
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         Options,
         argv,
         "imagecensus status",
-        "Checks the totals of an output and tells what runs for it. Classifies and writes nothing."
+        "Checks the totals of an output and shows what runs for it. Classifies and writes nothing."
         "\n\nexit codes: 0 every image has its row; 1 some have none yet, or totals do not balance",
     )
     found = read_status(options.output)

@@ -4,7 +4,7 @@
 
 Each case runs `classify` in a process of its own (forked from this one, which has imported
 everything, so that a case takes a second), holds it at a point of `transforms/fault_injection.py`,
-does harm, lets it go on, undoes what a person would undo (free the disk, put the folder back), and
+does harm, lets it go on, undoes what a user would undo (free the disk, put the folder back), and
 runs the same command again. Then: the same rows as an uninterrupted run, none lost, none twice;
 totals balanced; nothing temporary left; and never a traceback on the way.
 """
@@ -207,10 +207,10 @@ class Chaos:
                 return False
             if not run.wait_until(place / "fault.reached"):
                 raise Failure(f"never reached {case.point}:{case.nth}: {run.said()}")
-            mend = self._harm(case, run, sources, output, place)
+            undo = self._harm(case, run, sources, output, place)
             (place / "fault.go").touch()
             code = run.wait()
-            mend()
+            undo()
         finally:
             run.signal(signal.SIGKILL)
         said = run.said()
@@ -224,7 +224,7 @@ class Chaos:
         return False
 
     def _harm(self, case: Case, run: _Run, sources, output, place):
-        """Does the case's harm to a held run; returns what mends the world afterwards."""
+        """Does the case's harm to a held run; returns what undoes it."""
         signals = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
         if case.fault in signals:
             run.signal(signals[case.fault])

@@ -2,7 +2,7 @@
 
 Draws images of five kinds in every format that archives hold, trains a small MobileNet-V2 on
 part of them, classifies the rest with Beam and compares the answers with the truth. Uses only
-what the package itself offers: each step is a command that a person could type.
+what the package itself offers: each step is a command that a user could type.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def say(text: str) -> None:
 
 
 def run(*words: str) -> None:
-    """One command in this process, shown as a person would type it."""
+    """One command in this process, shown as a user would type it."""
     import importlib
 
     from imagecensus.jobs.cli import COMMANDS

@@ -22,6 +22,7 @@ from imagecensus.jobs.cli import COMMANDS, main
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.safety import check_graph
 from imagecensus.model_export.verify import check_model
+from imagecensus.transforms.dataset.layout import Layout, stored_identity
 from imagecensus.transforms.engines.registry import load_engine
 from imagecensus.transforms.records import OUTPUT_COLUMNS, prediction_schema
 
@@ -86,6 +87,13 @@ def test_a_finished_dataset_is_resumed_and_nothing_redone(version, output, tmp_p
     assert {path: path.read_bytes() for path in (output / "predictions").iterdir()} == before
     totals = json.loads((output / "run_report.json").read_text())["totals"]
     assert totals["balanced"] and totals["already_listed"] == 13
+
+
+def test_what_it_was_begun_with_is_known_by_its_former_name(version, output):
+    assert "ingredients" in json.loads((output / "_imagecensus" / "dataset.json").read_text())
+    assert stored_identity(Layout(output=str(output)))["top_k"] == 3
+    assert main(["report", str(output)]) == 0
+    assert "preprocess.height" in (output / "report.html").read_text()
 
 
 def test_a_lost_part_is_redone_and_new_images_are_added(version, output, tmp_path):

@@ -49,7 +49,7 @@ def test_what_nobody_could_be_asked_about_does_not_count_as_audited():
     "versions, flags, code",
     [(["1.1"], ["--fixable"], 1), ([], ["--fixable"], 0), ([], [], 1), (["1.1"], [], 1)],
 )
-def test_a_vulnerability_with_a_fix_fails_and_one_without_is_told(
+def test_a_vulnerability_with_a_fix_fails_and_one_without_is_reported(
     versions, flags, code, monkeypatch, capsys
 ):
     main = runpy.run_path(str(LICENCES.with_name("audit.py")))["main"]

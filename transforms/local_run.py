@@ -57,7 +57,7 @@ class LocalRun:
             self.wall[stage] += wall
 
     def add_elsewhere(self, stage: str, cpu: float, wall: float) -> None:
-        """Books what a decoder process spent."""
+        """Adds what a decoder process spent."""
         with self._lock:
             self.cpu_elsewhere += cpu
         self.add(stage, cpu, wall)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.transforms.dataset import inventory
+from imagecensus.transforms.dataset.layout import identity_in
 
 LABELS_SHOWN = 40
 SCORE_BINS = 20
@@ -199,7 +200,7 @@ def list_provenance(run: dict[str, Any], dataset: dict[str, Any]) -> list[tuple[
     """What made the table, as (name, text) pairs."""
     provenance = {name: run[name] for name in _PROVENANCE if name in run}
     return flatten(provenance | {"fingerprint": dataset.get("fingerprint")}) + flatten(
-        dataset.get("ingredients", {})
+        identity_in(dataset)
     )
 
 

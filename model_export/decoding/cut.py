@@ -1,4 +1,4 @@
-"""Whether a file ends before the end that it announces: told by its structure, for its status."""
+"""Whether a file ends before the end that it announces: seen by its structure, for its status."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _load(image: Image.Image, data: bytes, need: Need) -> LoadedImage:
     elif image.format == "TIFF":
         orientation = _orientation(image)  # and Pillow turns it too
         tiff_damage.listen_to_libtiff()
-        with tiff_damage.told_of_damage():
+        with tiff_damage.damage_raised():
             tiff_damage.check_data(data, tiff_tags.read_tiff(data).pages[0])
             image.load()
     else:

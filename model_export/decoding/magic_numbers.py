@@ -47,7 +47,7 @@ STARTS: dict[bytes, str] = {
     b"!INTERFILE": "Interfile", b"# AmiraMesh": "AmiraMesh", b"# Avizo": "AmiraMesh",
     b"\tics_version": "ICS", b"ics_version": "ICS", b"PDS_VERSION_ID": "PDS", b"CCSD3ZF": "PDS",
     b"LBLSIZE=": "VICAR", b"\0\0\0\0\0\0\0\x04": "McIDAS",
-    # camera raw with a start of its own; what is a TIFF is told by `tiff_tags`
+    # camera raw with a start of its own; what is a TIFF is named by `tiff_tags`
     b"FUJIFILMCCD-RAW": "RAF", b"IIRO": "ORF", b"IIRS": "ORF", b"MMOR": "ORF",
     b"IIU\x00": "RW2", b"II\x1a\x00\x00\x00HEAPCCDR": "CRW", b"FOVb": "X3F", b"\x00MRM": "MRW",
     b"NSCRAW": "camera raw of film scanners", b"qktk": "QuickTake", b"qktn": "QuickTake",

@@ -100,7 +100,7 @@ def piece(name: str, *arguments, env: dict | None = None) -> dict:
 
 
 def job(folder, output, model, *flags, env: dict | None = None, watch: bool = False) -> dict:
-    """`imagecensus classify` as a person runs it, with the totals it leaves.
+    """`imagecensus classify` as a user runs it, with the totals it leaves.
 
     Returns: images, wall, cpu (start to exit), peak_mb, steady (seconds after the model was
     loaded), stages_cpu and stages_wall.

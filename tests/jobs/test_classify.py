@@ -131,7 +131,7 @@ def test_retry_failed_redoes_only_failed_rows(archive, tiny_model, tmp_path):
     output = tmp_path / "out"
     classify(archive, "--unit-images=5", model=tiny_model, output=output)
     before = {row["uri"]: row for row in read_rows(output).to_pylist()}
-    photo(50).save(archive / "empty.png")  # mended
+    photo(50).save(archive / "empty.png")  # it is an image now
     for path in archive.rglob("0*.jpg"):
         path.unlink()  # the good ones must not be read again
     assert classify(archive, "--retry-failed", model=tiny_model, output=output) == 0
@@ -381,7 +381,7 @@ def test_mistakes_end_with_a_sentence(archive, tiny_model, tmp_path, capsys, arg
     assert not (tmp_path / "out").exists()
 
 
-def test_all_problems_are_told_at_once(capsys):
+def test_all_problems_are_reported_at_once(capsys):
     assert main(["classify", "nowhere", "--top-k=0", "--limit=0"]) == 2
     said = capsys.readouterr().err
     for part in ("nowhere: no such file", "--output is missing", "--top-k must", "--limit must"):

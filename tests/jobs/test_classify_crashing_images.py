@@ -1,4 +1,4 @@
-"""Images that crash or hang their decoder, through the whole job as a person runs it."""
+"""Images that crash or hang their decoder, through the whole job as a user runs it."""
 
 import os
 import pathlib

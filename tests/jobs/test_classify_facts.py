@@ -104,7 +104,7 @@ def test_a_dataset_from_before_goes_on_without_them(archive, tiny_model, tmp_pat
     # As such a dataset is: no facts in its record, nor in its parts.
     record = output / "_imagecensus" / "dataset.json"
     content = json.loads(record.read_text())
-    del content["ingredients"]["facts"], content["ingredients"]["columns"]["raw_of"]
+    del content["identity"]["facts"], content["identity"]["columns"]["raw_of"]
     shutil.rmtree(output / "predictions")
     record.write_text(json.dumps(content))
     rows = classify(archive, output, tiny_model)

@@ -82,7 +82,7 @@ def test_a_dataset_begun_without_the_column_goes_on_without_it(archive, tiny_mod
     main(one)
     record = output / "_imagecensus" / "dataset.json"
     content = json.loads(record.read_text())
-    del content["ingredients"]["columns"]["raw_of"]
+    del content["identity"]["columns"]["raw_of"]
     record.write_text(json.dumps(content))
     main([*one[:1], str(archive), *one[2:]])
     assert json.loads(record.read_text()) == content

@@ -176,7 +176,7 @@ def test_a_truth_file_of_noise_is_refused(table, tmp_path, capsys):
         assert name in capsys.readouterr().err
 
 
-def test_labels_the_model_never_answers_are_counted_and_told(tmp_path):
+def test_labels_the_model_never_answers_are_counted_and_reported(tmp_path):
     rows = [row("/p/cat/1.jpg"), row("/p/unicorn/2.jpg"), row("/p/unicorn/3.jpg")]
     found = evaluate(write_table(tmp_path / "out", rows), "parent")
     assert found["unknown_labels"] == {"unicorn": 2}

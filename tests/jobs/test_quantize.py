@@ -44,7 +44,7 @@ def classify(photos, output, *words):
 
 
 def dataset(output):
-    return json.loads((output / "_imagecensus" / "dataset.json").read_text())["ingredients"]
+    return json.loads((output / "_imagecensus" / "dataset.json").read_text())["identity"]
 
 
 def test_the_twin_is_measured_and_covered_by_the_digest(tiny_model, model8):

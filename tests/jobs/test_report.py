@@ -85,7 +85,7 @@ def test_the_random_sample_does_not_depend_on_the_parts(tmp_path):
     assert samples[0] == samples[1] and len(samples[0]) == 10
 
 
-def test_the_page_has_thumbnails_books_and_no_script(photos_table):
+def test_the_page_has_thumbnails_totals_and_no_script(photos_table):
     path = write_report(photos_table)
     page = Path(path).read_text("utf-8")
     assert page.count("data:image/jpeg;base64,") > 20
@@ -101,7 +101,7 @@ def test_the_same_table_gives_the_same_page(photos_table):
     assert without_time[0] == without_time[1]
 
 
-def test_rows_that_are_missing_are_told(photos_table):
+def test_missing_rows_are_reported(photos_table):
     write_run_report(photos_table, 30)
     page = Path(write_report(photos_table)).read_text("utf-8")
     assert "30 were listed, 26 rows are here: 4 are still to be done" in page

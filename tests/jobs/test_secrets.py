@@ -1,4 +1,4 @@
-"""Secrets planted wherever a person may put one are found nowhere in what a run writes."""
+"""Secrets planted wherever a user may put one are found nowhere in what a run writes."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The whole train job on generated images, run as a person runs it."""
+"""The whole train job on generated images, run as a user runs it."""
 
 import glob
 import json
@@ -66,7 +66,7 @@ def run(capsys, *words):
     return code, capsys.readouterr().err
 
 
-def test_everything_wrong_with_the_flags_is_told_at_once(shapes, tmp_path, capsys):
+def test_everything_wrong_with_the_flags_is_reported_at_once(shapes, tmp_path, capsys):
     words = (shapes, "--output", tmp_path / "m")
     code, error = run(
         capsys, *words, "--epochs", "0", "--dropout", "1", "--seed", "-1", "--alpha=0"

@@ -340,7 +340,7 @@ def test_an_object_replaced_after_listing_is_not_taken_for_the_listed_one(there)
         ("unlistable", "cannot be listed"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(there, tiny_model, capfd, mistake, told):
+def test_mistakes_are_reported_in_a_sentence(there, tiny_model, capfd, mistake, told):
     source = {"no bucket": there.root + "nowhere/photos", "no prefix": there.uri("no/such")}
     model = there.uri("none") if mistake == "no model" else tiny_model
     faults = {"unwritable": Fault(there.writing, 403), "unlistable": Fault(there.listing, 403)}
@@ -527,7 +527,7 @@ def test_plan_forecasts_with_the_prices_of_the_store(there, capfd):
 
 
 @pytest.mark.parametrize("fault", [403, 400, 503, "reset"], ids=str)
-def test_no_secret_is_told(there, tmp_path, tiny_model, capfd, monkeypatch, fault):
+def test_no_secret_is_reported(there, tmp_path, tiny_model, capfd, monkeypatch, fault):
     """Not by errors, whose addresses may be signed, nor by logs, reports and rows."""
     secret = "czNjcjN0VjRsdTNYWVo"
     planted = {

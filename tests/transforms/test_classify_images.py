@@ -35,6 +35,6 @@ def test_loading_checks_the_golden_images(tiny_model, tmp_path):
         read_golden(str(copy)).check(class_ids, scores, "copy")
 
 
-def test_the_engine_that_a_worker_chose_is_told(tiny_model):
+def test_the_engine_that_a_worker_chose_is_reported(tiny_model):
     handler = ClassifierHandler(ClassificationConfig(model=str(tiny_model), engine="auto"))
     assert handler.load_model().name == choose_engine("auto")

@@ -39,7 +39,7 @@ def test_a_folder_is_listed_at_any_depth_in_name_order(tmp_path):
     assert rows[0]["etag_or_mtime"] == str((tmp_path / "a.jpg").stat().st_mtime_ns)
 
 
-def test_extensions_do_not_matter_but_hidden_files_and_litter_do(tmp_path):
+def test_extensions_do_not_matter_but_hidden_and_system_files_do(tmp_path):
     for name in ("photo", "photo.txt", "Thumbs.db", "desktop.ini", ".DS_Store", ".git/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -84,7 +84,7 @@ def test_globs_and_single_files(tmp_path):
         uris(tmp_path / "*.png")
 
 
-def test_a_missing_input_is_told_before_listing(tmp_path):
+def test_a_missing_input_is_reported_before_listing(tmp_path):
     assert check_inputs((str(tmp_path / "nowhere"),)) == [
         f"{tmp_path}/nowhere: no such file or folder"
     ]

@@ -27,7 +27,7 @@ DATASET_VERSION = 1
 
 
 class MixError(UserError):
-    """The output holds a dataset of other ingredients. The message names what differs."""
+    """The output holds a dataset of another identity. The message names what differs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,16 +148,21 @@ def identity_of(
 
 
 def fingerprint_of(parts: dict[str, Any]) -> str:
-    """sha256 of the ingredients, hex, 16 digits."""
+    """sha256 of an identity, hex, 16 digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stored_identity(layout: Layout) -> dict[str, Any]:
     """What an output was begun with; empty where it is none yet, or `claim` will refuse it."""
     try:
-        found = json.loads(store.read(layout.dataset))["ingredients"]
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return identity_in(json.loads(store.read(layout.dataset)))
+    except (OSError, ValueError, AttributeError, UserError):
         return {}
+
+
+def identity_in(record: dict[str, Any]) -> dict[str, Any]:
+    """The identity that `dataset.json` records; empty where it records none."""
+    found = record.get("identity", record.get("ingredients"))  # the name until 0.1
     return found if isinstance(found, dict) else {}
 
 
@@ -181,7 +186,7 @@ def fact_columns(present: dict[str, Any], *, gps: bool, share: bool) -> tuple[st
 def claim(
     layout: Layout, wanted: dict[str, Any], passthrough: pa.Schema, dry_run: bool = False
 ) -> tuple[str, pa.Schema]:
-    """Makes the output a dataset of these ingredients, or checks that it is one.
+    """Makes the output a dataset of this identity, or checks that it is one.
 
     Lists may bring further columns: they are added to those that the dataset has. Limits may be
     raised.
@@ -190,21 +195,23 @@ def claim(
       the fingerprint that the dataset was begun with, and its columns.
 
     Raises:
-      MixError: it is a dataset of others, or holds parts of unknown origin.
+      MixError: it is a dataset of another identity, or holds parts of unknown origin.
     """
     try:
         record = json.loads(store.read(layout.dataset))
-        present, fingerprint = record["ingredients"], record["fingerprint"]
+        present, fingerprint = identity_in(record), record["fingerprint"]
+        if not present:
+            raise KeyError("identity")
     except FileNotFoundError:
         if store.list_names(layout.parts):
             raise MixError(
                 f"{layout.output}: holds parts but no {layout.dataset}; choose another --output"
             ) from None
-        record = {"fingerprint": fingerprint_of(wanted), "ingredients": wanted}
+        record = {"fingerprint": fingerprint_of(wanted), "identity": wanted}
         if not dry_run:
             store.write(layout.dataset, json.dumps(record, indent=1).encode())
         return record["fingerprint"], _plain(passthrough)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MixError(f"{layout.dataset}: damaged ({error}); choose another --output") from None
     grown, schema = _grown(present.get("columns") or {}, passthrough)
     wanted = wanted | {"columns": grown}
@@ -220,7 +227,7 @@ def claim(
             " choose another --output, or run as before"
         )
     if any(present.get(key) != wanted[key] for key in taken) and not dry_run:
-        record["ingredients"] = wanted
+        record = {"fingerprint": fingerprint, "identity": wanted}
         store.write(layout.dataset, json.dumps(record, indent=1).encode())
     return fingerprint, schema
 

@@ -92,8 +92,8 @@ class Child:
           OSError: the child died.
         """
         area = self._areas[self._next]
-        hows: dict[str, int] = {}
-        said = [_fields_of(request, hows) for request in group]
+        configs: dict[str, int] = {}
+        said = [_fields_of(request, configs) for request in group]
         size = sum(len(request.data or b"") for request in group)
         pixels = sum(request.out.nbytes for request in group if request.out is not None)
         try:
@@ -111,7 +111,7 @@ class Child:
                 fields["data"] = (at, len(request.data))
                 at += len(request.data)
         index, self._next = self._next, (self._next + 1) % AHEAD
-        message = {"area": index, "size": area.size, "free": at, "hows": list(hows)}
+        message = {"area": index, "size": area.size, "free": at, "configs": list(configs)}
         message["requests"] = said
         self.sent.append((index, group))
         self._socket.sendall(json.dumps(message).encode() + b"\n")
@@ -215,8 +215,8 @@ class Child:
         self._mark.close()
 
 
-def _fields_of(request: Request, hows: dict[str, int]) -> dict[str, Any]:
-    """A request as the child takes it; `hows` numbers those of its message."""
+def _fields_of(request: Request, configs: dict[str, int]) -> dict[str, Any]:
+    """A request as the child takes it; `configs` numbers those of its message."""
     fields: dict[str, Any] = {"number": request.number, "call": request.call, "ref": None}
     if request.ref is not None:
         if request.data is None:
@@ -226,7 +226,7 @@ def _fields_of(request: Request, hows: dict[str, int]) -> dict[str, Any]:
         fields["max_bytes"] = request.max_bytes
     if request.call == "decode":
         fault_injection.reached("decode")
-        fields["how"] = hows.setdefault(request.how, len(hows))
+        fields["config"] = configs.setdefault(request.config, len(configs))
     if request.arguments:
         fields["arguments"] = request.arguments
     return fields

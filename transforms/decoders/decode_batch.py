@@ -19,7 +19,7 @@ from imagecensus.transforms import activity, fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.archives.reading import as_stored, is_sequential
 from imagecensus.transforms.decoders.lease import lease
-from imagecensus.transforms.decoders.pool import how_to_decode, place_of
+from imagecensus.transforms.decoders.pool import decode_config, place_of
 from imagecensus.transforms.decoders.requests import Answer, Request
 from imagecensus.transforms.engines.registry import has_gpu
 from imagecensus.transforms.image_ref import ImageRef, Limits
@@ -59,7 +59,7 @@ class Pools:
     Attributes:
       decoders: the processes; other users of this process may share them.
       fetch: the threads.
-      request: how images are decoded, as requests say it.
+      config: how images are decoded, as requests carry it.
     """
 
     def __init__(self, config: DecodingConfig) -> None:
@@ -67,7 +67,7 @@ class Pools:
         limits = config.limits
         self.decoders = self._stack.enter_context(lease(limits, config.threads))
         self.decoders.start()
-        self.request = how_to_decode(
+        self.config = decode_config(
             config.spec, limits, gps=any(name in config.facts for name in GPS_FACTS),
             xxh128="xxh128" in config.facts,
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Pending:
         return Request(
             call="decode", done=functools.partial(self._done, row),
             seconds=self._config.limits.decode_seconds,
-            out=self._batch.pixels[row], how=self._pools.request, **source,
+            out=self._batch.pixels[row], config=self._pools.config, **source,
         )  # fmt: skip
 
     def _fetch(self, row: int, ref: ImageRef) -> None:

@@ -71,8 +71,8 @@ def list_archive(
         if kind == _DIED:
             raise ReaderDied("looking into it ends the process that does")
         with lease() as pool:
-            for told in itertools.count():
-                answer = pool.ask("list_archive", number, told, question, pin=location)
+            for given in itertools.count():
+                answer = pool.ask("list_archive", number, given, question, pin=location)
                 if not answer:
                     return
                 yield from pa.ipc.open_stream(answer)

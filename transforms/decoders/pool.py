@@ -101,9 +101,9 @@ class Pool:
           ImageError: also with `decode_crash` and `decode_timeout`.
           DecodersError: no process can be started.
         """
-        how = how_to_decode(spec, limits or self.limits, lenient=lenient, gps=gps)
+        config = decode_config(spec, limits or self.limits, lenient=lenient, gps=gps)
         seconds = (limits or self.limits).decode_seconds
-        answer = self._ask(call="decode", data=data, out=out, how=how, seconds=seconds)
+        answer = self._ask(call="decode", data=data, out=out, config=config, seconds=seconds)
         assert answer.info
         return answer.info
 
@@ -199,11 +199,11 @@ class Pool:
             request.done(Answer(error=error))
 
 
-def how_to_decode(
+def decode_config(
     spec: PreprocessSpec, limits: Limits, *,
     lenient: bool = False, gps: bool = False, xxh128: bool = False,
 ) -> str:  # fmt: skip
-    """How images are to be decoded, as requests say it; made once, used for many.
+    """How images are to be decoded, as requests carry it; made once, used for many.
 
     Args:
       lenient: a file that ends too early gives what there is of it. To look at only.
@@ -357,15 +357,17 @@ class _Driver(threading.Thread):
 
 def _fault(request: Request, death: Death) -> Exception:
     """What is said of a request over which a child ended."""
-    how = sandbox.ending(death.code)
+    ending = sandbox.ending(death.code)
     within = f"within {request.seconds:g} s (raise it with --decode-seconds)"
     if death.stage == sandbox.LIST:
-        return ReaderDied(f"the reader of its archive {how}")
+        return ReaderDied(f"the reader of its archive {ending}")
     if death.stage in (sandbox.OPEN, sandbox.READ):
         late = f"not read from its archive {within}"
-        return ImageError("read_error", late if death.late else f"the reader of its archive {how}")
+        return ImageError(
+            "read_error", late if death.late else f"the reader of its archive {ending}"
+        )
     if death.late:
         return ImageError("decode_timeout", f"not decoded {within}")
     if death.code in sandbox.OUT_OF_MEMORY:
         return ImageError("too_large", "not enough memory to decode")
-    return ImageError("decode_crash", f"the decoder {how}")
+    return ImageError("decode_crash", f"the decoder {ending}")

@@ -29,15 +29,15 @@ class Lists:
         found = getattr(listing, call)(*arguments)
         return packed(found) if isinstance(found, pa.Schema) else json.dumps(found).encode()
 
-    def _next_batch(self, number: int, told: int, question: list[Any]) -> bytes:
+    def _next_batch(self, number: int, given: int, question: list[Any]) -> bytes:
         """The next batch of a listing; empty: there is none.
 
         Args:
           number: of the listing.
-          told: batches that were had. Where another process gave them and died, they are skipped.
+          given: batches that were had. Where another process gave them and died, they are skipped.
         """
         at, batches = self._begun.pop(number, (0, None))
-        if batches is None or at != told:
+        if batches is None or at != given:
             location, size, etag, kind, image_column, columns, max_members, all_pages = question
             schema = pa.ipc.open_stream(bytes.fromhex(columns)).schema
             batches = listing.list_archive(
@@ -45,11 +45,11 @@ class Lists:
                 image_column=image_column, columns=schema, max_members=max_members,
                 all_pages=all_pages,
             )  # fmt: skip
-            batches = itertools.islice(batches, told, None)
+            batches = itertools.islice(batches, given, None)
         batch = next(batches, None)
         if batch is None:
             return b""
-        self._begun[number] = (told + 1, batches)
+        self._begun[number] = (given + 1, batches)
         if len(self._begun) > _LISTINGS:
             self._begun.popitem(last=False)
         return packed(batch.schema, [batch])

@@ -50,7 +50,7 @@ class Request:
       ref: what is to be read. With `data`: its record of an archive, to be unpacked.
       data: the file, where it was read already.
       out: uint8 [height, width, 3] that takes the pixels.
-      how: from `pool.how_to_decode`.
+      config: from `pool.decode_config`.
     """
 
     call: str
@@ -59,7 +59,7 @@ class Request:
     ref: ImageRef | None = None
     data: bytes | None = None
     out: np.ndarray | None = None
-    how: str = ""
+    config: str = ""
     max_bytes: int = 0
     arguments: tuple[Any, ...] = ()
     pin: str = ""  # what must be asked of one and the same child, in order

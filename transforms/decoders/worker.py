@@ -88,7 +88,7 @@ class Worker:
             short = {"status": "too_large", "error": "not enough memory to decode", "format": None}
             return {"answers": [short] * len(group["requests"]), "size": group["size"]}
         self._free = group["free"]  # where answers of bytes go
-        self._hows = group["hows"]
+        self._configs = group["configs"]
         answers = [self._answer_one(request, area) for request in group["requests"]]
         return {"answers": answers, "size": area.size}
 
@@ -141,16 +141,16 @@ class Worker:
                 data = _slice(area, request["data"])
             spent["bytes"] = pages.size_of(data)
             self._mark.set(self._number, sandbox.DECODE)
-            spec, how = _settings(self._hows[request["how"]])
-            if how["xxh128"]:
+            spec, config = _parsed(self._configs[request["config"]])
+            if config["xxh128"]:
                 spent["xxh128"] = xxhash.xxh3_128_hexdigest(data)
-            ImageFile.LOAD_TRUNCATED_IMAGES = how["lenient"]
+            ImageFile.LOAD_TRUNCATED_IMAGES = config["lenient"]
             first, count = request["pixels"], spec.height * spec.width * 3
             out = np.frombuffer(area.map, np.uint8, count, first).reshape(spec.shape)
             start = _clocks()
             try:
-                limits = how["max_pixels"], how["max_side"]
-                info = decode_image(data, spec, out, *limits, gps=how["gps"])
+                limits = config["max_pixels"], config["max_side"]
+                info = decode_image(data, spec, out, *limits, gps=config["gps"])
             finally:
                 spent["decode"] = _since(start)
         except ImageError as error:
@@ -195,9 +195,9 @@ def _slice(area: sandbox.Area, place: list[int]) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _settings(text: str) -> tuple[PreprocessSpec, dict[str, Any]]:
-    how = json.loads(text)
-    return PreprocessSpec.from_json(how["spec"]), how
+def _parsed(text: str) -> tuple[PreprocessSpec, dict[str, Any]]:
+    config = json.loads(text)
+    return PreprocessSpec.from_json(config["spec"]), config
 
 
 def _plain(value: Any) -> Any:

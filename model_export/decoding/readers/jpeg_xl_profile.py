@@ -29,7 +29,7 @@ class _Encoding(ctypes.Structure):
 
 
 def read_profile(data: bytes) -> bytes | None:
-    """The ICC profile of the pixels that are decoded; None: they are sRGB, or it is not told."""
+    """The ICC profile of the pixels that are decoded; None: they are sRGB, or it is not stated."""
     lib = _libjxl()
     if lib is None:
         return None

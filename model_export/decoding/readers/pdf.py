@@ -1,6 +1,6 @@
 """Pages of PDF, drawn by PDFium (pypdfium2).
 
-A page has no pixels: its size is told in points, 72 to an inch. It is drawn with 144 pixels to an
+A page has no pixels: its size is stated in points, 72 to an inch. It is drawn with 144 pixels to an
 inch, or more where the model needs them, over white, with its annotations and filled forms. Fonts
 of the machine are not used, so that a page looks alike everywhere: what a file does not embed is
 drawn in PDFium's own fonts.

@@ -22,8 +22,8 @@ from imagecensus.model_export.decoding.readers.tiff_damage import (
     PNG,
     check_data,
     check_sums,
+    damage_raised,
     listen_to_libtiff,
-    told_of_damage,
 )
 from imagecensus.model_export.decoding.readers.tiff_samples import (
     LAB,
@@ -148,7 +148,7 @@ def _load_page(data: bytes, tiff: Tiff, page: Page) -> LoadedImage:
             _check_size(image.size, page)
             _repair_palette(image, page)
             listen_to_libtiff()
-            with told_of_damage():
+            with damage_raised():
                 image.load()
                 check_sums(data, page)
                 loaded = _from_pillow(image, page)

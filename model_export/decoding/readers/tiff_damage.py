@@ -39,7 +39,7 @@ def listen_to_libtiff() -> None:
 
 
 @contextlib.contextmanager
-def told_of_damage() -> Iterator[None]:
+def damage_raised() -> Iterator[None]:
     """Raises ImageError after the block where libtiff found damage in it."""
     _said.errors = []
     try:

@@ -22,7 +22,7 @@ class _Result:
     state = "RUNNING"
 
 
-class _Told(logging.Handler):
+class _Logged(logging.Handler):
     """Keeps records, and says when there is one."""
 
     def __init__(self):
@@ -38,7 +38,7 @@ class _Told(logging.Handler):
 
 @pytest.fixture
 def told():
-    handler, logger = _Told(), logging.getLogger("imagecensus")
+    handler, logger = _Logged(), logging.getLogger("imagecensus")
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)

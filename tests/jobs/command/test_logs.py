@@ -1,4 +1,4 @@
-"""What a person and a machine get to read while a job runs."""
+"""What a user and a machine get to read while a job runs."""
 
 import json
 import logging
@@ -45,15 +45,13 @@ def test_a_slow_image_is_logged_once_with_its_stage(monkeypatch, caplog):
         with activity.doing(stage, "/slow.jpg"):
             time.sleep(0.02)
     [told] = caplog.records
-    assert told.levelno == logging.WARNING  # a person at a terminal sees it, too
+    assert told.levelno == logging.WARNING  # a user at a terminal sees it, too
     assert told.fields["uri"] == "/slow.jpg" and told.fields["stage"] == "read"
     assert activity.take_slow() == [told.fields]
     assert activity.take_slow() == []
 
 
-def test_many_slow_images_are_counted_and_told_in_the_report(
-    monkeypatch, capfd, tmp_path, tiny_model
-):
+def test_many_slow_images_are_counted_and_reported(monkeypatch, capfd, tmp_path, tiny_model):
     monkeypatch.setattr(activity, "SLOW_SECONDS", 0)
     monkeypatch.setattr(activity, "_slow_count", 0)
     photos = make_photos(tmp_path / "photos", 30)

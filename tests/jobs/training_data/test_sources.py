@@ -55,7 +55,7 @@ def test_corrections_of_a_browsed_table_are_training_data(tmp_path):
     for index, uri in enumerate(uris):
         corrections.set(uri, f"00{index % 2 + 1}", "cat", 0.5)
     data = read_training_data(f"{output}/corrections.csv", NO_TEST)
-    assert data.labels == ("001", "002")  # as a person wrote them, not 1 and 2
+    assert data.labels == ("001", "002")  # as a user wrote them, not 1 and 2
     found = contents(data)
     assert sorted(name for name, _ in found) == sorted(uris)
     with open(odd, "rb") as file:

@@ -96,7 +96,7 @@ def test_wrong_content_is_never_kept(server, tmp_path):
     assert not (tmp_path / "file").exists()
 
 
-def test_a_refusal_is_told_at_once(server, tmp_path):
+def test_a_refusal_is_reported_at_once(server, tmp_path):
     server.broken, server.error = 9, 404
     with pytest.raises(FetchError, match="404"):
         fetch(server.url, str(tmp_path / "file"))

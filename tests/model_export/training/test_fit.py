@@ -17,7 +17,7 @@ from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract, read_golden
 from imagecensus.model_export.training.fit import class_weights, cross_entropy, global_batch
 
-# Several devices out of one CPU, then the job as a person runs it. One process for each number:
+# Several devices out of one CPU, then the job as a user runs it. One process for each number:
 # TensorFlow remembers a process's first group of CPU devices.
 TESTS = pathlib.Path(__file__).parents[2]
 REPLICAS = """

@@ -170,7 +170,7 @@ def test_a_sparse_member_whose_map_is_damaged_is_a_row_that_says_so(tmp_path):
         assert said == "read_error: the map of the sparse member is damaged"
 
 
-def test_joined_tars_are_read_to_the_end_and_other_bytes_behind_one_are_told(tmp_path):
+def test_joined_tars_are_read_to_the_end_and_other_bytes_behind_one_are_reported(tmp_path):
     path = tmp_path / "a.tar"
     one, two = tar_bytes(("a.jpg", b"a")), tar_bytes(("b.jpg", b"b"))
     path.write_bytes(one + two)

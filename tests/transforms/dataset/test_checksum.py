@@ -18,28 +18,28 @@ def _file(rows=3):
     return buffer.getvalue()
 
 
-SEALED = checksum.add_checksum(_file())
+WHOLE = checksum.add_checksum(_file())
 
 
 def test_a_file_with_a_checksum_is_parquet_like_any_other():
-    assert checksum.check(SEALED) == SEALED
-    assert pq.read_table(io.BytesIO(SEALED)).column("x").to_pylist() == [0, 1, 2]
+    assert checksum.check(WHOLE) == WHOLE
+    assert pq.read_table(io.BytesIO(WHOLE)).column("x").to_pylist() == [0, 1, 2]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, len(SEALED) - 1), st.integers(0, 7))
+@given(st.integers(0, len(WHOLE) - 1), st.integers(0, 7))
 def test_any_flipped_bit_is_found(at, bit):
-    data = bytearray(SEALED)
+    data = bytearray(WHOLE)
     data[at] ^= 1 << bit
     with pytest.raises(checksum.DamagedError):
         checksum.check(bytes(data))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, len(SEALED) - 1))
+@given(st.integers(0, len(WHOLE) - 1))
 def test_any_cut_is_found(length):
     with pytest.raises(checksum.DamagedError):
-        checksum.check(SEALED[:length])
+        checksum.check(WHOLE[:length])
 
 
 def test_a_file_without_a_checksum_is_not_trusted():

@@ -211,8 +211,8 @@ def test_corrected_values_of_a_list_are_taken_over_without_classifying(tmp_path,
     first = run(references(["a", "b", "c"], **{name: ["1", "2", "3"], "other": [1, 2, 3]}))
     assert (first.added, first.updated) == (3, 0)
     # One is corrected, one is cleared; named twice, the first counts. A folder knows no columns.
-    mended = references(["a", "b", "b", "c"], **{name: ["77", None, "9", "3"]})
-    second = run(mended)
+    corrected = references(["a", "b", "b", "c"], **{name: ["77", None, "9", "3"]})
+    second = run(corrected)
     assert (second.known, second.updated, second.changed, second.duplicates) == (3, 2, 0, 1)
     assert [(row["uri"], row[name], row["other"]) for row in rows_in_plan(tmp_path)] == [
         ("a", "77", 1),

@@ -20,7 +20,7 @@ from samples import photo
 from imagecensus.model_export.preprocess import ImageError, PreprocessSpec, decode_image
 from imagecensus.transforms.decoders import pool as pool_module
 from imagecensus.transforms.decoders import sandbox
-from imagecensus.transforms.decoders.pool import DecodersError, Pool, how_to_decode
+from imagecensus.transforms.decoders.pool import DecodersError, Pool, decode_config
 from imagecensus.transforms.decoders.requests import Request
 from imagecensus.transforms.image_ref import ImageRef, Limits
 
@@ -34,8 +34,8 @@ def _jpeg(seed=1):
     return file.getvalue()
 
 
-def _poison(how):
-    return b"\xff\xd8\xffPOISON:" + how.encode()
+def _poison(kind):
+    return b"\xff\xd8\xffPOISON:" + kind.encode()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def _decode_all(pool, sources, spec=SPEC, seconds=60):
 
         what = {"data": source} if isinstance(source, bytes) else {"ref": ImageRef(uri=source)}
         return Request(
-            call="decode", done=done, out=pixels[row], how=how_to_decode(spec, pool.limits),
+            call="decode", done=done, out=pixels[row], config=decode_config(spec, pool.limits),
             seconds=seconds, max_bytes=pool.limits.max_bytes, **what,
         )  # fmt: skip
 
@@ -153,7 +153,7 @@ def test_many_crashers_cost_their_own_rows(poisoned):
 
 
 def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
-    """A child that the kernel or a person ends says nothing about the image it had begun."""
+    """A child that the kernel or a user ends says nothing about the image it had begun."""
     out = np.zeros(SPEC.shape, np.uint8)
     pool.decode(_jpeg(), SPEC, out)
     for process in _processes(pool):

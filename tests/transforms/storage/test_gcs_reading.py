@@ -117,7 +117,7 @@ def test_what_errors_say(google, status, body, error, told):
         store.read("gs://photos/a.jpg")
 
 
-def test_a_range_past_the_end_is_empty_and_one_of_another_generation_is_told(google):
+def test_a_range_past_the_end_is_empty_and_one_of_another_generation_is_reported(google):
     objects = store.store_of("gs://photos")
     google.answers = [(416, {}, b"")]
     assert objects.read_range("gs://photos/a.tar", 10, 5) == b""

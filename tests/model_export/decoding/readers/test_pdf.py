@@ -109,7 +109,7 @@ def test_pages_of_any_shape_are_drawn_within_bounds(box):
     assert out.reshape(-1, 3).mean(0).tolist() == [0, 255, 0] and info.format == "PDF"
 
 
-def test_what_is_wrong_is_told():
+def test_what_is_wrong_is_reported():
     data = of_photos(1)
     assert status_of(written(encrypt=LOCKED)) == "permission_denied"
     assert status_of(data[: len(data) // 2]) == status_of(data[:-30]) == "truncated"

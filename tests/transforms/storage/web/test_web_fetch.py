@@ -182,7 +182,7 @@ def test_what_was_replaced_is_not_taken_for_what_was_listed(private):
         (["--model=https://example.org/model", "."], "cannot be read from the web"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(tmp_path, web, tiny_model, capfd, flags, told):
+def test_mistakes_are_reported_in_a_sentence(tmp_path, web, tiny_model, capfd, flags, told):
     command = ["classify", f"--model={tiny_model}", f"--output={tmp_path}/out", *flags]
     assert main(command) == 2
     said = capfd.readouterr().err

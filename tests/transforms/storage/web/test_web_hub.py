@@ -83,7 +83,7 @@ def test_a_file_of_the_hub_that_changed_is_noticed(hub):
         (["--output=hf://datasets/museum/birds/out", "."], "cannot be written"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_in_a_sentence(tmp_path, hub, tiny_model, capfd, flags, told):
+def test_mistakes_are_reported_in_a_sentence(tmp_path, hub, tiny_model, capfd, flags, told):
     hub.headers["/api/datasets/museum/none/tree/main"] = {"X-Error-Code": "RepoNotFound"}
     command = ["classify", f"--model={tiny_model}", f"--output={tmp_path}/out", *flags]
     assert main(command) == 2
