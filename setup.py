@@ -18,6 +18,7 @@ PACKAGES = [
     *PACKAGE_DIR,
     "imagecensus.jobs.classification",
     "imagecensus.jobs.command",
+    "imagecensus.jobs.options",
     "imagecensus.jobs.results",
     "imagecensus.jobs.training_data",
     "imagecensus.transforms.archives",

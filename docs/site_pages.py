@@ -42,7 +42,7 @@ def readme_page() -> str:
 def commands_page() -> str:
     """What `imagecensus COMMAND --help` says of each command."""
     parts = ["# Commands\n", "What `imagecensus COMMAND --help` prints, for every command.\n"]
-    for name, (_, text) in cli.COMMANDS.items():
+    for name, text in cli.COMMANDS.items():
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             cli.main([name, "--help"])

@@ -7,42 +7,22 @@ images that the table lists, decoded and encoded anew.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 import socket
 import tempfile
-from collections.abc import Sequence
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+import uvicorn
+
+from imagecensus.jobs.options.browse import BrowseOptions
+from imagecensus.jobs.results.browse_app import HOST, make_app
 from imagecensus.jobs.results.browse_rows import Rows
 from imagecensus.jobs.results.corrections import Corrections
 from imagecensus.jobs.results.open_table import open_table, read_json
 from imagecensus.model_export.common.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus browse`."""
-
-    output: str = argument("the --output folder of a classify run")
-    port: int = option(8642, "port to listen on; 0 takes a free one", metavar="N")
-    model: str | None = option(
-        None, "model for images dropped on the page; default: the run's", metavar="DIR"
-    )
-
-
-def main(argv: Sequence[str]) -> int:
+def main(options: BrowseOptions) -> int:
     """Serves until Ctrl-C."""
-    options = parse_options(
-        Options, argv, "imagecensus browse", "Shows a finished table as a page on this machine."
-    )
-    try:
-        import starlette  # noqa: F401
-        import uvicorn
-    except ImportError:
-        raise UserError("the page needs more packages: pip install 'imagecensus[browse]'") from None
-    from imagecensus.jobs.results.browse_app import HOST, make_app
-
     with (
         open_table(options.output) as table,
         tempfile.TemporaryDirectory(prefix="imagecensus-") as folder,

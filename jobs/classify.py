@@ -21,15 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from imagecensus.jobs.classification.beam_flags import validate_beam
 from imagecensus.jobs.classification.calibrate import model_with_int8
 from imagecensus.jobs.classification.interrupts import attach, cancel
-from imagecensus.jobs.classification.options import (
-    EPILOG,
-    IN_PROCESS,
-    ClassifyOptions,
-    validate,
-    validate_beam,
-)
 from imagecensus.jobs.classification.remote_job import name_of
 from imagecensus.jobs.classification.run_report import (
     Run,
@@ -40,8 +34,8 @@ from imagecensus.jobs.classification.run_report import (
     write_run_report,
 )
 from imagecensus.jobs.command import process
-from imagecensus.jobs.command.options import parse_known_options
 from imagecensus.jobs.command.progress import progress_bar
+from imagecensus.jobs.options.classify import IN_PROCESS, ClassifyOptions
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.quantities import counted
@@ -89,22 +83,14 @@ IIIF_SIDES = 4
 MOST_PARTS = 2000
 
 
-def main(argv: list[str]) -> int:
+def main(options: ClassifyOptions) -> int:
     """Runs the job; returns its exit code. Raises UserError for what the user can fix."""
-    options, beam_args = parse_known_options(
-        ClassifyOptions,
-        argv,
-        "imagecensus classify",
-        "Classifies every image of the inputs into a Parquet table.",
-        EPILOG,
-    )
-    validate(options)
-    if beam_args:
-        validate_beam(beam_args, options.runner)
-    return classify(options, beam_args)
+    if options.beam_args:
+        validate_beam(options.beam_args, options.runner)
+    return classify(options)
 
 
-def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
+def classify(options: ClassifyOptions) -> int:
     """Plans, runs and reports; see `main`."""
     options.web.apply()
     output = options.output
@@ -120,7 +106,7 @@ def classify(options: ClassifyOptions, beam_args: list[str]) -> int:
     ):
         if options.runner == IN_PROCESS and not options.dry_run:
             decoders.start()  # they take as long as all that comes before the first image
-        return _classify(options, beam_args, layout, at_end)
+        return _classify(options, layout, at_end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +114,6 @@ class Job:
     """What is to be done, judged and complete: nothing in it can be refused any more."""
 
     options: ClassifyOptions
-    beam_args: list[str]
     layout: Layout
     contract: Contract
     top_k: int
@@ -162,11 +147,10 @@ class Work:
 
 def _classify(
     options: ClassifyOptions,
-    beam_args: list[str],
     layout: Layout,
     at_end: contextlib.ExitStack,
 ) -> int:
-    job = prepare(options, beam_args, layout, at_end)
+    job = prepare(options, layout, at_end)
     if not options.dry_run:
         layout.make()
     activity.watch()
@@ -223,7 +207,6 @@ class _Chosen:
 
 def prepare(
     options: ClassifyOptions,
-    beam_args: list[str],
     layout: Layout,
     at_end: contextlib.ExitStack,
 ) -> Job:
@@ -272,7 +255,7 @@ def prepare(
     run = _run(options, chosen, fingerprint_of(identity), started)
     run.left_out = selection.left_out
     return Job(
-        options=options, beam_args=beam_args, layout=layout, contract=contract, top_k=top_k,
+        options=options, layout=layout, contract=contract, top_k=top_k,
         identity=identity, passthrough=passthrough, run=run, delta=delta,
         references=itertools.chain([first], references),
     )  # fmt: skip
@@ -408,7 +391,7 @@ def run_work(job: Job, work: Work) -> None:
 
         run_pipeline(
             Request(
-                options=job.options, beam_args=job.beam_args, layout=layout,
+                options=job.options, layout=layout,
                 contract=job.contract, top_k=job.top_k, epoch=work.epoch, units=work.todo,
                 facts=tuple(job.identity.get("facts", ())),
                 job_name=name_of(layout, work.fingerprint),

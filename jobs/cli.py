@@ -14,6 +14,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 from imagecensus.jobs.command import logs, process
 from imagecensus.model_export.common.errors import UserError
@@ -59,40 +61,22 @@ _EXTRAS = {
 }
 _BEAM_NOTE = re.compile(r" \[while running '[^']*'\]")
 
-# name: (module, one line of help). Modules are imported only when called: `--help` is instant.
+# name: one line of help. A command is the module of that name, its options those in `options`.
 COMMANDS = {
-    "classify": ("imagecensus.jobs.classify", "classify archives of images into a Parquet table"),
-    "doctor": ("imagecensus.jobs.doctor", "check before a run whether it can work"),
-    "plan": ("imagecensus.jobs.plan", "measure here and forecast time, workers and cost of a run"),
-    "status": (
-        "imagecensus.jobs.status",
-        "check the totals of an output, and tell what runs for it",
-    ),
-    "evaluate": ("imagecensus.jobs.evaluate", "compare a finished table with true labels"),
-    "predict": ("imagecensus.jobs.predict", "classify a few images and print the answers"),
-    "report": (
-        "imagecensus.jobs.report",
-        "write a page about a finished table, for people to look at",
-    ),
-    "similar": ("imagecensus.jobs.similar", "find images that look alike"),
-    "browse": (
-        "imagecensus.jobs.browse",
-        "show a finished table as a page, to look, correct and try",
-    ),
-    "compact": (
-        "imagecensus.jobs.compact",
-        "merge a table's many small parts into few, sorted by uri",
-    ),
-    "table": ("imagecensus.jobs.table", "write a finished table as CSV or JSON Lines"),
-    "export": (
-        "imagecensus.jobs.export",
-        "make a model folder of a Keras classifier trained elsewhere",
-    ),
-    "quantize": (
-        "imagecensus.jobs.quantize",
-        "give a model a faster twin in int8, and measure what it loses",
-    ),
-    "train": ("imagecensus.jobs.train", "train a classifier on labelled images and export it"),
+    "classify": "classify archives of images into a Parquet table",
+    "doctor": "check before a run whether it can work",
+    "plan": "measure here and forecast time, workers and cost of a run",
+    "status": "check the totals of an output, and tell what runs for it",
+    "evaluate": "compare a finished table with true labels",
+    "predict": "classify a few images and print the answers",
+    "report": "write a page about a finished table, for people to look at",
+    "similar": "find images that look alike",
+    "browse": "show a finished table as a page, to look, correct and try",
+    "compact": "merge a table's many small parts into few, sorted by uri",
+    "table": "write a finished table as CSV or JSON Lines",
+    "export": "make a model folder of a Keras classifier trained elsewhere",
+    "quantize": "give a model a faster twin in int8, and measure what it loses",
+    "train": "train a classifier on labelled images and export it",
 }
 
 
@@ -113,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         print(f"imagecensus: no command {argv[0]!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
-    return run_job(COMMANDS[argv[0]][0], argv[1:], debug, as_json)
+    return run_job(argv[0], argv[1:], debug, as_json)
 
 
 def command(job: str = "") -> None:
@@ -161,14 +145,26 @@ def _make_output_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def run_job(module: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:
-    """Calls `main(argv)` of a job's module and maps what it raises to an exit code."""
+def parse(name: str, argv: Sequence[str]) -> Any:
+    """The options of a command, without importing it. Raises what `Options.parse` does."""
+    module = importlib.import_module(f"imagecensus.jobs.options.{name}")
+    return getattr(module, f"{name.capitalize()}Options").parse(argv, f"imagecensus {name}")
+
+
+def run(name: str, argv: Sequence[str]) -> int:
+    """Runs a command; returns its exit code, and raises what it raises."""
+    options = parse(name, argv)
+    with process.importing():
+        job = importlib.import_module(f"imagecensus.jobs.{name}")
+    return job.main(options) or 0
+
+
+def run_job(name: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:
+    """Runs a command and maps what it raises to an exit code."""
     logs.configure(debug, as_json)
     try:
         _check_current_folder()
-        with process.importing():
-            job = importlib.import_module(module)
-        return job.main(argv) or 0
+        return run(name, argv)
     except UserError as error:
         if debug:
             print(redact(traceback.format_exc()), file=sys.stderr)
@@ -232,7 +228,7 @@ def _check_current_folder() -> None:
 def _usage() -> str:
     lines = ["usage: imagecensus COMMAND ...", "", "One label per image, in a table you can query."]
     lines += ["", "commands:"]
-    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     lines += ["", "`imagecensus COMMAND --help` explains one."]
     lines += ["`--debug` shows tracebacks, `--log-json` logs JSON Lines to standard error."]
     return "\n".join(lines)

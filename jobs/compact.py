@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
-from collections.abc import Sequence
 
 from imagecensus.jobs.classification.remote_job import RUNNING, read_job, state_of
-from imagecensus.jobs.command.options import argument, parse_options
+from imagecensus.jobs.options.compact import CompactOptions
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import compaction, delta_table
@@ -15,22 +13,7 @@ from imagecensus.transforms.dataset.epoch import raise_epoch
 from imagecensus.transforms.dataset.layout import Layout, dataset_fingerprint
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus compact`."""
-
-    output: str = argument("the --output of a classify run")
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options,
-        argv,
-        "imagecensus compact",
-        "Merges the parts of a table into files of up to 131,072 rows, sorted by uri, and removes"
-        " older revisions. Programs that read the table meanwhile see all rows before, or after;"
-        " classify goes on with the table as ever.",
-    )
+def main(options: CompactOptions) -> int:
     print(summary(options.output, compact(options.output)))
     return 0
 

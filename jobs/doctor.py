@@ -14,17 +14,13 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from imagecensus.jobs.classification.beam_flags import validate_beam
 from imagecensus.jobs.classification.finding import Finding
-from imagecensus.jobs.classification.options import (
-    DATAFLOW,
-    IN_PROCESS,
-    ClassifyOptions,
-    validate_beam,
-)
 from imagecensus.jobs.classification.runner_checks import check_runner, check_workers, versions_here
 from imagecensus.jobs.classification.runners import is_remote
 from imagecensus.jobs.classify import _model_folder
-from imagecensus.jobs.command.options import argument, parse_known_options
+from imagecensus.jobs.options.classify import DATAFLOW, IN_PROCESS, ClassifyOptions
+from imagecensus.jobs.options.doctor import DoctorOptions
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted, format_size
@@ -46,27 +42,11 @@ _STORES["hf"] = "hub"
 _STORES |= {scheme[:-3]: "s3" for scheme in S3} | {scheme[:-3]: "azure" for scheme in AZURE}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DoctorOptions(ClassifyOptions):
-    """What `classify` takes; inputs may be left out, or be the model folder alone."""
-
-    inputs: tuple[str, ...] = argument(
-        "what is to be classified; a model folder is taken as --model", nargs="*", metavar="INPUT"
-    )
-
-
-def main(argv: list[str]) -> int:
+def main(options: DoctorOptions) -> int:
     """Prints the findings; 1 where one of them would stop or spoil a run."""
-    options, beam_args = parse_known_options(
-        DoctorOptions,
-        argv,
-        "imagecensus doctor",
-        "Checks whether a classify run with these arguments can work, before it spends anything.",
-        "exit codes: 0 nothing in the way; 1 something is",
-    )
-    validate_beam(beam_args, options.runner)
+    validate_beam(options.beam_args, options.runner)
     failed = False
-    for finding in examine(options, beam_args):
+    for finding in examine(options):
         print(f"{finding.level:<5} {finding.check:<8} {finding.detail}", flush=True)
         if finding.remedy:
             print(f"{'':14} -> {finding.remedy}", flush=True)
@@ -74,11 +54,11 @@ def main(argv: list[str]) -> int:
     return int(failed)
 
 
-def examine(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
+def examine(options: ClassifyOptions) -> Iterator[Finding]:
     """Yields the findings, cheap checks first; workers are asked when all else is well."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    flags = PipelineOptions(beam_args).get_all_options(retain_unknown_options=True)
+    flags = PipelineOptions(list(options.beam_args)).get_all_options(retain_unknown_options=True)
     options = take_model_folder(options)
     options.web.apply()
     bad = False
@@ -94,7 +74,7 @@ def examine(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]
             bad |= finding.level == "fail"
             yield finding
     if options.runner not in (IN_PROCESS, DATAFLOW) and not bad:
-        yield from check_workers(options, beam_args)
+        yield from check_workers(options)
 
 
 def take_model_folder(options: ClassifyOptions) -> ClassifyOptions:

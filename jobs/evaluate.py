@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.evaluate import EvaluateOptions
 from imagecensus.jobs.report import EVALUATION_FORMAT, write_report
 from imagecensus.jobs.results.open_table import Table, as_csv, open_table, write_bytes
 from imagecensus.jobs.results.queries import count_no_images
 from imagecensus.jobs.results.training_overlap import describe_overlap, measure_overlap
-from imagecensus.jobs.results.true_labels import HELP, join_truth
+from imagecensus.jobs.results.true_labels import join_truth
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
+from imagecensus.model_export.training.metrics import measure
+from imagecensus.model_export.training.plots import plot_evaluation
 
 FOLDER = "evaluation"
 MISTAKES_LISTED = 1000
@@ -26,35 +25,7 @@ CONFUSIONS_SHOWN = 15
 ALL_RIGHT = 20  # so many and no mistake is more often a truth made from the answers
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus evaluate`."""
-
-    output: str = argument("the --output folder of a classify run")
-    labels: str = option("", f"where the true labels are: {HELP}", metavar="SOURCE")
-    uri_column: str = option("uri", "column of the --labels file that names the image")
-    label_column: str = option("label", "column of the --labels file that holds the true label")
-    model: str = option(
-        "",
-        "folder of the model, where it was moved since: which of the images it was trained on is"
-        " known there",
-        metavar="MODEL_DIR",
-    )
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options,
-        argv,
-        "imagecensus evaluate",
-        "Compares a finished table with true labels; writes OUTPUT/evaluation and renews the"
-        " report.",
-    )
-    if not options.labels:
-        raise UserError(f"--labels is missing: {HELP}")
-    missing = [name for name in ("sklearn", "matplotlib") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} not installed: pip install 'imagecensus[report]'")
+def main(options: EvaluateOptions) -> int:
     evaluation = evaluate(
         options.output,
         options.labels,
@@ -113,8 +84,6 @@ def evaluate(
     evaluation["confusions"] = [row for row in confusion if row["truth"] != row["label"]]
     evaluation["confusions"] = evaluation["confusions"][:CONFUSIONS_SHOWN]
     evaluation["mistakes"] = mistakes[:MISTAKES_SHOWN]
-    from imagecensus.model_export.training.plots import plot_evaluation
-
     files = {
         "per_class.csv": _csv(evaluation["per_class"]),
         "confusion.csv": _csv(confusion),
@@ -226,8 +195,6 @@ def _unknown_labels(table: Table, source: str) -> dict[str, int]:
 
 def _measure(table: Table) -> dict[str, Any]:
     """The figures of `imagecensus.model_export.training.metrics` over the judged rows."""
-    from imagecensus.model_export.training.metrics import measure
-
     table.connection.execute(
         """
         CREATE TABLE classes AS SELECT name, row_number() OVER (ORDER BY name) - 1 AS code FROM (

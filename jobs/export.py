@@ -7,13 +7,12 @@ become a SavedModel; ONNX, TensorFlow Lite and SavedModels an OpenVINO graph, wi
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 
 import numpy as np
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.export import KINDS, ExportOptions
 from imagecensus.jobs.quantize import quantize_from
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.placeholders import placeholder
@@ -40,63 +39,17 @@ from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.quantize import can_quantize, describe_int8
 from imagecensus.model_export.verify import check_model
 
-_KINDS = (
-    "a Keras file (.keras, .h5), ONNX (.onnx), TensorFlow Lite (.tflite), an OpenVINO graph (.xml)"
-    " or a SavedModel folder"
-)
 _KERAS = (".keras", ".h5", ".hdf5")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Options of an export."""
-
-    model: str = argument(_KINDS, metavar="MODEL")
-    output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
-    labels: str = option(
-        "",
-        "a label per line, or JSON: a list, or {class id: label}; default: those in the file, where"
-        " it carries any",
-        metavar="FILE",
-    )
-    input_range: str = option(
-        None, "what the network takes pixels as", required=True, choices=tuple(RANGES)
-    )
-    mean: str = option(
-        "",
-        "what is subtracted after --input-range: a number, or one for red, green, blue",
-        metavar="R,G,B",
-    )
-    std: str = option("", "what is divided by after --mean", metavar="R,G,B")
-    logits: bool = option(False, "the network ends without a softmax or sigmoid, which is added")
-    probabilities: bool = option(
-        False, "its answers are probabilities, although its last layer is no softmax or sigmoid"
-    )
-    image_size: int = option(0, "pixels a side, where the network takes any")
-    resize: str = option(
-        "bilinear", "filter of the resize", choices=("nearest", "bilinear", "bicubic", "lanczos")
-    )
-    crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
-    name: str = option("", "name of the model; default: the file's")
-    images: str | None = option(
-        None, "images of the model's kind: make an int8 twin, see `imagecensus quantize`",
-        metavar="PLACE",
-    )  # fmt: skip
-
-
-def main(argv: list[str]) -> int:
+def main(options: ExportOptions) -> int:
     """Exports; returns the exit code."""
-    options = parse_options(
-        ExportOptions, argv, "imagecensus export", "Makes a model folder of a network's file."
-    )
-    if not os.path.exists(options.model):
-        raise UserError(f"{options.model}: no such file")
     if options.images and not can_quantize():
         raise UserError("--images: nncf is not installed; pip install imagecensus[quantize]")
     check_target(options.output)
     is_graph = is_graph_file(options.model)
     if os.path.isdir(options.model) and not is_graph:
-        raise UserError(f"{options.model}: is a folder without saved_model.pb; expected {_KINDS}")
+        raise UserError(f"{options.model}: is a folder without saved_model.pb; expected {KINDS}")
     if not os.path.isdir(options.model):
         _check_file(options.model)
     labels = _labels(options)
@@ -123,7 +76,7 @@ def _check_file(path: str) -> None:
         raise UserError(f"{path}: is {said}")
     if not is_graph_file(path) and not path.lower().endswith(_KERAS):
         raise UserError(
-            f"{path}: expected {_KINDS}; weights of PyTorch are no network: export it there with"
+            f"{path}: expected {KINDS}; weights of PyTorch are no network: export it there with"
             " torch.onnx.export"
         )
 

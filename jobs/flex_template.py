@@ -5,20 +5,20 @@ The launcher in the template's image (docs/deploy/dataflow/Dockerfile.launcher) 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import sys
 
-from imagecensus.jobs.classification.options import ClassifyOptions
 from imagecensus.jobs.cli import run_job
+from imagecensus.jobs.command.options import declared
+from imagecensus.jobs.options.classify import ClassifyOptions
 
 WORKER_IMAGE = "IMAGECENSUS_WORKER_IMAGE"  # set by the template's image
 
 
 def main(argv: list[str]) -> int:
     """Runs `classify`; returns its exit code."""
-    return run_job("imagecensus.jobs.classify", classify_arguments(argv))
+    return run_job("classify", classify_arguments(argv))
 
 
 def classify_arguments(parameters: list[str]) -> list[str]:
@@ -26,7 +26,7 @@ def classify_arguments(parameters: list[str]) -> list[str]:
 
     `inputs` holds one or more locations in stores, separated by commas or blanks.
     """
-    fields = {field.name: field for field in dataclasses.fields(ClassifyOptions)}
+    fields = {field.name: field for field in declared(ClassifyOptions)}
     inputs, arguments = [], []
     for parameter in parameters:
         name, _, value = parameter.removeprefix("--").partition("=")

@@ -19,8 +19,9 @@ import tempfile
 import time
 from typing import Any
 
-from imagecensus.jobs.classify import main as classify
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.classify import classify
+from imagecensus.jobs.options.classify import ClassifyOptions
+from imagecensus.jobs.options.plan import PlanOptions
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted, format_duration, format_size
@@ -54,26 +55,6 @@ _ROW_BYTES = 200  # of the table, compressed, without embeddings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanOptions:
-    """Options of `imagecensus plan`."""
-
-    inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
-    model: str | None = option(None, "model folder", "dataset", metavar="DIR")
-    weights: str | None = option(None, "weights of the default model", "dataset", metavar="FILE")
-    sample: int = option(400, "so many images are measured", "forecast")
-    images: int | None = option(
-        None, "how many images the archive has, instead of listing it", "forecast", type=int,
-        metavar="N",
-    )  # fmt: skip
-    deadline: float | None = option(None, "hours that the run may take", "forecast", type=float)
-    vcpus: int = option(4, "vCPUs of one worker", "forecast")
-    prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
-    engine: str = option("auto", "as for classify", "machine", metavar="NAME")
-    threads: int = option(0, "as for classify", "machine")
-    seed: int = option(0, "seed of the sample", "forecast")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
     """What the sample showed, in seconds and bytes."""
 
@@ -91,18 +72,11 @@ class Measured:
         return self.listing_seconds + self.fixed_seconds + self.images * self.seconds_per_image
 
 
-def main(argv: list[str]) -> int:
+def main(options: PlanOptions) -> int:
     """Prints the forecast."""
-    options = parse_options(
-        PlanOptions, argv, "imagecensus plan", "Measures a sample here and forecasts a whole run."
-    )
     kind = _store_kind(options.inputs)
     prices = read_prices(options.prices, kind)
     source = options.prices or PRICES_OF_STORES.get(kind, PRICES_OF)
-    if options.sample < 20:
-        raise UserError("--sample must be at least 20")
-    if options.deadline is not None and options.deadline <= 0:
-        raise UserError("--deadline must be more than 0 hours")
     measured = measure(options)
     print(forecast(measured, options.vcpus, options.deadline, prices))
     print(f"prices     {source}, in US dollars; check them, and give yours with --prices=FILE")
@@ -197,10 +171,11 @@ def _run(options: PlanOptions, uris: list[str], folder: str, name: str) -> dict[
     manifest = os.path.join(folder, f"{name}.txt")
     with open(manifest, "w", encoding="utf-8") as file:
         file.writelines(uri + "\n" for uri in uris)
-    command = [manifest, f"--output={folder}/{name}", "--no-report", "--max-failure-rate=1"]
-    command += [f"--engine={options.engine}", f"--threads={options.threads}"]
-    command += [f"--model={options.model}"] if options.model else []
-    command += [f"--weights={options.weights}"] if options.weights else []
+    command = ClassifyOptions(
+        inputs=(manifest,), output=f"{folder}/{name}", no_report=True, max_failure_rate=1.0,
+        engine=options.engine, threads=options.threads, model=options.model,
+        weights=options.weights,
+    )  # fmt: skip
     start = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         classify(command)

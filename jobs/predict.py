@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from imagecensus.jobs.command.options import argument, option, parse_options, refuse
+from imagecensus.jobs.options.predict import STDIN, PredictOptions
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
 from imagecensus.model_export.default_model import default_model
@@ -38,7 +37,6 @@ from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import FACTS, GPS_FACTS, REF_SCHEMA, ImageBatch, Unit
 from imagecensus.transforms.storage import store
 
-STDIN = "-"
 _BATCH = 32
 _BAR = 20
 _NO_UNIT = Unit(name="predict", plan="", row_group=0, rows=0)
@@ -46,34 +44,8 @@ _NO_UNIT = Unit(name="predict", plan="", row_group=0, rows=0)
 NamedBytes = tuple[str, bytes | ImageError]  # the file, or why there is none
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus predict`."""
-
-    images: tuple[str, ...] = argument(
-        "image files, objects of stores (as gs://), or - for one image on standard input",
-        nargs="+",
-        metavar="IMAGE",
-    )
-    model: str | None = option(
-        None, "model folder; without it, MobileNet-V2 trained on ImageNet", metavar="DIR"
-    )
-    weights: str | None = option(
-        None, "weights file for the ImageNet model, where there is no network", metavar="FILE"
-    )
-    top_k: int = option(5, "best classes shown per image", metavar="K")
-    json: bool = option(False, "one JSON object per line, with the table's columns")
-    engine: str = option("auto", "auto, openvino or tensorflow", metavar="NAME")
-    gps: bool = option(False, "add where the image was taken, where it says so; with --json")
-    trust_model: bool = option(False, "run a model whose graph may touch files or the network")
-
-
-def main(argv: Sequence[str]) -> int:
+def main(options: PredictOptions) -> int:
     """Returns 1 where an image failed."""
-    options = parse_options(
-        Options, argv, "imagecensus predict", "Classifies a few images and prints the answers."
-    )
-    _validate(options)
     predictor = Predictor(
         model_folder(options.model, options.weights),
         options.engine,
@@ -210,18 +182,6 @@ def read_one_image(image: str) -> NamedBytes:
         if error.status == "not_found" and not split_member(image, ""):
             error = ImageError("not_found", "there is no such file")
         return image, error
-
-
-def _validate(options: Options) -> None:
-    problems = []
-    for image in options.images:
-        if image != STDIN and not store.is_remote(image) and os.path.isdir(image):
-            problems.append(f"{image}: a folder; use `imagecensus classify` for many images")
-    if options.images.count(STDIN) > 1:
-        problems.append("-: standard input holds one image; name it once")
-    if options.top_k < 1:
-        problems.append("--top-k must be at least 1")
-    refuse(problems)
 
 
 def model_folder(model: str | None, weights: str | None = None) -> str:

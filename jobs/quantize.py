@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagecensus.jobs.command.options import argument, option, parse_options, refuse
+from imagecensus.jobs.options.quantize import PARENT, QuantizeOptions
 from imagecensus.jobs.predict import model_folder
 from imagecensus.model_export.common.cores import usable_cores
 from imagecensus.model_export.common.errors import UserError
@@ -39,34 +39,12 @@ from imagecensus.transforms.decoders.look_into import read_reference
 from imagecensus.transforms.engines.precision import load_infer
 from imagecensus.transforms.engines.race import race
 from imagecensus.transforms.image_ref import MAX_BYTES, ImageRef
-from imagecensus.transforms.list_images import check_inputs, list_images
+from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 
 # A sample is drawn from so many images at the beginning of the listing.
 _LOOKED_AT = 50_000
 _SEED = 8
-_PARENT = "parent"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizeOptions:
-    """Options of a quantisation."""
-
-    model: str = argument(
-        "model folder; without it, MobileNet-V2 trained on ImageNet", nargs="?", metavar="MODEL"
-    )
-    images: str = option(
-        None, "folder, archive or manifest of images of the kind that the model is for",
-        required=True, metavar="PLACE",
-    )  # fmt: skip
-    output: str = option(None, "model folder to write", required=True, metavar="MODEL_DIR")
-    labels: str = option(
-        "", "true labels, to measure accuracy: `parent` (the folder's name) or `column:NAME`"
-        " of the manifest", metavar="SOURCE",
-    )  # fmt: skip
-    weights: str | None = option(None, "weights file for the ImageNet model", metavar="FILE")
-    trust_model: bool = option(False, "run a model whose graph may touch files or the network")
-    json: bool = option(False, "print the figures as JSON")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,17 +62,10 @@ class Sample:
     unreadable: int
 
 
-def main(argv: list[str]) -> int:
+def main(options: QuantizeOptions) -> int:
     """Quantises and prints the figures; returns the exit code."""
-    options = parse_options(
-        QuantizeOptions, argv, "imagecensus quantize", "Makes a model's faster twin in int8."
-    )
-    problems = check_inputs((options.images,))
-    if options.labels not in ("", _PARENT) and not options.labels.startswith("column:"):
-        problems.append(f"--labels {options.labels}: write `parent` or `column:NAME`")
     if not can_quantize():
-        problems.append("nncf is not installed; pip install imagecensus[quantize]")
-    refuse(problems)
+        raise UserError("nncf is not installed; pip install imagecensus[quantize]")
     model = model_folder(options.model, options.weights)
     if not options.trust_model:
         check_graph(model)
@@ -204,7 +175,7 @@ def _pixels(row: dict[str, Any], spec: PreprocessSpec) -> NDArray[np.uint8] | No
 def _label(row: dict[str, Any], labels: str) -> str:
     if not labels:
         return ""
-    if labels == _PARENT:
+    if labels == PARENT:
         uri: str = row["uri"]
         return os.path.basename(os.path.dirname(uri.rpartition("#")[2]))
     name = labels.removeprefix("column:")

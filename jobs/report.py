@@ -8,16 +8,15 @@ DuckDB or is one of a fixed number of examples.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import datetime
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.report import ReportOptions
 from imagecensus.jobs.results.open_table import (
     Table,
     open_table,
@@ -73,20 +72,7 @@ STATUS_MEANING = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus report`."""
-
-    output: str = argument("the --output folder of a classify run")
-    labels: int = option(8, "labels that get a contact sheet, the most frequent first")
-    examples: int = option(4, "images per row of a contact sheet, and examples per failure")
-    sample: int = option(16, "images drawn at random")
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options, argv, "imagecensus report", "Writes OUTPUT/report.html, for people to look at."
-    )
+def main(options: ReportOptions) -> int:
     print(write_report(options.output, options.labels, options.examples, options.sample))
     return 0
 

@@ -7,19 +7,18 @@ that has a limit (`MAX_IMAGES`: half a gigabyte of embeddings and some minutes).
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.similar import SimilarOptions
 from imagecensus.jobs.predict import Predictor, printable, read_one_image
 from imagecensus.jobs.results.open_table import Table, open_table, read_json
 from imagecensus.model_export.common.errors import UserError
@@ -28,40 +27,13 @@ from imagecensus.transforms.dataset.layout import identity_in
 from imagecensus.transforms.inputs.locate import resolve
 from imagecensus.transforms.inputs.packed_members import split_member
 
-MAX_IMAGES = 100_000
 _BLOCK = 4096
 
 Name = tuple[str, str, int | None]  # uri, label and pixels of a row
 Vectors = NDArray[np.float32]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus similar`."""
-
-    output: str = argument("the --output folder of a classify run with --embeddings")
-    image: str = argument("an image file, or a uri of the table", nargs="?")
-    top: int = option(10, "nearest images shown", metavar="N")
-    duplicates: bool = option(False, "show groups of near-duplicates in the whole table instead")
-    threshold: float = option(
-        0.95, "cosine similarity from which two images are near-duplicates", metavar="X"
-    )
-    max_images: int = option(
-        MAX_IMAGES, "--duplicates refuses longer tables: time grows with the square", metavar="N",
-        former=("--max-pictures",),
-    )  # fmt: skip
-    model: str | None = option(None, "model folder, where the run's own has moved", metavar="DIR")
-    json: bool = option(False, "one JSON object per line")
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options, argv, "imagecensus similar", "Finds images that look alike, by embedding."
-    )
-    if bool(options.image) == options.duplicates:
-        raise UserError("name one image, or ask for --duplicates")
-    if options.top < 1 or not 0 < options.threshold <= 1:
-        raise UserError("--top must be at least 1, --threshold within 0 and 1")
+def main(options: SimilarOptions) -> int:
     with open_table(options.output) as table:
         if "embedding" not in table.columns:
             raise UserError(
@@ -219,7 +191,7 @@ def _unit(vectors: Vectors) -> Vectors:
     return unit
 
 
-def _query(table: Table, options: Options) -> tuple[Vectors, str]:
+def _query(table: Table, options: SimilarOptions) -> tuple[Vectors, str]:
     """The embedding to look for, and the uri it has in the table ("" where it is another one)."""
     packed = split_member(options.image, "")
     uri = packed.uri if packed else resolve(options.image, "")

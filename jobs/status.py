@@ -5,25 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
 
 from imagecensus.jobs.classification.remote_job import RUNNING, UNKNOWN, read_job, state_of
 from imagecensus.jobs.classification.run_report import dataset_lines
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.status import StatusOptions
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import inventory, ledger, work_plan
 from imagecensus.transforms.dataset.layout import Layout, dataset_fingerprint
 from imagecensus.transforms.storage import store
 
 _SHARD_LOCK = re.compile(r"lock-s(\d+)of(\d+)")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus status`."""
-
-    output: str = argument("the --output of a classify run")
-    json: bool = option(False, "print one JSON object")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,14 +51,7 @@ class OutputStatus:
         return self.balanced and not self.pending
 
 
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options,
-        argv,
-        "imagecensus status",
-        "Checks the totals of an output and shows what runs for it. Classifies and writes nothing."
-        "\n\nexit codes: 0 every image has its row; 1 some have none yet, or totals do not balance",
-    )
+def main(options: StatusOptions) -> int:
     found = read_status(options.output)
     print(json.dumps(dataclasses.asdict(found)) if options.json else describe(found))
     return 0 if found.complete else 1

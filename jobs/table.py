@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import signal
-from collections.abc import Sequence
 
 from imagecensus.jobs.command import process
-from imagecensus.jobs.command.options import argument, option, parse_options
+from imagecensus.jobs.options.table import TableOptions
 from imagecensus.jobs.results.open_table import Table, open_table
-from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.storage import store
 
 FORMATS = {"csv": "FORMAT csv, HEADER true", "jsonl": "FORMAT json"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of `imagecensus table`."""
-
-    output: str = argument("the --output folder of a classify run")
-    format: str = option("csv", "csv or jsonl", choices=sorted(FORMATS))
-    to: str = option(
-        "-", "file to write, local or in a store; - is standard output", metavar="FILE"
-    )
-    embeddings: bool = option(False, "with the embeddings, where the table has them")
-
-
-def main(argv: Sequence[str]) -> int:
-    options = parse_options(
-        Options,
-        argv,
-        "imagecensus table",
-        "Writes a finished table as CSV or JSON Lines. In CSV, lists are JSON texts.",
-    )
+def main(options: TableOptions) -> int:
     if options.to != "-":
-        if not store.is_bucket(options.to) and not os.path.isdir(
-            os.path.dirname(options.to) or "."
-        ):
-            raise UserError(f"--to={options.to}: there is no such folder; make it first")
         with store.atomic_path(options.to) as path:
             export_table(options.output, path, options.format, options.embeddings)
         return 0

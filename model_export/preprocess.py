@@ -45,9 +45,7 @@ from imagecensus.model_export.decoding import (
 from imagecensus.model_export.decoding.errors import ImageError, typed_error
 from imagecensus.model_export.decoding.opened import LoadedImage, Opened
 from imagecensus.model_export.decoding.readers import tiff_damage
-
-MAX_PIXELS = 178_956_970  # Pillow's own hard limit (2 x 89,478,485)
-MAX_SIDE = 65_535  # of a JPEG; what is longer is a strip made to break something
+from imagecensus.model_export.limits import MAX_PIXELS, MAX_SIDE
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -17,16 +17,16 @@ import time
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from imagecensus.jobs.command.options import option, parse_options
+from imagecensus.jobs.command.options import Options, option
 
 KINDS = ("bricks", "bubbles", "hills", "stars", "stripes")
 SIZE = 160
 TARGET_ACCURACY = 0.9
 
 
-@dataclasses.dataclass(frozen=True)
-class DemoOptions:
-    """What the demo may be told."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    """A tour of imagecensus."""
 
     folder: str = option("demo-archive", "where everything goes; replaced", metavar="DIR")
     train: int = option(160, "training images of each kind", metavar="N")
@@ -36,7 +36,7 @@ class DemoOptions:
 
 def main(argv: list[str]) -> int:
     """Runs the demo; returns 1 where the accuracy is below the target."""
-    options = parse_options(DemoOptions, argv, "make demo", "A tour of imagecensus.")
+    options = DemoOptions.parse(argv, "make demo")
     top = pathlib.Path(options.folder)
     shutil.rmtree(top, ignore_errors=True)
     start = time.monotonic()
@@ -75,12 +75,10 @@ def say(text: str) -> None:
 
 def run(*words: str) -> None:
     """One command in this process, shown as a user would type it."""
-    import importlib
-
-    from imagecensus.jobs.cli import COMMANDS
+    from imagecensus.jobs import cli
 
     say("imagecensus " + " ".join(words))
-    code = importlib.import_module(COMMANDS[words[0]][0]).main(list(words[1:]))
+    code = cli.run(words[0], words[1:])
     if code:
         sys.exit(code)
 

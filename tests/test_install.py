@@ -264,7 +264,7 @@ def test_every_package_of_an_extra_is_named_where_it_is_missing(monkeypatch, cap
         raise ModuleNotFoundError(f"No module named {name!r}", name="tensorflow.io")
 
     monkeypatch.setattr(cli.importlib, "import_module", missing)
-    assert cli.run_job("imagecensus.jobs.train", []) == 2
+    assert cli.run_job("train", []) == 2
     assert "pip install 'imagecensus[tensorflow]'" in capsys.readouterr().err
 
 

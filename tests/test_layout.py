@@ -98,10 +98,11 @@ def test_every_package_says_what_it_is_for_and_is_installed(monkeypatch):
 def test_every_command_is_a_file_of_jobs_and_every_file_a_command():
     from imagecensus.jobs.cli import COMMANDS
 
-    listed = {module.rpartition(".")[2] for module, _ in COMMANDS.values()}
     files = {path.stem for path in (ROOT / "jobs").glob("*.py")}
     # The way in, and the same `classify` started by a Dataflow Flex Template.
-    assert files - {"__init__", "cli", "flex_template"} == listed
+    assert files - {"__init__", "cli", "flex_template"} == set(COMMANDS)
+    options = {path.stem for path in (ROOT / "jobs" / "options").glob("*.py")}
+    assert options - {"__init__"} == set(COMMANDS)
 
 
 def test_paths_named_in_documents_exist():

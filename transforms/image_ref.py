@@ -1,4 +1,4 @@
-"""One listed image, and how much may be spent on it. Light: child processes import it, too."""
+"""One listed image, and how much may be spent on it. Light: options import it, too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from imagecensus.model_export.preprocess import MAX_PIXELS, MAX_SIDE
+from imagecensus.model_export.limits import MAX_PIXELS, MAX_SIDE
 
 MAX_BYTES = 1 << 30
 DECODE_SECONDS = 60

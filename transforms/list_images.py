@@ -11,7 +11,6 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import pyarrow as pa
@@ -27,7 +26,6 @@ from imagecensus.transforms.inputs.files import (
     File,
     absolute,
     checksum_column,
-    is_glob,
     list_files,
     listed_by,
     path_in_input,
@@ -43,7 +41,6 @@ from imagecensus.transforms.inputs.manifests import (
     named_kind,
     passed_through,
 )
-from imagecensus.transforms.inputs.pipes import is_pipe
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.records import CHECKSUM_COLUMN, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
@@ -132,18 +129,6 @@ def _list_each(
 def source_of(text: str) -> str:
     """An input as the plan remembers it."""
     return text if store.is_remote(text) else store.uri_of_path(absolute(text))
-
-
-def check_inputs(inputs: tuple[str, ...]) -> list[str]:
-    """What is wrong with the inputs, as sentences, without listing them."""
-    problems = []
-    for text in inputs:
-        if store.is_remote(text) or is_pipe(text):
-            continue
-        path = os.path.abspath(text)
-        if not os.path.lexists(path) and not is_glob(text):
-            problems.append(f"{text}: no such file or folder")
-    return problems
 
 
 def passthrough_columns(

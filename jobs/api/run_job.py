@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs import classify as classify_job
-from imagecensus.jobs import train as train_job
-from imagecensus.jobs.classification.options import ClassifyOptions
-from imagecensus.jobs.command.options import unknown_flag
+from imagecensus.jobs import cli
+from imagecensus.jobs.command.options import Options, declared, unknown_flag
+from imagecensus.jobs.options.classify import ClassifyOptions
+from imagecensus.jobs.options.train import TrainOptions
 from imagecensus.jobs.results.open_table import open_table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract
@@ -96,7 +96,7 @@ def classify(
     words = [_positional(os.fspath(location)) for location in named]
     words += _flags(ClassifyOptions, "classify", {"output": os.fspath(output), **options})
     with _captured() as lines:
-        code = classify_job.main([*words, *beam_options])
+        code = cli.run("classify", [*words, *beam_options])
     if code == 130:
         raise KeyboardInterrupt("interrupted; the same call resumes")
     report = _read_run_report(os.fspath(output))
@@ -121,16 +121,16 @@ def train(data: Location, *, output: Location, **options: Any) -> TrainResult:
       UserError: the data or an option cannot be used; no model was written.
     """
     words = [_positional(os.fspath(data))]
-    words += _flags(train_job.TrainOptions, "train", {"output": os.fspath(output), **options})
+    words += _flags(TrainOptions, "train", {"output": os.fspath(output), **options})
     with _captured() as lines:
-        train_job.main(words)
+        cli.run("train", words)
     model = os.fspath(output)
     return TrainResult(model=model, contract=read_contract(model), summary=lines.getvalue())
 
 
-def _flags(cls: type, command: str, options: dict[str, Any]) -> list[str]:
+def _flags(cls: type[Options], command: str, options: dict[str, Any]) -> list[str]:
     """Keyword arguments as the command's flags; a name that it lacks is refused."""
-    fields = {f.name: f for f in dataclasses.fields(cls) if not f.metadata.get("positional")}
+    fields = {f.name: f for f in declared(cls) if not f.metadata.get("positional")}
     words = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")

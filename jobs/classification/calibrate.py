@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 
-from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.jobs.options.classify import ClassifyOptions
 from imagecensus.jobs.quantize import quantize_from
 from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.model_export.common.errors import UserError

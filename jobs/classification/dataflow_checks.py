@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from imagecensus.jobs.classification.finding import Finding
-from imagecensus.jobs.classification.options import ClassifyOptions
+from imagecensus.jobs.options.classify import ClassifyOptions
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.storage.gcs_client import SCHEME, bucket_client, split_bucket
 

@@ -16,7 +16,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as BEAM
 
-from imagecensus.jobs.classification.options import beam_flags, flags_of
+from imagecensus.jobs.classification.beam_flags import beam_flags, flags_of
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.fetch import digest_like, fetch
 

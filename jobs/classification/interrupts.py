@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import DATAFLOW
 from imagecensus.jobs.classification.remote_job import (
     OVER,
     RUNNING,
@@ -26,6 +25,7 @@ from imagecensus.jobs.classification.remote_job import (
     write_job,
 )
 from imagecensus.jobs.classification.stall_log import Waiting
+from imagecensus.jobs.options.classify import DATAFLOW
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.dataset import parts, work_plan
 

@@ -20,13 +20,13 @@ from imagecensus.jobs.classification.interrupts import (
     graceful_interrupt,
     submit,
 )
-from imagecensus.jobs.classification.options import IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.remote_job import named_job
 from imagecensus.jobs.classification.run_report import Run
 from imagecensus.jobs.classification.runners import beam_runner, template_location, works_here
 from imagecensus.jobs.classification.stall_log import Waiting
 from imagecensus.jobs.classification.worker_errors import user_errors
 from imagecensus.jobs.command.progress import progress_bar
+from imagecensus.jobs.options.classify import IN_PROCESS, ClassifyOptions
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import Contract
 from imagecensus.transforms.begin_units import BeginUnits, GiveUnits
@@ -88,7 +88,6 @@ class Request:
     """What a run of the pipeline is made of.
 
     Attributes:
-      beam_args: the user's flags for Beam.
       epoch: the number of this run.
       units: what is to be done.
       facts: columns of `FACT_TYPES` that the dataset keeps.
@@ -96,7 +95,6 @@ class Request:
     """
 
     options: ClassifyOptions
-    beam_args: list[str]
     layout: Layout
     contract: Contract
     top_k: int
@@ -113,7 +111,7 @@ def run_pipeline(request: Request, run: Run) -> None:
     where its job is left running, sets `run.left`.
     """
     options, units = request.options, request.units
-    runner, beam_options = beam_runner(options, request.beam_args)
+    runner, beam_options = beam_runner(options)
     job = named_job(options.runner, beam_options, request.job_name, run.run_id)
     if job is None and options.detach:
         raise UserError(f"--detach: {options.runner} ends with this command; give it without")

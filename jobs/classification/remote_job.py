@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import DATAFLOW, FLINK
+from imagecensus.jobs.options.classify import DATAFLOW, FLINK
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.transforms.storage import store
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from imagecensus.jobs.classification.dataflow_checks import check_dataflow
 from imagecensus.jobs.classification.finding import Finding
-from imagecensus.jobs.classification.options import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.jobs.classification.runners import MAGIC_MASTERS, beam_runner
+from imagecensus.jobs.options.classify import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.version import __version__
@@ -173,13 +173,13 @@ def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("ok", "prism", location or PrismJobServer.BIN_CACHE)
 
 
-def check_workers(options: ClassifyOptions, beam_args: list[str]) -> Iterator[Finding]:
+def check_workers(options: ClassifyOptions) -> Iterator[Finding]:
     """Sends one element through the runner; its worker tells its versions as a counter's name."""
     import apache_beam as beam
 
     here = versions_here()
     try:
-        runner, flags = beam_runner(options, beam_args)
+        runner, flags = beam_runner(options)
         pipeline = beam.Pipeline(runner=runner, options=flags)
         _ = pipeline | beam.Create([0]) | beam.Reshuffle() | beam.Map(_count_versions)
         result = pipeline.run()

@@ -6,14 +6,9 @@ import pathlib
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from imagecensus.jobs.classification.options import (
-    DATAFLOW,
-    FLINK,
-    IN_PROCESS,
-    OTHER_FLAGS,
-    ClassifyOptions,
-)
+from imagecensus.jobs.classification.beam_flags import OTHER_FLAGS
 from imagecensus.jobs.command import process
+from imagecensus.jobs.options.classify import DATAFLOW, FLINK, IN_PROCESS, ClassifyOptions
 from imagecensus.model_export.common.errors import UserError
 
 if TYPE_CHECKING:  # Beam is imported where it is used: a command may not need it
@@ -35,12 +30,11 @@ _DATAFLOW_DEFAULTS = {
 _PACKAGE_BRINGERS = ("sdk_container_image", "setup_file", "extra_packages", "requirements_file")
 
 
-def beam_runner(
-    options: ClassifyOptions, beam_args: list[str]
-) -> tuple[PipelineRunner | str, PipelineOptions]:
+def beam_runner(options: ClassifyOptions) -> tuple[PipelineRunner | str, PipelineOptions]:
     """The runner and Beam's options."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    beam_args = list(options.beam_args)
     if options.runner == IN_PROCESS:
         from apache_beam.runners.portability.fn_api_runner import fn_runner
 

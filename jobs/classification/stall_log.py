@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from imagecensus.jobs.classification.options import IN_PROCESS
 from imagecensus.jobs.classification.remote_job import RemoteJob, waiting_for
 from imagecensus.jobs.command.progress import LOG_SECONDS
 from imagecensus.jobs.command.progress import LOGGER as PROGRESS
+from imagecensus.jobs.options.classify import IN_PROCESS
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.activity import LOGGER
 from imagecensus.transforms.dataset import parts

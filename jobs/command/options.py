@@ -1,7 +1,7 @@
 """Options as dataclasses: each field is declared and documented once; flags and help follow.
 
-A job declares a frozen dataclass whose fields come from `option(...)` or `argument(...)`, and
-calls `parse_options`. Unknown flags are an error, or are handed back for Beam to judge.
+A command declares a frozen dataclass of `Options` whose fields come from `option(...)` or
+`argument(...)`. Unknown flags are an error, or the value of the field `unknown_flags()`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, Self, TypeVar, overload
 
 from imagecensus.model_export.common.errors import UserError
 
@@ -40,26 +41,76 @@ def argument(help: str, **argparse_kwargs: Any) -> Any:
     return dataclasses.field(default=None, metadata=metadata)
 
 
-def build_parser(
-    cls: type[Any], prog: str, description: str, epilog: str = ""
-) -> argparse.ArgumentParser:
+def unknown_flags() -> Any:
+    """A field that takes the words that the dataclass does not know, for somebody else to judge."""
+    return dataclasses.field(default=(), metadata={"unknown": True})
+
+
+def declared(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields that a user gives, as an argument or by a flag."""
+    return [field for field in dataclasses.fields(cls) if "help" in field.metadata]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a command, whose docstring is what help says first.
+
+    Attributes:
+      epilog: what help says last.
+    """
+
+    epilog: ClassVar[str] = ""
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], prog: str) -> Self:
+        """The options of a command line.
+
+        Raises:
+          UserError: an unknown flag, and the message proposes the nearest known one; an empty
+            input or output; or `problems`.
+          SystemExit: help was asked for, or argparse refuses a value.
+        """
+        words = _join_values(cls, argv)
+        _check_spelling(cls, words, prog)
+        values, rest = build_parser(cls, prog).parse_known_args(words)
+        empty = _empty(cls, values)
+        if empty:
+            names = " and ".join(empty)
+            raise UserError(f"{names} is empty; a variable may be unset in this shell")
+        fields = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in vars(values).items()
+        }
+        takes = [field.name for field in dataclasses.fields(cls) if "unknown" in field.metadata]
+        if rest and not takes:
+            raise UserError(_refusal(cls, rest[0].split("=")[0], prog))
+        options = cls(**fields, **{name: tuple(rest) for name in takes})
+        refuse(options.problems())
+        return options
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, as sentences: all that can be told at once."""
+        return []
+
+
+def build_parser(cls: type[Options], prog: str) -> argparse.ArgumentParser:
     """The parser for a dataclass of options."""
     positionals = [
         _USAGE[f.metadata.get("nargs", "")].format(f.metadata.get("metavar", f.name.upper()))
-        for f in dataclasses.fields(cls)
+        for f in declared(cls)
         if f.metadata.get("positional")
     ]
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=" ".join([prog, *positionals, "[options]"]),
-        description="\n\n".join(map(textwrap.fill, description.split("\n\n"))),
-        epilog=epilog,
+        description="\n\n".join(map(textwrap.fill, (inspect.getdoc(cls) or "").split("\n\n"))),
+        epilog=cls.epilog,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     # argparse has a group of this name itself, for --help.
     groups: dict[str, argparse._ActionsContainer] = {"options": parser}
-    for field in dataclasses.fields(cls):
+    for field in declared(cls):
         kwargs = dict(field.metadata)
         kwargs["help"] = kwargs["help"].replace("%", "%%")
         if kwargs.pop("positional", False):
@@ -86,49 +137,11 @@ def build_parser(
     return parser
 
 
-def parse_options(cls: type[_T], argv: Sequence[str], prog: str, description: str) -> _T:
-    """Parses a command line into `cls`, a dataclass.
-
-    Raises:
-      UserError: an unknown flag, and the message proposes the nearest known one; or an empty
-        input or output.
-    """
-    options, rest = parse_known_options(cls, argv, prog, description)
-    if rest:
-        flag = rest[0].split("=")[0]
-        if flag.removeprefix("--") in _positionals(cls):
-            raise UserError(f"unknown argument {flag}; give {flag[2:].upper()} without it")
-        raise UserError(unknown_flag(flag, known_flags(cls), prog))
-    return options
-
-
-def parse_known_options(
-    cls: type[_T], argv: Sequence[str], prog: str, description: str, epilog: str = ""
-) -> tuple[_T, list[str]]:
-    """The options, and the arguments that the dataclass does not know, for Beam.
-
-    Raises:
-      UserError: a flag is missing and one nearly like it is given; or an empty input or output.
-    """
-    parser = build_parser(cls, prog, description, epilog)
-    words = _join_values(cls, argv)
-    _check_spelling(cls, words, prog)
-    values, rest = parser.parse_known_args(words)
-    empty = _empty(cls, values)
-    if empty:
-        raise UserError(f"{' and '.join(empty)} is empty; a variable may be unset in this shell")
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(values).items()
-    }
-    return cls(**fields), rest
-
-
 def _join_values(cls: type[Any], argv: Sequence[str]) -> list[str]:
     """The words with `--flag -1..1` as `--flag=-1..1`: argparse takes that value for a flag."""
     flags = {
         f.metadata.get("flag", "--" + f.name.replace("_", "-"))
-        for f in dataclasses.fields(cls)
+        for f in declared(cls)
         if not f.metadata.get("positional") and f.default is not False
     }
     words: list[str] = []
@@ -148,7 +161,7 @@ def _check_spelling(cls: type[Any], words: list[str], prog: str) -> None:
     """
     known = known_flags(cls)
     given = [word.split("=")[0] for word in words if word.startswith("--")]
-    options = (f for f in dataclasses.fields(cls) if not f.metadata.get("positional"))
+    options = (f for f in declared(cls) if not f.metadata.get("positional"))
     missing = [
         flag
         for f, flag in zip(options, known, strict=True)
@@ -162,7 +175,7 @@ def _check_spelling(cls: type[Any], words: list[str], prog: str) -> None:
 def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
     """Inputs and options that were given as "", which nobody means: it is no path and no name."""
     found = []
-    for field in dataclasses.fields(cls):
+    for field in declared(cls):
         value = getattr(values, field.name)
         if field.metadata.get("positional"):
             if value == "" or (isinstance(value, list) and "" in value):
@@ -172,13 +185,16 @@ def _empty(cls: type[Any], values: argparse.Namespace) -> list[str]:
     return found
 
 
-def _positionals(cls: type[Any]) -> list[str]:
-    return [f.name for f in dataclasses.fields(cls) if f.metadata.get("positional")]
+def _refusal(cls: type[Any], flag: str, prog: str) -> str:
+    """Why a flag is not taken."""
+    if any(f.metadata.get("positional") and flag == f"--{f.name}" for f in declared(cls)):
+        return f"unknown argument {flag}; give {flag[2:].upper()} without it"
+    return unknown_flag(flag, known_flags(cls), prog)
 
 
 def known_flags(cls: type[Any]) -> list[str]:
     """The flags of a dataclass, without its positional fields."""
-    fields = (f for f in dataclasses.fields(cls) if not f.metadata.get("positional"))
+    fields = (f for f in declared(cls) if not f.metadata.get("positional"))
     return ["--" + f.name.replace("_", "-") for f in fields]
 
 

@@ -7,6 +7,7 @@ import sys
 import duckdb
 import pyarrow as pa
 
+from imagecensus.jobs.options.evaluate import HELP
 from imagecensus.jobs.results.open_table import Table
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.names import fold
@@ -18,7 +19,6 @@ from imagecensus.transforms.inputs.manifests import base_of
 from imagecensus.transforms.inputs.read_list import URI_COLUMNS, kind_of, read_rows, scan
 from imagecensus.transforms.records import OUTPUT_COLUMNS
 
-HELP = "`parent` (the folder's name), `column:NAME` of the table, or a CSV, JSONL or Parquet file"
 # What the table holds of the model, by names as people compare them; uri and the like are no truth
 # either.
 _ANSWERS = {*OUTPUT_COLUMNS, "embedding"}

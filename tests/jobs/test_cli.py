@@ -13,11 +13,11 @@ from imagecensus.jobs import cli
 
 
 def run_raising(monkeypatch, error: Exception) -> int:
-    def main(argv: list[str]) -> int:
+    def main(options: object) -> int:
         raise error
 
-    monkeypatch.setitem(sys.modules, "a_job", types.SimpleNamespace(main=main))
-    return cli.run_job("a_job", [])
+    monkeypatch.setitem(sys.modules, "imagecensus.jobs.table", types.SimpleNamespace(main=main))
+    return cli.run_job("table", ["output"])
 
 
 @pytest.mark.parametrize(

@@ -318,11 +318,11 @@ def test_workers_tell_their_versions(monkeypatch):
         doctor.DoctorOptions(),
         runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
     )
-    [finding] = runner_checks.check_workers(options, [])
+    [finding] = runner_checks.check_workers(options)
     assert finding.level == "ok" and "as here" in finding.detail
     answers = iter(["imagecensus 1, Beam 1", "imagecensus 2, Beam 1"])
     monkeypatch.setattr(runner_checks, "versions_here", lambda: next(answers))
-    [finding] = runner_checks.check_workers(options, [])
+    [finding] = runner_checks.check_workers(options)
     assert finding.level == "fail"
     assert "workers have imagecensus 2, Beam 1; here imagecensus 1" in finding.detail
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 
@@ -88,8 +87,8 @@ def test_each_task_manager_has_a_worker_pool():
 
 
 def test_the_job_runs_the_command_of_the_page_against_that_cluster():
-    from imagecensus.jobs.classification.options import ClassifyOptions, validate, validate_beam
-    from imagecensus.jobs.command.options import parse_known_options
+    from imagecensus.jobs.classification.beam_flags import validate_beam
+    from imagecensus.jobs.options.classify import ClassifyOptions
 
     found = {(m["kind"], m["metadata"]["name"]): m for m in manifests()}
     pod = found["Job", "imagecensus-classify"]["spec"]["template"]["spec"]
@@ -99,10 +98,9 @@ def test_the_job_runs_the_command_of_the_page_against_that_cluster():
     [container] = pod["containers"]
     command, *arguments = container["args"]
     assert command == "classify"
-    options, beam_args = parse_known_options(ClassifyOptions, arguments, "", "")
-    validate(options)
-    validate_beam(beam_args, options.runner)
-    flags = dict(argument.removeprefix("--").split("=") for argument in beam_args)
+    options = ClassifyOptions.parse(arguments, "")
+    validate_beam(options.beam_args, options.runner)
+    flags = dict(argument.removeprefix("--").split("=") for argument in options.beam_args)
     host, _, port = flags["flink_master"].partition(":")
     ports = {port["name"]: port["port"] for port in found["Service", host]["spec"]["ports"]}
     assert int(port) == ports["rest"]
@@ -124,14 +122,14 @@ NOT_IN_TEMPLATES = {
 
 def test_the_flex_template_asks_for_what_classify_takes():
     """Each parameter is an option of classify, and what classify must have must be given."""
-    from imagecensus.jobs.classification.options import ClassifyOptions, validate
-    from imagecensus.jobs.command.options import parse_known_options
+    from imagecensus.jobs.command.options import declared
     from imagecensus.jobs.flex_template import classify_arguments
+    from imagecensus.jobs.options.classify import ClassifyOptions
 
     spec = json.loads((DEPLOY / "dataflow" / "flex_template.json").read_text())
     assert spec["sdkInfo"]["language"] == "PYTHON"
     parameters = {p["name"]: p for p in spec["metadata"]["parameters"]}
-    offered = {field.name for field in dataclasses.fields(ClassifyOptions)}
+    offered = {field.name for field in declared(ClassifyOptions)}
     assert offered - set(parameters) == NOT_IN_TEMPLATES, (
         "a template can be given what classify can"
     )
@@ -149,9 +147,8 @@ def test_the_flex_template_asks_for_what_classify_takes():
 
     def parsed(given):
         arguments = classify_arguments([f"--{name}={value}" for name, value in given.items()])
-        options, rest = parse_known_options(ClassifyOptions, arguments, "", "")
-        assert rest == [], "no parameter is left over for Beam"
-        validate(options)
+        options = ClassifyOptions.parse(arguments, "")
+        assert not options.beam_args, "no parameter is left over for Beam"
         return options
 
     options = parsed(examples)
@@ -203,8 +200,9 @@ def _page(name: str) -> str:
 
 @pytest.mark.parametrize("page", ["dataflow.md", "flink.md", "gpu.md", "prism.md", "stores.md"])
 def test_flags_of_commands_in_pages_are_flags(page):
-    from imagecensus.jobs.classification.options import ClassifyOptions, beam_flags, flags_of
+    from imagecensus.jobs.classification.beam_flags import beam_flags, flags_of
     from imagecensus.jobs.command.options import known_flags
+    from imagecensus.jobs.options.classify import ClassifyOptions
 
     known = beam_flags() | set(known_flags(ClassifyOptions)) | {"--help"}
     commands = re.findall(r"imagecensus (?:classify|doctor) (.+)", _page(page))

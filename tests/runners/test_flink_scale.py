@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from samples import make_photos
 
-from imagecensus.jobs.classification.options import FLINK, ClassifyOptions
 from imagecensus.jobs.classification.pipeline import PipelineConfig, build_pipeline
 from imagecensus.jobs.classification.runners import beam_runner
+from imagecensus.jobs.options.classify import FLINK, ClassifyOptions
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import part_location
@@ -80,8 +80,13 @@ def test_the_graph_passes_and_small_units_reach_their_end(small_cluster, tiny_mo
         ),
         layout=layout, made_by={"fingerprint": "f"}, elsewhere=True,
     )  # fmt: skip
-    options = ClassifyOptions(inputs=(str(photos),), output=layout.output, runner=FLINK)
-    runner, flags = beam_runner(options, [*small_cluster.job_flags[1:-1], "--parallelism=1"])
+    options = ClassifyOptions(
+        inputs=(str(photos),),
+        output=layout.output,
+        runner=FLINK,
+        beam_args=(*small_cluster.job_flags[1:-1], "--parallelism=1"),
+    )
+    runner, flags = beam_runner(options)
     pipeline = beam.Pipeline(runner, flags)
     build_pipeline(pipeline, Units(plans), config)
     assert pipeline.run().wait_until_finish(duration=400_000) == "DONE"

@@ -8,7 +8,7 @@ import fetch_engines
 import pytest
 from samples import make_photos, read_rows
 
-from imagecensus.jobs.classify import main as classify
+from imagecensus.jobs import cli
 
 pytestmark = pytest.mark.skipif(
     not fetch_engines.PRISM.is_file(), reason="no Prism in Beam's cache; make prism builds it"
@@ -20,9 +20,9 @@ def test_rows_on_prism(tiny_model, tmp_path):
     make_photos(photos, 60)
     (photos / "empty.png").write_bytes(b"")
     flags = [str(photos), f"--model={tiny_model}", "--unit-images=16"]
-    assert classify([*flags, f"--output={tmp_path}/one"]) == 0
+    assert cli.run("classify", [*flags, f"--output={tmp_path}/one"]) == 0
     prism = ["--runner=PrismRunner", f"--prism_location={fetch_engines.PRISM}"]
-    assert classify([*flags, f"--output={tmp_path}/two", *prism]) == 0
+    assert cli.run("classify", [*flags, f"--output={tmp_path}/two", *prism]) == 0
     assert read_rows(tmp_path / "two").equals(read_rows(tmp_path / "one"))
     counters = json.loads((tmp_path / "two" / "run_report.json").read_text())["counters"]
     assert counters["images_ok"] == 60 and counters["images_failed"] == 1

@@ -15,10 +15,10 @@ from listings import listed, uris
 from samples import make_photos
 
 from imagecensus.transforms.inputs import files
+from imagecensus.transforms.inputs.check import check_inputs
 from imagecensus.transforms.inputs.files import InputError
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import (
-    check_inputs,
     list_images,
     passthrough_columns,
 )

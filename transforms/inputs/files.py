@@ -34,6 +34,7 @@ from imagecensus.model_export.common.ignored_names import (
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.common.redact import redact_address
 from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.inputs.check import GLOB_CHARACTERS, is_glob
 from imagecensus.transforms.inputs.links import Linked, Listed
 from imagecensus.transforms.inputs.selection import Selection, translate
 from imagecensus.transforms.records import REF_SCHEMA
@@ -41,7 +42,6 @@ from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.protocol import Stored
 
 CHUNK = 8192
-_GLOB_CHARACTERS = re.compile(r"[*?\[]")
 _LISTING_STATUS = {
     errno.EACCES: "permission_denied", errno.EPERM: "permission_denied", errno.ENOENT: "not_found",
 }  # fmt: skip
@@ -104,7 +104,7 @@ def path_in_input(text: str, uri: str) -> str:
 
 def _fixed(pattern: str) -> str:
     """The folder, or prefix, in which all that a glob matches lies, or that a file lies in."""
-    magic = _GLOB_CHARACTERS.search(pattern)
+    magic = GLOB_CHARACTERS.search(pattern)
     return (pattern[: magic.start()] if magic else pattern).rpartition("/")[0]
 
 
@@ -116,10 +116,6 @@ def _root(path: bytes) -> bytes:
 def _relative(path: bytes, root: bytes) -> bytes:
     inside = root.rstrip(b"/") + b"/"
     return path[len(inside) :] if path.startswith(inside) else os.path.basename(path)
-
-
-def is_glob(text: str) -> bool:
-    return not store.is_web(text) and bool(_GLOB_CHARACTERS.search(text))
 
 
 def list_local(text: str, selection: Selection, listed: Listed) -> Iterator[File]:
@@ -358,7 +354,7 @@ def list_address(text: str) -> Iterator[File]:
 def list_bucket(text: str, selection: Selection) -> Iterator[File]:
     """References of a prefix, object or glob in a store: (uri, size, version), as a stream."""
     root, pattern = store.split(text)
-    magic = _GLOB_CHARACTERS.search(pattern)
+    magic = GLOB_CHARACTERS.search(pattern)
     prefix = pattern[: magic.start()] if magic else pattern
     matches = re.compile(translate(pattern)).fullmatch if magic else None
     if not magic and prefix and not prefix.endswith("/") and not _is_object(text):

@@ -28,9 +28,10 @@ import pyarrow.parquet as pq
 from imagecensus.model_export.common.errors import first_line
 from imagecensus.transforms.dataset.sorted_rows import SortedRows
 from imagecensus.transforms.inputs import pipes
+from imagecensus.transforms.inputs.check import is_glob
 from imagecensus.transforms.inputs.column_types import as_type
 from imagecensus.transforms.inputs.delimited import Header, read_header
-from imagecensus.transforms.inputs.files import CHUNK, File, InputError, chosen_objects, is_glob
+from imagecensus.transforms.inputs.files import CHUNK, File, InputError, chosen_objects
 from imagecensus.transforms.inputs.read_list import kind_of
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.inputs.text_lines import open_lines, open_unpacked

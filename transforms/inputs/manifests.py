@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.transforms.inputs import pipes
+from imagecensus.transforms.inputs.check import is_glob
 from imagecensus.transforms.inputs.column_types import as_type, narrow_type, passed_names
 from imagecensus.transforms.inputs.delimited import plain_name
-from imagecensus.transforms.inputs.files import CHUNK, InputError, is_glob
+from imagecensus.transforms.inputs.files import CHUNK, InputError
 from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.packed_members import (
     Packed,

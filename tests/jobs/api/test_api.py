@@ -22,8 +22,8 @@ from samples import make_photos, read_rows
 
 import imagecensus
 from imagecensus.jobs.api import run_job
-from imagecensus.jobs.classification.options import ClassifyOptions
 from imagecensus.jobs.cli import main
+from imagecensus.jobs.options.classify import ClassifyOptions
 
 DOC = pathlib.Path(__file__).parents[3] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOC.read_text("utf-8"), re.S)

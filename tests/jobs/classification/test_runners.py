@@ -8,7 +8,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from imagecensus.jobs.classification import runners
-from imagecensus.jobs.classification.options import ClassifyOptions, validate_beam
+from imagecensus.jobs.classification.beam_flags import validate_beam
+from imagecensus.jobs.options.classify import ClassifyOptions
 from imagecensus.model_export.common.errors import UserError
 
 IMAGE = "--sdk_container_image=workers:1"

@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 
-from imagecensus.jobs.command.options import argument, option, parse_known_options, parse_options
+from imagecensus.jobs.command.options import Options, argument, option, unknown_flags
 from imagecensus.model_export.common.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleOptions(Options):
+    """Tests."""
+
     images: tuple[str, ...] = argument("images", nargs="+", metavar="IMAGE")
     output: str = option(None, "where to", required=True)
     input_range: str = option("", "pixels")
@@ -18,7 +20,7 @@ class Options:
 
 
 def parse(*words):
-    return parse_options(Options, words, "imagecensus test", "Tests.")
+    return ExampleOptions.parse(words, "imagecensus test")
 
 
 def test_values_may_begin_with_a_dash():
@@ -34,9 +36,14 @@ def test_empty_inputs_and_outputs_are_refused(words):
 
 
 def test_a_misspelt_flag_is_named_before_the_one_that_is_missing():
-    for parse in (parse_options, parse_known_options):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class OpenOptions(ExampleOptions):
+        rest: tuple[str, ...] = unknown_flags()
+
+    for cls in (ExampleOptions, OpenOptions):
         with pytest.raises(UserError, match="did you mean --output"):
-            parse(Options, ["a.jpg", "--ouput", "o"], "imagecensus test", "Tests.")
+            cls.parse(["a.jpg", "--ouput", "o"], "imagecensus test")
+    assert OpenOptions.parse(["a.jpg", "--other", "--output=o"], "").rest == ("--other",)
 
 
 def test_a_positional_argument_that_is_given_as_a_flag():

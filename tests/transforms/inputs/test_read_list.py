@@ -240,7 +240,8 @@ def test_lists_come_through_pipes_and_without_a_suffix(tmp_path):
     write(tmp_path / "mylist", "00000.jpg\n00001.jpg\n")
     assert [row["uri"] for row in listed(tmp_path / "mylist")] == paths
     code = (
-        "import sys; from imagecensus.transforms.list_images import *\n"
+        "from imagecensus.transforms.list_images import *\n"
+        "from imagecensus.transforms.inputs.check import check_inputs\n"
         "print(check_inputs(('-',)), passthrough_columns(('-',)).names,"
         " [r['uri'] for b in list_images(('-',)) for r in b.to_pylist()])"
     )

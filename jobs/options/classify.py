@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import difflib
-from typing import Any
 
 from imagecensus.jobs.command.options import (
+    Options,
     argument,
-    known_flags,
     option,
-    refuse,
     size_in_bytes,
-    unknown_flag,
+    unknown_flags,
 )
-from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms.image_ref import Limits  # brings NumPy and Pillow
-from imagecensus.transforms.list_images import check_inputs
+from imagecensus.transforms.image_ref import Limits
+from imagecensus.transforms.inputs.check import check_inputs
 from imagecensus.transforms.storage.locations import is_bucket, is_writable
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
 FLINK = "FlinkRunner"
-# Runners with flags that only their job server knows.
-OTHER_FLAGS = (FLINK, "PortableRunner", "SparkRunner")
-_SLIP = 0.9  # a flag is that much like a known one: a slip
 
-EPILOG = """\
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(Options):
+    """Classifies every image of the inputs into a Parquet table."""
+
+    epilog = """\
 Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
 Run the same command again to resume, and to add what is new in the inputs.
 
 exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-rate;
             2 refused as asked; 130 interrupted (rerun to resume)
 """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifyOptions:
-    """What a user may choose about a run."""
 
     inputs: tuple[str, ...] = argument(
         "folder, file, glob, archive (tar, zip, TFRecord, Parquet), manifest (txt, csv, tsv, jsonl,"
@@ -50,10 +43,10 @@ class ClassifyOptions:
     output: str = option(
         None, "folder, or prefix in a store, of the dataset", "dataset", metavar="DIR"
     )
-    model: str = option(
+    model: str | None = option(
         None, "model folder; without it, MobileNet-V2 trained on ImageNet", "dataset", metavar="DIR"
     )
-    weights: str = option(
+    weights: str | None = option(
         None, "weights file for the ImageNet model, where there is no network", "dataset",
         metavar="FILE",
     )  # fmt: skip
@@ -168,6 +161,7 @@ class ClassifyOptions:
     runner: str = option(
         IN_PROCESS, "in-process, or any Beam runner's name", "machine", metavar="NAME"
     )
+    beam_args: tuple[str, ...] = unknown_flags()  # of which Beam is asked, see `beam_flags`
 
     @property
     def web(self) -> WebPolicy:
@@ -192,59 +186,57 @@ class ClassifyOptions:
         index, _, count = self.shard.partition("/")
         return int(index), int(count)
 
-
-def validate(options: ClassifyOptions) -> None:
-    """Everything that can be judged at once, all problems in one message."""
-    problems = check_inputs(options.inputs)
-    if not options.output:
-        problems.append("--output is missing: the folder of the dataset")
-    elif not is_writable(options.output):
-        problems.append(
-            f"--output={options.output}: cannot be written there; give a folder or a store"
-            " (s3://, gs://, az://, abfss://)"
+    def problems(self) -> list[str]:
+        problems = check_inputs(self.inputs)
+        if not self.output:
+            problems.append("--output is missing: the folder of the dataset")
+        elif not is_writable(self.output):
+            problems.append(
+                f"--output={self.output}: cannot be written there; give a folder or a store"
+                " (s3://, gs://, az://, abfss://)"
+            )
+        if self.runner == DATAFLOW:
+            problems += _out_of_reach(self)
+        positive = (
+            "top_k",
+            "max_pixels",
+            "max_side",
+            "max_members",
+            "unit_images",
+            "decode_seconds",
+            "host_connections",
         )
-    if options.runner == DATAFLOW:
-        problems += _out_of_reach(options)
-    positive = (
-        "top_k",
-        "max_pixels",
-        "max_side",
-        "max_members",
-        "unit_images",
-        "decode_seconds",
-        "host_connections",
-    )
-    for name in positive:
-        if getattr(options, name) < 1:
-            problems.append(f"--{name.replace('_', '-')} must be at least 1")
-    if options.limit is not None and options.limit < 1:
-        problems.append("--limit must be at least 1")
-    problems += _wrong_for_a_rerun(options)
-    if options.zip_encoding and not _is_encoding(options.zip_encoding):
-        problems.append(f"--zip-encoding={options.zip_encoding}: no encoding that Python knows")
-    if options.threads < 0:
-        problems.append("--threads must be 0 or more")
-    if not 0 <= options.max_failure_rate <= 1:
-        problems.append("--max-failure-rate must be within 0 and 1")
-    if not 0 <= options.accept_truncated <= 1:
-        problems.append("--accept-truncated must be within 0 and 1")
-    if options.calibrate_on_archive and options.runner != IN_PROCESS:
-        problems.append(
-            "--calibrate-on-archive: works on this machine only; make the twin with `imagecensus"
-            " quantize`, and name it with --model"
-        )
-    if options.calibrate_on_archive and options.precision not in ("auto", "int8"):
-        problems.append(f"--calibrate-on-archive does not go with --precision={options.precision}")
-    if options.model and options.weights:
-        problems.append("--weights is for the default model; it does not go with --model")
-    try:
-        index, count = options.shard_pair
-        if not 0 <= index < count:
-            problems.append(f"--shard={options.shard}: I must be from 0 to N-1")
-    except ValueError:
-        problems.append(f"--shard={options.shard}: write I/N, for example 0/4")
-    problems += _wrong_sizes(options)
-    refuse(problems)
+        for name in positive:
+            if getattr(self, name) < 1:
+                problems.append(f"--{name.replace('_', '-')} must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            problems.append("--limit must be at least 1")
+        problems += _wrong_for_a_rerun(self)
+        if self.zip_encoding and not _is_encoding(self.zip_encoding):
+            problems.append(f"--zip-encoding={self.zip_encoding}: no encoding that Python knows")
+        if self.threads < 0:
+            problems.append("--threads must be 0 or more")
+        if not 0 <= self.max_failure_rate <= 1:
+            problems.append("--max-failure-rate must be within 0 and 1")
+        if not 0 <= self.accept_truncated <= 1:
+            problems.append("--accept-truncated must be within 0 and 1")
+        if self.calibrate_on_archive and self.runner != IN_PROCESS:
+            problems.append(
+                "--calibrate-on-archive: works on this machine only; make the twin with"
+                " `imagecensus quantize`, and name it with --model"
+            )
+        if self.calibrate_on_archive and self.precision not in ("auto", "int8"):
+            problems.append(f"--calibrate-on-archive does not go with --precision={self.precision}")
+        if self.model and self.weights:
+            problems.append("--weights is for the default model; it does not go with --model")
+        try:
+            index, count = self.shard_pair
+            if not 0 <= index < count:
+                problems.append(f"--shard={self.shard}: I must be from 0 to N-1")
+        except ValueError:
+            problems.append(f"--shard={self.shard}: write I/N, for example 0/4")
+        problems += _wrong_sizes(self)
+        return problems
 
 
 def _wrong_sizes(options: ClassifyOptions) -> list[str]:
@@ -295,49 +287,3 @@ def _out_of_reach(options: ClassifyOptions) -> list[str]:
         for flag, place in places.items()
         if not is_bucket(place)
     ]
-
-
-def validate_beam(beam_args: list[str], runner: str = IN_PROCESS) -> None:
-    """Raises UserError for a flag that Beam does not know either: a slip is never ignored.
-
-    A runner of `OTHER_FLAGS` has flags of its own: of those only what is nearly a known flag is
-    refused here, and the runner's job server judges the rest.
-    """
-    known = sorted(beam_flags())
-    for flag in flags_of(beam_args):
-        if flag in known:
-            continue
-        everything = known_flags(ClassifyOptions) + known
-        near = difflib.get_close_matches(flag, everything, n=1, cutoff=_SLIP)
-        if runner not in OTHER_FLAGS or near:
-            raise UserError(unknown_flag(flag, near or everything, "imagecensus classify"))
-
-
-def flags_of(beam_args: list[str]) -> list[str]:
-    """The names of the flags among arguments, with their dashes."""
-    return [word.partition("=")[0] for word in beam_args if word.startswith("--")]
-
-
-def beam_flags() -> set[str]:
-    """The flags that Beam's own Python side knows, with their dashes."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    parser = _BeamFlags()
-    for cls in PipelineOptions.__subclasses__():
-        cls._add_argparse_args(parser)
-    return parser.flags
-
-
-class _BeamFlags:
-    """Takes the place of an argparse parser to learn which flags Beam has."""
-
-    def __init__(self) -> None:
-        self.flags: set[str] = set()
-
-    def add_argument(self, *names: str, **_: Any) -> None:
-        self.flags |= set(names)
-
-    def add_mutually_exclusive_group(self, *_: Any, **__: Any) -> _BeamFlags:
-        return self
-
-    add_argument_group = add_mutually_exclusive_group

@@ -1,0 +1,35 @@
+"""The options of `imagecensus plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from imagecensus.jobs.command.options import Options, argument, option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """Measures a sample here and forecasts a whole run."""
+
+    inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
+    model: str | None = option(None, "model folder", "dataset", metavar="DIR")
+    weights: str | None = option(None, "weights of the default model", "dataset", metavar="FILE")
+    sample: int = option(400, "so many images are measured", "forecast")
+    images: int | None = option(
+        None, "how many images the archive has, instead of listing it", "forecast", type=int,
+        metavar="N",
+    )  # fmt: skip
+    deadline: float | None = option(None, "hours that the run may take", "forecast", type=float)
+    vcpus: int = option(4, "vCPUs of one worker", "forecast")
+    prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
+    engine: str = option("auto", "as for classify", "machine", metavar="NAME")
+    threads: int = option(0, "as for classify", "machine")
+    seed: int = option(0, "seed of the sample", "forecast")
+
+    def problems(self) -> list[str]:
+        problems = []
+        if self.sample < 20:
+            problems.append("--sample must be at least 20")
+        if self.deadline is not None and self.deadline <= 0:
+            problems.append("--deadline must be more than 0 hours")
+        return problems

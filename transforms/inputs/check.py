@@ -1,0 +1,27 @@
+"""What can be said of inputs by their names alone. Light: options import it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from imagecensus.transforms.inputs.pipes import is_pipe
+from imagecensus.transforms.storage.locations import is_remote, is_web
+
+GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+def check_inputs(inputs: tuple[str, ...]) -> list[str]:
+    """What is wrong with the inputs, as sentences, without listing them."""
+    problems = []
+    for text in inputs:
+        if is_remote(text) or is_pipe(text):
+            continue
+        path = os.path.abspath(text)
+        if not os.path.lexists(path) and not is_glob(text):
+            problems.append(f"{text}: no such file or folder")
+    return problems
+
+
+def is_glob(text: str) -> bool:
+    return not is_web(text) and bool(GLOB_CHARACTERS.search(text))
