@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 
 import numpy as np
@@ -41,3 +43,24 @@ def write_class_folders(folder, counts: dict[str, int], size: int = 96, seed: in
         for index in range(count):
             name = os.path.join(target, f"{kind}-{index:04d}.jpg")
             draw(kind, seed * 100_000 + index, size).save(name, quality=90)
+
+
+def contents(data, split="train") -> dict[tuple[str, str], bytes]:
+    """(name, label) → bytes, of labelled images."""
+    return {
+        (name, data.labels[label]): read()
+        for name, label, read in zip(
+            data.splits[split].names,
+            data.splits[split].labels,
+            data.splits[split].open(),
+            strict=True,
+        )
+    }
+
+
+def manifest(path, rows) -> str:
+    """Writes a list of (location, label); returns its path."""
+    text = io.StringIO()
+    csv.writer(text).writerows([("uri", "label"), *rows])
+    path.write_text(text.getvalue())
+    return str(path)

@@ -209,29 +209,12 @@ def _counts(parquet: pq.ParquetFile, column: str) -> Iterator[int] | None:
         try:
             for batch in parquet.iter_batches(_READ_ROWS, columns=[leaf]):
                 for row in batch.columns[0]:
-                    value = _unwrapped(row)
-                    yield len(value) if value is not None else 0
+                    *_, value = None, *_layers(row, None)
+                    yield len(value) if value is not None and _is_list(value.type) else 0
         except _DAMAGE as error:
             raise ArchiveBroken("read_error", first_line(error)) from None
 
     return counted()
-
-
-def _unwrapped(value: pa.Scalar) -> pa.Scalar | None:
-    """The list or bytes in a scalar of structs, dictionaries and extension types; None: null."""
-    while value.is_valid:
-        if isinstance(value, pa.StructScalar):
-            if len(value) == 0:
-                return None
-            name = _bytes_field(value.type)
-            value = value[name]
-        elif isinstance(value, (pa.DictionaryScalar, pa.ExtensionScalar)):
-            value = value.value
-            if value is None:
-                return None
-        else:
-            return value
-    return None
 
 
 class _Values(NamedTuple):
@@ -306,32 +289,35 @@ class ImageRows:
         return image
 
 
-def _path(value: pa.Scalar, place: int) -> str:
-    """The path that Hugging Face's struct has in place of bytes; "": none."""
-    path = ""
+def _layers(value: pa.Scalar | None, place: int | None) -> Iterator[pa.Scalar]:
+    """A scalar, then what is in it, as far as there is any: of a struct the field with bytes, of
+    dictionaries and extension types what they stand for, of a list of images the one at a place.
+    """
     while value is not None and value.is_valid:
+        yield value
         if isinstance(value, pa.StructScalar):
-            if "path" in value and isinstance(value["path"].as_py(), str):
-                path = value["path"].as_py()
             name = _bytes_field(value.type)
             value = value[name] if name else None
         elif isinstance(value, (pa.DictionaryScalar, pa.ExtensionScalar)):
             value = value.value
-        elif _is_list(value.type) and not _is_octets(value.type) and len(value) > place:
-            value, place = value.values[place], 0
+        elif place is None or not _is_list(value.type) or _is_octets(value.type):
+            return
         else:
-            break
-    return path
+            value, place = value.values[place] if len(value) > place else None, 0
+
+
+def _path(value: pa.Scalar, place: int) -> str:
+    """The path that Hugging Face's struct has in place of bytes; "": none."""
+    path = ""
+    for layer in _layers(value, place):
+        if isinstance(layer, pa.StructScalar) and "path" in layer:
+            path = layer["path"].as_py()
+    return path if isinstance(path, str) else ""
 
 
 def _buffer(value: pa.Scalar, place: int) -> pa.Buffer | None:
     """The bytes in a scalar; None: there are none."""
-    inner = _unwrapped(value)
-    while isinstance(inner, (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, *_VIEWS)):
-        if _is_octets(inner.type):
-            numbers = inner.values.drop_null()
-            return pa.py_buffer(numbers.to_numpy(zero_copy_only=False).tobytes())
-        if len(inner) <= place:
-            return None
-        inner, place = _unwrapped(inner.values[place]), 0
-    return None if inner is None else inner.as_buffer()
+    *_, inner = None, *_layers(value, place)
+    if inner is not None and _is_octets(inner.type):
+        return pa.py_buffer(inner.values.drop_null().to_numpy(zero_copy_only=False).tobytes())
+    return inner.as_buffer() if isinstance(inner, pa.BinaryScalar) else None

@@ -1,13 +1,11 @@
 """Lists of labelled images: columns, lines that cannot be used, images named twice."""
 
-import csv
-import io
 import json
 import os
 
 import pytest
 from bucket_emulator import emulated_bucket
-from images import write_class_folders
+from images import contents, manifest, write_class_folders
 from packing import pack
 from PIL import Image
 from samples import make_photos
@@ -18,6 +16,7 @@ from imagecensus.model_export.training.labelled_data import SplitFractions
 from imagecensus.model_export.training.splits import DataError
 
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
+NO_TEST = SplitFractions(val=0, test=0)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -98,28 +97,6 @@ def test_names_of_lists_are_compared_as_people_see_them(tmp_path):
     assert f"is taken as {composed!r}" in data.notes[0]
     split = data.splits["train"]
     assert [bool(read()) for read in split.open()] == [True] * 3
-
-
-NO_TEST = SplitFractions(val=0, test=0)
-
-
-def contents(data, split="train"):
-    return {
-        (name, data.labels[label]): read()
-        for name, label, read in zip(
-            data.splits[split].names,
-            data.splits[split].labels,
-            data.splits[split].open(),
-            strict=True,
-        )
-    }
-
-
-def manifest(path, rows):
-    text = io.StringIO()
-    csv.writer(text).writerows([("uri", "label"), *rows])
-    path.write_text(text.getvalue())
-    return str(path)
 
 
 def test_a_image_named_twice_is_one_image(tmp_path):

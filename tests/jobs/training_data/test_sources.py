@@ -1,12 +1,10 @@
 """Training data in every place where the batch job reads images."""
 
-import csv
-import io
 import os
 import pathlib
 
 import pytest
-from images import write_class_folders
+from images import contents, manifest, write_class_folders
 from packing import KINDS, NAMED, pack
 from samples import make_photos
 from tables import row, write_table
@@ -21,25 +19,6 @@ from imagecensus.model_export.training.splits import DataError
 from imagecensus.transforms.list_images import list_images
 
 NO_TEST = SplitFractions(val=0, test=0)
-
-
-def contents(data, split="train"):
-    return {
-        (name, data.labels[label]): read()
-        for name, label, read in zip(
-            data.splits[split].names,
-            data.splits[split].labels,
-            data.splits[split].open(),
-            strict=True,
-        )
-    }
-
-
-def manifest(path, rows):
-    text = io.StringIO()
-    csv.writer(text).writerows([("uri", "label"), *rows])
-    path.write_text(text.getvalue())
-    return str(path)
 
 
 def test_corrections_of_a_browsed_table_are_training_data(tmp_path):
