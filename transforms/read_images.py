@@ -56,6 +56,8 @@ def read_image(ref: ImageRef, max_bytes: int = MAX_BYTES, place: Place | None = 
         raise ImageError("not_found", "there is no such file") from None
     except PermissionError as error:
         raise ImageError("permission_denied", error.strerror or str(error)) from None
+    except store.StorageError as error:  # a sentence with its remedy
+        raise ImageError("read_error", str(error)) from None
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError("read_error", f"{type(error).__name__}: {reason}") from None

@@ -107,7 +107,11 @@ class ListOfRows:
             f"{self.location}: no column of locations among {', '.join(names)}"[: 4 * _SHOWN]
             + f"; name it with {flag}"
             + (", or begin the list with a line of names" if self.header else "")
+            + (", or a column of images with --image-column" if self._may_hold_images() else "")
         )
+
+    def _may_hold_images(self) -> bool:
+        return self.kind == "parquet" and any("binary" in str(one) for one in self.schema.types)
 
 
 def kind_of(location: str) -> str:

@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from listings import listed
 from packing import pack
@@ -288,3 +290,12 @@ def test_a_table_in_a_text_file_is_one(tmp_path, delimiter):
 def test_a_spreadsheet_under_the_name_of_a_list_is_called_so(tmp_path, content, name):
     with pytest.raises(InputError, match="is a spreadsheet or an archive; save it as CSV UTF-8"):
         listed(write(tmp_path / name, content + bytes(500)))
+
+
+def test_parquet_with_several_columns_of_images_names_the_flag(tmp_path):
+    pq.write_table(pa.table({"left": [b"a"], "right": [b"b"]}), tmp_path / "pairs.parquet")
+    with pytest.raises(InputError, match="--uri-column, or a column of images with --image-column"):
+        listed(tmp_path / "pairs.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="--uri-column$"):
+        listed(tmp_path / "none.parquet")

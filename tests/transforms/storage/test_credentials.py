@@ -10,6 +10,9 @@ from object_servers import forget_clients
 from samples import make_photos
 
 from imagecensus.jobs.cli import main
+from imagecensus.model_export.image_formats import ImageError
+from imagecensus.transforms.image_ref import ImageRef
+from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import object_clients, store
 
 VARIABLES = ("GOOGLE", "STORAGE_", "GCE_", "AWS_", "AZURE_", "IDENTITY_", "MSI_")
@@ -84,3 +87,11 @@ def test_an_account_is_named_by_the_uri_or_the_environment(monkeypatch):
     assert object_clients.client("az", "c").config["account_name"] == "one"
     named = object_clients.client("abfss", "c@two.dfs.core.windows.net").config
     assert (named["account_name"], named["container_name"]) == ("two", "c")
+
+
+def test_the_row_of_an_image_without_credentials_says_the_same():
+    with pytest.raises(
+        ImageError, match="^s3://: no credentials were found; set AWS_ACCESS"
+    ) as row:
+        read_image(ImageRef(uri="s3://bucket/x.jpg"))
+    assert row.value.status == "read_error"
