@@ -18,8 +18,9 @@ from imagecensus.transforms.dataset.epoch import Fence
 from imagecensus.transforms.records import Unit
 from imagecensus.transforms.storage import store
 
-# So many units go into the job's graph themselves; of more, the files that list them.
-UNITS_IN_GRAPH = 2000
+# A worker gets so many units of a plan file at once, to read that file of some 10 MB once for them;
+# fewer where there would be less than so many groups to share among the workers.
+UNITS_A_GROUP, GROUPS = 32, 1000
 FENCE_SECONDS = 60.0
 # An archive that can only be read front to back is read by one worker, up to so many units of it;
 # a longer one by at most so many workers, each of which reads it from its start.
@@ -29,7 +30,7 @@ PendingUnits = tuple[str, bytes]
 
 
 def pending_units(units: Iterable[Unit]) -> list[PendingUnits]:
-    """The units as what lists them, for the graph: 512 units in one element."""
+    """The units as what lists them: those of a plan file in one element."""
     groups: dict[str, list[int]] = {}
     for unit in units:
         groups.setdefault(unit.plan, []).append(unit.row_group)
@@ -42,63 +43,61 @@ def _as_bits(numbers: list[int]) -> bytes:
     return np.packbits(bits).tobytes()
 
 
-def together(units: Iterable[Unit]) -> Iterator[tuple[Unit, ...]]:
-    """The units as workers are to get them: those that follow one another in an archive at once.
+def units_of(pending: PendingUnits, folder: str) -> list[Unit]:
+    """The units that an element lists, from their plan file in this folder. Raises PlanError."""
+    name, bits = pending
+    wanted = set(np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8))).tolist())
+    units = work_plan.read_units(store.join(folder, name))
+    return [unit for unit in units if unit.rows and unit.row_group in wanted]
 
-    Spread over the workers they would each read the archive from its start.
+
+def together(units: Iterable[Unit], usual: int) -> Iterator[list[Unit]]:
+    """The units as workers are to get them: `usual` at once, or those of one archive.
+
+    That is where they follow one another in an archive that can only be read front to back: spread
+    over the workers they would each read it from its start.
     """
     for place, group in itertools.groupby(units, work_plan.sequential_place):
         found = list(group)
-        size = max(UNITS_TOGETHER, -(-len(found) // PIECES)) if place else 1
+        size = max(UNITS_TOGETHER, -(-len(found) // PIECES)) if place else usual
         for start in range(0, len(found), size):
-            yield tuple(found[start : start + size])
+            yield found[start : start + size]
+
+
+def _cut(pending: tuple[str, Iterable[bytes]], folder: str, usual: int) -> Iterator[PendingUnits]:
+    name, [bits] = pending
+    for group in together(units_of((name, bits), folder), usual):
+        yield from pending_units(group)
 
 
 @dataclasses.dataclass(kw_only=True)
 class GiveUnits(beam.PTransform):
     """The units of a run, spread over the workers: `PBegin` → `PCollection[Unit]`.
 
-    The graph and the launcher do not grow with the images: of many units the graph has only the
-    plan files. Workers read each of these once, and their units carry their references.
+    Neither the graph nor what the runner keeps waiting grows with the images: both have the plan
+    files and which of their units are meant. Workers read the units, and their references, there.
 
     Attributes:
       units: what is to be done.
       folder: of the plan.
-      carried: whether references go along with units; else a worker reads a plan file for each
-        unit. Within one machine that is the file system's cache.
     """
 
     units: Collection[Unit]
     folder: str
-    carried: bool
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[Unit]:
-        if len(self.units) < UNITS_IN_GRAPH:
-            units = begin | "Units" >> beam.Create(list(together(self.units)), reshuffle=False)
-        else:
-            files = pending_units(self.units)
-            units = (  # `Create` would put them into the graph twice
-                begin
-                | "Impulse" >> beam.Impulse()
-                | "Plan" >> beam.FlatMap(lambda _: files).with_output_types(PendingUnits)
-                | "SpreadPlan" >> beam.Reshuffle()
-                | "ReadPlan" >> beam.ParDo(_ReadPlan(self.folder, self.carried))
-            )
-        separate = beam.FlatMap(lambda units: units).with_output_types(Unit)
-        return units | "Spread" >> beam.Reshuffle() | "Separate" >> separate
-
-
-class _ReadPlan(beam.DoFn):
-    def __init__(self, folder: str, carried: bool):
-        self._folder, self._carried = folder, carried
-
-    def process(self, pending: PendingUnits) -> Iterator[tuple[Unit, ...]]:
-        name, bits = pending
-        wanted = set(np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8))).tolist())
-        file = work_plan.read_plan_file(store.join(self._folder, name))
-        units = (unit for unit in file.units if unit.rows and unit.row_group in wanted)
-        for found in together(units):
-            yield tuple(map(work_plan.with_references, found)) if self._carried else found
+        files = pending_units(self.units)
+        usual = min(UNITS_A_GROUP, max(1, len(self.units) // GROUPS))
+        return (  # `Create` would put the files into the graph twice
+            begin
+            | "Impulse" >> beam.Impulse()
+            | "Plan" >> beam.FlatMap(lambda _: files).with_output_types(PendingUnits)
+            # Of two reshuffles Flink leaves the second out: one machine had all units of a file.
+            | "SpreadPlan" >> beam.GroupByKey()
+            | "Cut" >> beam.FlatMap(_cut, self.folder, usual).with_output_types(PendingUnits)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(units_of, self.folder).with_output_types(Unit)
+        )
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -141,7 +141,7 @@ class Unit:
     `name` is the digest of the references that the unit was planned with, and the fingerprint.
     Where images have changed, failed or gone, the unit gets a further revision: a new list of
     references, and a new part, whose rows are partly taken over from the part of revision `base`.
-    The references stay in the plan file, and this small record is shuffled; or they go along.
+    The references stay in the plan file.
     """
 
     name: str
@@ -151,8 +151,6 @@ class Unit:
     revision: int = 0
     base: int = -1  # the revision whose part has the rows that are not classified again; -1: none
     digest: str = ""  # of this revision's references; empty: it is the name
-    # Its rows of the plan as an Arrow stream, where they go along with it.
-    references: bytes = dataclasses.field(default=b"", compare=False, repr=False)
 
     @property
     def expected(self) -> str:

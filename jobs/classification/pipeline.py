@@ -50,7 +50,6 @@ class PipelineConfig:
     Attributes:
       made_by: for the footers of the parts, see `Run.provenance`.
       fence: of the run; None: nothing can outlive its launcher.
-      elsewhere: workers run in other processes, or on other machines.
     """
 
     decoding: DecodingConfig
@@ -59,7 +58,6 @@ class PipelineConfig:
     made_by: dict[str, Any]
     compression: str = "zstd"
     fence: Fence | None = None
-    elsewhere: bool = False
 
 
 def build_pipeline(
@@ -69,7 +67,7 @@ def build_pipeline(
     parts = config.layout.parts
     return (
         pipeline
-        | "Units" >> GiveUnits(units=units, folder=config.layout.state, carried=config.elsewhere)
+        | "Units" >> GiveUnits(units=units, folder=config.layout.state)
         | "BeginUnits" >> BeginUnits(parts=parts, fence=config.fence)
         | "DecodeImages" >> DecodeImages(config=config.decoding, parts=parts)
         | "ClassifyImages" >> ClassifyImages(config=config.classification)
@@ -172,11 +170,10 @@ def _config(request: Request, run: Run) -> PipelineConfig:
         threads=options.threads,
         digest=run.model_digest,
     )
-    elsewhere = options.runner != IN_PROCESS
-    signs = layout.signs if elsewhere else ""
+    signs = "" if options.runner == IN_PROCESS else layout.signs
     return PipelineConfig(
         decoding=decoding, classification=classification, layout=layout,
-        made_by=run.provenance(), compression=options.compression, elsewhere=elsewhere,
+        made_by=run.provenance(), compression=options.compression,
         fence=fence_of(layout.epoch, layout.whole.epoch, request.epoch, signs),
     )  # fmt: skip
 

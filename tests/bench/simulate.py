@@ -25,6 +25,7 @@ import statistics
 import numpy as np
 
 UNIT = 512
+UNITS_A_GROUP = 32  # of those that a worker takes at once
 WAVES = 8
 IN_FLIGHT = 2  # units that a worker has begun and not written: one in the model, one read ahead
 DAY = 86_400.0
@@ -164,7 +165,8 @@ class Simulation:
         run.losses = int(self._rng.poisson(work * fleet.machines / lives))
         run.begun = self.units + run.losses * IN_FLIGHT
         begin = self._launch(self._costs.planned) + fleet.replaced + self._costs.start
-        run.seconds = begin + run.begun * UNIT / speed + UNIT / float(speeds.min())
+        run.seconds = begin + run.begun * UNIT / speed
+        run.seconds += UNITS_A_GROUP * UNIT / float(speeds.min())
         return run
 
     def _launch(self, an_image: float) -> float:

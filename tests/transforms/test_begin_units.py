@@ -38,7 +38,7 @@ class UnitsOf:
 @pytest.mark.parametrize("images, size", [(100_000_000, 60_000), (1_000_000_000, 200_000)])
 def test_the_graph_does_not_grow(images, size):
     pipeline = beam.Pipeline(runner=fn_runner.FnApiRunner())
-    _ = pipeline | GiveUnits(units=UnitsOf(images), folder="gs://bucket/x", carried=True)
+    _ = pipeline | GiveUnits(units=UnitsOf(images), folder="gs://bucket/x")
     assert len(pipeline.to_runner_api().SerializeToString()) < size
 
 
@@ -60,20 +60,43 @@ def given(units, folder, **options):
     """What a worker gets of these units, as (unit, its references)."""
     GIVEN.clear()
     with beam.Pipeline(runner=fn_runner.FnApiRunner()) as pipeline:
-        stages = pipeline | GiveUnits(units=units, folder=str(folder), carried=True)
+        stages = pipeline | GiveUnits(units=units, folder=str(folder))
         _ = stages | BeginUnits(**options) | beam.Map(take)
     return [(unit, work_plan.read_unit(unit)) for unit in GIVEN]
 
 
-@pytest.mark.parametrize("limit", [1, 2000])
-def test_units_are_the_same_by_their_plan_and_by_themselves(planned, tmp_path, monkeypatch, limit):
-    """By files, only those that are pending; references come along, and the plan is not read."""
-    monkeypatch.setattr(begin_units, "UNITS_IN_GRAPH", limit)
+@pytest.mark.parametrize("groups", [1, 1000])
+def test_units_that_are_pending_arrive_with_their_references(
+    planned, tmp_path, monkeypatch, groups
+):
+    monkeypatch.setattr(begin_units, "GROUPS", groups)
     wanted = planned.units[1::3]
     expected = {unit: work_plan.read_unit(unit) for unit in wanted}
-    got = given(wanted, tmp_path, parts=str(tmp_path / "parts"))
-    assert dict(got) == expected
-    assert all(bool(unit.references) == (limit == 1) for unit, _ in got)
+    assert dict(given(wanted, tmp_path, parts=str(tmp_path / "parts"))) == expected
+
+
+HANDED = []  # the units of each element, by the pipeline that ran last in this process
+units_of = begin_units.units_of
+
+
+def units_noted(pending, folder):
+    HANDED.append(units_of(pending, folder))
+    return HANDED[-1]
+
+
+@pytest.mark.parametrize("count, size", [(19, 1), (100, 10), (400, 32)])
+def test_of_many_units_a_worker_gets_several_of_one_plan_file(tmp_path, monkeypatch, count, size):
+    """It reads the file once for them; few units are spread one by one."""
+    monkeypatch.setattr(begin_units, "GROUPS", 10)
+    monkeypatch.setattr(begin_units, "units_of", units_noted)
+    refs = [{"uri": f"/{i:03d}", "size": 1, "etag_or_mtime": "1"} for i in range(2 * count)]
+    units = planned_units(tmp_path, refs)
+    HANDED.clear()
+    given(units, tmp_path, parts=str(tmp_path / "parts"))
+    whole, *groups = HANDED
+    assert whole == list(units)
+    assert sorted(map(len, groups))[1:] == [size] * (len(groups) - 1)
+    assert {unit for group in groups for unit in group} == set(units)
 
 
 def test_bits_name_the_row_groups():
@@ -132,7 +155,7 @@ def planned_units(folder, refs: list[dict]) -> list[Unit]:
 
 
 def sizes(folder, refs: list[dict]) -> list[int]:
-    return [len(units) for units in together(planned_units(folder, refs))]
+    return [len(units) for units in together(planned_units(folder, refs), 1)]
 
 
 def test_units_of_an_archive_that_is_read_front_to_back_stay_together(tmp_path):
@@ -155,9 +178,9 @@ def test_a_long_archive_is_read_by_several(tmp_path, monkeypatch):
     assert sizes(tmp_path / "b", packed("/b", "tar.gz", 80)) == [10] * 4
 
 
-@pytest.mark.parametrize("limit", [1, 2000])
-def test_a_worker_gets_an_archive_in_its_order(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(begin_units, "UNITS_IN_GRAPH", limit)
+@pytest.mark.parametrize("groups", [1, 1000])
+def test_a_worker_gets_an_archive_in_its_order(tmp_path, monkeypatch, groups):
+    monkeypatch.setattr(begin_units, "GROUPS", groups)
     units = planned_units(tmp_path, packed("/a", "tar.gz", 40))
     got = given(units, tmp_path, parts=str(tmp_path / "parts"))
     assert [unit.name for unit, _ in got] == [unit.name for unit in units]

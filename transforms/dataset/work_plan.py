@@ -2,8 +2,8 @@
 
 The plan is the dataset's memory. It lives beside the output as append-only Parquet files, one row
 group a unit; a unit is finished when its part exists. A unit whose images have changed gets a
-further revision in a later file: the highest one counts. Workers get a `Unit` and read its
-references from here, so that a shuffle carries no references.
+further revision in a later file: the highest one counts. Workers are told which units of a file
+are theirs and read these from here, so that no shuffle carries references.
 """
 
 from __future__ import annotations
@@ -248,25 +248,21 @@ def _units(location: str, entries: list[list[Any]]) -> Iterator[Unit]:
         row_group += rows > 0
 
 
+def read_units(plan: str) -> list[Unit]:
+    """The units of a plan file, which is kept open to read their references. Raises PlanError."""
+    with _damage_reported(plan), _reading:
+        entries = json.loads(_open_plan(plan).schema_arrow.metadata[_UNITS_KEY])
+        return list(_units(plan, entries))
+
+
 def read_unit(unit: Unit) -> pa.RecordBatch:
     """The references of one unit: `REF_SCHEMA`, then passthrough columns."""
     rows = read_planned(unit)
     return rows.drop_columns([name for name in PLAN_COLUMNS if name in rows.schema.names])
 
 
-def with_references(unit: Unit) -> Unit:
-    """The unit with its references in it, so that whoever gets it need not read the plan."""
-    rows, sink = read_planned(unit), pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
-        writer.write_batch(rows)
-    return dataclasses.replace(unit, references=sink.getvalue().to_pybytes())
-
-
 def read_planned(unit: Unit) -> pa.RecordBatch:
     """The rows of one unit as they are in the plan, `PLAN_COLUMNS` among their columns."""
-    if unit.references:
-        return pa.ipc.open_stream(unit.references).read_next_batch()
     with _damage_reported(unit.plan), _reading:
         table = _open_plan(unit.plan).read_row_group(unit.row_group).combine_chunks()
         return table.to_batches()[0]
