@@ -95,7 +95,9 @@ def export_classifier(
             "serving_bytes": root.serving_bytes,
             "embed": root.embed,
         }
-        tf.saved_model.save(root, partial, signatures=signatures)
+        # Gradients of swish cannot be saved once the variables are constants; nothing trains on.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(root, partial, signatures=signatures, options=options)
         answers = root.serving_default(tf.constant(golden_images))
         golden = Golden(
             images=golden_images,
