@@ -119,7 +119,8 @@ class Job:
     top_k: int
     identity: dict[str, Any]  # all that decides what the rows say
     passthrough: pa.Schema
-    references: Iterator[pa.RecordBatch]
+    references: Iterator[pa.RecordBatch]  # none, where workers list
+    selection: Selection
     run: Run
     delta: bool  # whether the run ends with a version of the output's Delta table
 
@@ -237,12 +238,10 @@ def prepare(
     passthrough = passthrough_columns(options.inputs, options.uri_column, options.image_column)
     passthrough = with_column(passthrough, present.get("columns") if present else None)
     selection = Selection(exclude=options.exclude or (), include=options.include or ())
-    references = at_end.enter_context(contextlib.closing(_list(options, passthrough, selection)))
-    first = next(references, None)
-    if first is None:
-        left_out = left_out_text(selection.left_out)
-        more = f"; left out by rule: {left_out}" if left_out else ""
-        raise UserError(f"{', '.join(options.inputs)}: no images there{more}")
+    references: Iterator[pa.RecordBatch] = iter(())
+    if not _on_workers(options):
+        listing = at_end.enter_context(contextlib.closing(_list(options, passthrough, selection)))
+        references = _not_empty(listing, options, selection)
     identity = identity_of(
         contract,
         top_k=top_k,
@@ -256,8 +255,8 @@ def prepare(
     run.left_out = selection.left_out
     return Job(
         options=options, layout=layout, contract=contract, top_k=top_k,
-        identity=identity, passthrough=passthrough, run=run, delta=delta,
-        references=itertools.chain([first], references),
+        identity=identity, passthrough=passthrough, run=run, delta=delta, references=references,
+        selection=selection,
     )  # fmt: skip
 
 
@@ -324,6 +323,7 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
     if not dry_run:  # from here on, workers of an earlier run begin and write nothing
         epoch = raise_epoch(layout.epoch, run.run_id)
         layout.remove_temporary()
+        layout.remove_listings()
         compaction.recover_or_refuse(layout)
     began = (time.process_time(), time.monotonic())
     plan = work_plan.read_plan(layout.state, shard)
@@ -353,11 +353,16 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         if options.relocate
         else None,
     )
+    references = job.references
+    if _on_workers(options):
+        references = _list_on_workers(job, epoch)
     planned = plan_units(
-        _reported(job.references, options.inputs), layout.state, run.fingerprint,
+        _reported(references, options.inputs), layout.state, run.fingerprint,
         passthrough=passthrough, unit_rows=options.unit_images, limit=options.limit,
         shard=shard, dry_run=dry_run, plan=plan, revising=revising, before_writing=check_held,
     )  # fmt: skip
+    if not dry_run:
+        layout.remove_listings()
     fault_injection.reached("planned")
     run.planned = planned
     run.add_stage("list", time.process_time() - began[0], time.monotonic() - began[1])
@@ -430,14 +435,44 @@ def close_run(job: Job, work: Work, check_held: Callable[[], None]) -> dict[str,
     return report
 
 
+def _on_workers(options: ClassifyOptions) -> bool:
+    return options.list_on_workers and not options.dry_run  # which writes nothing
+
+
+def _list_on_workers(job: Job, epoch: int) -> Iterator[pa.RecordBatch]:
+    """The listing, of which workers do what they can."""
+    with process.importing():
+        from imagecensus.jobs.classification.list_on_workers import WorkersListing  # brings Beam
+
+    workers = WorkersListing(
+        options=job.options, layout=job.layout, run_id=job.run.run_id,
+        epoch=epoch, job_name=name_of(job.layout, job.run.fingerprint), selection=job.selection,
+    )  # fmt: skip
+    listing = _list(job.options, job.passthrough, job.selection, workers.listed)
+    return _not_empty(listing, job.options, job.selection)
+
+
+def _not_empty(
+    listing: Iterator[pa.RecordBatch], options: ClassifyOptions, selection: Selection
+) -> Iterator[pa.RecordBatch]:
+    """The listing, begun. Raises UserError where there is nothing."""
+    first = next(listing, None)
+    if first is None:
+        left_out = left_out_text(selection.left_out)
+        more = f"; left out by rule: {left_out}" if left_out else ""
+        raise UserError(f"{', '.join(options.inputs)}: no images there{more}")
+    return itertools.chain([first], listing)
+
+
 def _list(
-    options: ClassifyOptions, columns: pa.Schema, selection: Selection
-) -> Generator[pa.RecordBatch, None, None]:
+    options: ClassifyOptions, columns: pa.Schema, selection: Selection,
+    by_workers: Callable[[str], Iterator[pa.RecordBatch] | None] = lambda text: None,
+) -> Generator[pa.RecordBatch, None, None]:  # fmt: skip
     """The listing, with the input that each reference comes from."""
     return list_images(
         options.inputs, options.uri_column, options.image_column, options.max_members, columns,
         selection=selection, all_pages=options.pages == "all",
-        zip_encoding=options.zip_encoding, with_sources=True,
+        zip_encoding=options.zip_encoding, with_sources=True, by_workers=by_workers,
     )  # fmt: skip
 
 

@@ -14,18 +14,21 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.archives import listing, page_archive
 from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, is_archive_name
 from imagecensus.transforms.decoders import look_into
 from imagecensus.transforms.decoders.lease import lease
+from imagecensus.transforms.inputs.check import is_glob
 from imagecensus.transforms.inputs.column_types import as_type, together
 from imagecensus.transforms.inputs.files import (
     CHUNK,
     File,
     absolute,
     checksum_column,
+    is_object,
     list_files,
     listed_by,
     path_in_input,
@@ -41,6 +44,7 @@ from imagecensus.transforms.inputs.manifests import (
     named_kind,
     passed_through,
 )
+from imagecensus.transforms.inputs.object_ranges import OPENED, files_of
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.records import CHECKSUM_COLUMN, SOURCE_COLUMN
 from imagecensus.transforms.storage import store
@@ -62,6 +66,7 @@ def list_images(
     all_pages: bool = False,
     zip_encoding: str = "",
     with_sources: bool = False,
+    by_workers: Callable[[str], Iterator[pa.RecordBatch] | None] = lambda text: None,
 ) -> Generator[pa.RecordBatch, None, None]:
     """Lists all inputs in turn, then what links in them lead to.
 
@@ -75,6 +80,7 @@ def list_images(
       all_pages: files with several pages or frames are listed as so many images.
       zip_encoding: of names in zips that do not say theirs; empty: UTF-8, else code page 437.
       with_sources: the batches have `SOURCE_COLUMN`, the input that they come from.
+      by_workers: the objects of an input, where workers have listed them, see `read_groups`.
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns,
@@ -89,7 +95,7 @@ def list_images(
         selection=selection if selection is not None else Selection(), listed=listed_by(inputs),
     )  # fmt: skip
     with lease():  # one for all archives, whose listings begin with three questions each
-        for text, batches in _list_each(inputs, uri_column, columns, config):
+        for text, batches in _list_each(inputs, uri_column, columns, config, by_workers):
             source = pa.scalar(redact(source_of(text)))
             for batch in batches:
                 if with_sources:
@@ -97,9 +103,25 @@ def list_images(
                 yield batch
 
 
+def may_be_opened(uri: str, all_pages: bool) -> bool:
+    """Whether a file of a folder is looked into when it is listed: an archive, or with pages."""
+    return (all_pages and page_archive.may_have_pages(uri)) or (
+        not uri.endswith(_IMAGES) and is_archive_name(uri)
+    )
+
+
+def is_prefix(text: str, uri_column: str = "", image_column: str = "") -> bool:
+    """Whether an input is a prefix or glob of objects, and no list, archive, table or object."""
+    if not store.is_bucket(text) or _manifest_kind(text, uri_column, image_column):
+        return False
+    named = is_archive_name(text) or listing.has_columns(text)
+    return not named and (is_glob(text) or text.endswith("/") or not is_object(text))
+
+
 def _list_each(
-    inputs: tuple[str, ...], uri_column: str, columns: pa.Schema | None, config: _Archives
-) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+    inputs: tuple[str, ...], uri_column: str, columns: pa.Schema | None, config: _Archives,
+    by_workers: Callable[[str], Iterator[pa.RecordBatch] | None],
+) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:  # fmt: skip
     """Each input with its batches, to be read before the next one."""
     for text in inputs:
         kind = _manifest_kind(text, uri_column, config.image_column)
@@ -116,6 +138,8 @@ def _list_each(
                     text, uri_column, columns=columns, kind=kind, image_column=image_column
                 ),
             )
+        elif (batches := by_workers(text)) is not None:
+            yield text, _with_members(text, config, batches)
         else:
             files = list_files(text, config.selection, config.listed)
             yield text, _list_with_archives(text, config, files)
@@ -190,6 +214,20 @@ class _Archives:
     listed: Listed
 
 
+def _with_members(
+    text: str, config: _Archives, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """What workers listed of an input, and in the place of an archive its members."""
+    for batch in batches:
+        opened = batch.column(OPENED)
+        files, packed = (
+            batch.filter(which).drop_columns([OPENED]) for which in (pc.invert(opened), opened)
+        )
+        yield files
+        if packed.num_rows:
+            yield from _list_with_archives(text, config, files_of(packed))
+
+
 def _list_with_archives(
     text: str, config: _Archives, files: Iterator[File], *, from_bucket: bool = False
 ) -> Iterator[pa.RecordBatch]:
@@ -203,9 +241,9 @@ def _list_with_archives(
 
     def members_of(reference: File) -> Iterator[pa.RecordBatch] | None:
         uri = reference[0]
-        with_pages = config.all_pages and page_archive.may_have_pages(uri)
-        archive = not uri.endswith(_IMAGES) and (is_archive_name(uri) or uri == named)
-        if not (with_pages or archive):
+        if not (
+            may_be_opened(uri, config.all_pages) or (uri == named and not uri.endswith(_IMAGES))
+        ):
             return None
         kind = look_into.archive_kind(*reference, config.image_column)
         if kind == PAGES and not config.all_pages:

@@ -150,9 +150,17 @@ def follow(job: RemoteJob, result: Any, layout: Layout, *, detach: bool) -> bool
     if detach:
         wait_for_start(job)
         return True
+    with _cancelled_elsewhere(job, result, layout), _left_on_interrupt(job, layout):
+        result.wait_until_finish()
+    forget_job(layout)
+    return False
+
+
+@contextlib.contextmanager
+def _cancelled_elsewhere(job: RemoteJob, result: Any, layout: Layout) -> Iterator[None]:
+    """Says of a job that somebody cancels within the block just that."""
     try:
-        with _left_on_interrupt(job, layout):
-            result.wait_until_finish()
+        yield
     except LeftRunningError:
         raise
     except Exception:
@@ -160,8 +168,24 @@ def follow(job: RemoteJob, result: Any, layout: Layout, *, detach: bool) -> bool
             forget_job(layout)
             raise UserError(f"{job} was cancelled; run the same command again to resume") from None
         raise
-    forget_job(layout)
-    return False
+
+
+def run_listing(
+    pipeline: beam.Pipeline, runner: str, job: RemoteJob | None, layout: Layout
+) -> None:
+    """Submits a job that lists for this launcher alone, and waits; Ctrl-C cancels it."""
+    result = submit(pipeline, job, layout)
+    with cancelled_on_interrupt(runner, [result]):
+        if job is None:
+            result.wait_until_finish()
+            return
+        if job.runner == DATAFLOW:
+            write_job(layout, dataclasses.replace(job, id=result.job_id()))
+        try:
+            with _cancelled_elsewhere(job, result, layout):
+                result.wait_until_finish()
+        finally:
+            forget_job(layout)
 
 
 def attach(layout: Layout, *, detach: bool) -> str:
@@ -174,6 +198,10 @@ def attach(layout: Layout, *, detach: bool) -> str:
     if job is None:
         return ""
     state = state_of(job, layout)
+    if state == RUNNING and job.lists:
+        cancel_job(job)
+        print(f"cancelled  {job}, whose launcher is gone; what is there is listed anew", flush=True)
+        state = wait_for_end(job, layout)
     if state == RUNNING and detach:
         return str(job)
     if state == RUNNING:

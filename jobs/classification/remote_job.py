@@ -50,6 +50,7 @@ class RemoteJob:
       place: where its runner is asked: `url` of Flink; `project` and `region` of Dataflow.
       id: the runner's; empty: not known, the name is.
       began: seconds since the epoch.
+      lists: it lists inputs, for a launcher that waits for it.
     """
 
     runner: str
@@ -58,6 +59,7 @@ class RemoteJob:
     run_id: str
     began: float
     id: str = ""
+    lists: bool = False
 
     def __str__(self) -> str:
         where = self.place.get("url") or " ".join(self.place.values())

@@ -15,6 +15,7 @@ from imagecensus.jobs.command.options import (
 from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.inputs.check import check_inputs
 from imagecensus.transforms.storage.locations import is_bucket, is_writable
+from imagecensus.transforms.storage.registry import lists_ranges
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"
@@ -117,6 +118,10 @@ exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-r
         "run",
         choices=("parquet", "delta"),
     )
+    list_on_workers: bool = option(
+        False, "let the workers of a runner elsewhere list the prefixes of gs:// and s3://, by a"
+        " job of its own before the other: worth it from some 50 million objects on", "run",
+    )  # fmt: skip
     no_report: bool = option(False, "do not write report.html", "run")
     dry_run: bool = option(False, "list and count, write nothing", "run")
     max_failure_rate: float = option(
@@ -212,6 +217,8 @@ exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-r
         if self.limit is not None and self.limit < 1:
             problems.append("--limit must be at least 1")
         problems += _wrong_for_a_rerun(self)
+        if self.list_on_workers:
+            problems += _not_for_workers(self)
         if self.zip_encoding and not _is_encoding(self.zip_encoding):
             problems.append(f"--zip-encoding={self.zip_encoding}: no encoding that Python knows")
         if self.threads < 0:
@@ -262,6 +269,20 @@ def _wrong_for_a_rerun(options: ClassifyOptions) -> list[str]:
             problems.append(f"{flag} is for a run over everything; give it without --shard")
     if options.verify not in ("changed", "all") and not _is_share(options.verify):
         problems.append(f"--verify={options.verify}: give changed, all, or a share from 0 to 1")
+    return problems
+
+
+def _not_for_workers(options: ClassifyOptions) -> list[str]:
+    problems = []
+    if options.runner == IN_PROCESS:
+        problems.append("--list-on-workers: there are none in this process; give a --runner")
+    if not any(map(lists_ranges, options.inputs)):
+        problems.append(
+            "--list-on-workers: workers list prefixes of gs:// and s3:// (no directory buckets),"
+            " and no input is one; give it without"
+        )
+    if options.limit is not None:
+        problems.append("--list-on-workers lists everything; it does not go with --limit")
     return problems
 
 

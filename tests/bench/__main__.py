@@ -7,7 +7,9 @@ timed in turn, several rounds, and the median is taken; see `measure` on what a 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -28,12 +30,14 @@ import load
 import rerun
 import scale
 import simulate
+import worker_listing
 from archive import make_archive
 from measure import job, piece, run
 
 CORES = os.cpu_count()
 DEDUP_KNOWN = 40_000_000
 LISTED = 500_000
+MERGED = 10_000_000
 TABLE_ROWS = 4_096_000
 ENGINES = ("openvino", "tensorflow", "tfx-bsl")
 AUGMENT = "flip,rotation=15,zoom=0.2,shift=0.1,brightness=0.2,contrast=0.2"
@@ -392,7 +396,30 @@ class Bench:
                         "cpu_us": found["cpu"] / found["images"] * 1e6,
                     }
         show(f"listing of {LISTED:,} objects, 100 ms a page", rows)
-        return rows
+        return {**rows, **self._listing_on_workers()}
+
+    def _listing_on_workers(self) -> dict:
+        """The same by so many workers as there are, all on this machine, and their files merged."""
+        rows, script = {}, pathlib.Path(worker_listing.__file__)
+        with cloud.server(f"{LISTED}x0", 100) as (env, _):
+            for count in (1, 2, 4):
+                with concurrent.futures.ThreadPoolExecutor(count) as pool:
+                    words = [sys.executable, script, "list", "gs://photos/scans/", self._fresh()]
+                    self._fresh().mkdir(parents=True)
+                    shares = [f"{at}/{count}" for at in range(count)]
+                    found = [*pool.map(functools.partial(_said, words, env), shares)]
+                assert sum(one["images"] for one in found) == LISTED
+                rows[f"{count} workers"] = {
+                    "objects/s": LISTED / max(one["wall"] for one in found),
+                    "cpu_us": sum(one["cpu"] for one in found) / LISTED * 1e6,
+                    "cut_s": found[0]["cut_s"],
+                }
+        show(f"listing of {LISTED:,} objects by workers (--list-on-workers), all on here", rows)
+        words = [sys.executable, script, "merge", MERGED, self.folder]
+        run(words)
+        merged = {f"{MERGED:,} objects": run(words).said}
+        show("what workers listed, planned by the launcher", merged)
+        return {**rows, **merged}
 
     def forecast(self) -> dict:
         """`imagecensus plan`, and the run that it foretold, in turn."""
@@ -462,6 +489,10 @@ def machine() -> dict:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def _said(words: list, env: dict, last: str) -> dict:
+    return run([*words, last], env).said
 
 
 def show(title: str, rows: dict) -> None:

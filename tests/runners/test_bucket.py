@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import re
 import threading
+import zipfile
 
 import fetch_engines
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from gcs_server import BUCKET, Emulator, Fault
 from samples import make_photos
@@ -74,6 +78,59 @@ def test_a_long_listing_comes_whole_and_the_same_each_time(gcs, tiny_model, capf
     assert all(batch.column("etag_or_mtime").to_pylist()[0].isdigit() for batch in batches)
     assert _classify(gcs, "out/many", "--dry-run", source="many") == 0
     assert "would classify 10,001 images" in capfd.readouterr().out
+
+
+RUNNERS = [
+    pytest.param(
+        ["--runner=PrismRunner", f"--prism_location={fetch_engines.PRISM}"], id="prism",
+        marks=pytest.mark.skipif(not fetch_engines.PRISM.is_file(), reason="no Prism"),
+    ),
+    pytest.param(
+        ["--runner=FlinkRunner", "--flink_master=[local]", "--parallelism=2",
+         f"--flink_version={fetch_engines.FLINK_MINOR}",
+         f"--flink_job_server_jar={fetch_engines.job_server_jar()}"],
+        id="flink",
+        marks=[
+            pytest.mark.flink,
+            # Beam's thread for data sees its job server end, which is how a job ends here.
+            pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+        ],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_workers_list_what_the_launcher_would(gcs, runner, tmp_path, capfd, request):
+    """The same rows, archives and counts; a rerun does what is new, and no listing is left."""
+    where = request.node.callspec.id
+    source, out = f"in/listed-{where}", f"out/{where}"
+    for at, photo in enumerate(sorted(gcs.folder("in/photos").iterdir())):
+        gcs.put(f"{source}/{at % 3}/{photo.name}", photo.read_bytes())
+        gcs.put(f"{source}/{at % 3}/{photo.stem}.json", b"{}")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("inside.jpg", photo.read_bytes())
+    gcs.put(f"{source}/0/a.zip", (tmp_path / "a.zip").read_bytes())
+    gcs.put(f"{source}/.hidden.jpg", b"")
+    assert _classify(gcs, f"{out}/here", source=source) == 0
+    workers = ["--list-on-workers", *runner]
+    gcs.put(f"{out}/workers/_imagecensus/listing-0123-dead.parquet", b"of a run that was killed")
+    assert _classify(gcs, f"{out}/workers", *workers, source=source) == 0
+    found = {}
+    for name in ("here", "workers"):
+        parts = gcs.folder(f"{out}/{name}/predictions").iterdir()
+        found[name] = pa.concat_tables(map(pq.read_table, parts)).sort_by("uri").to_pylist()
+        report = json.loads(gcs.get(f"{out}/{name}/run_report.json"))
+        found[name].append([report["totals"][key] for key in ("left_out", "listed")])
+    assert found["workers"] == found["here"] and len(found["here"]) == PHOTOS + 2
+    assert not [n for n in gcs.names(f"{out}/workers/_imagecensus") if "listing" in n or "job" in n]
+    gcs.put(f"{source}/1/new.jpg", photo.read_bytes())
+    capfd.readouterr()
+    assert _classify(gcs, f"{out}/workers", *workers, "--dry-run", source=source) == 0
+    assert "would classify 1 image in 1 unit" in capfd.readouterr().out
+    assert _classify(gcs, f"{out}/workers", *workers, source=source) == 0
+    assert "= 1 new + 31 known" in capfd.readouterr().out
+    assert _classify(gcs, f"{out}/nothing", *workers, source="in/nowhere/") == 2
+    assert "no objects there" in capfd.readouterr().err
 
 
 def test_without_credentials_it_says_so_at_once(tmp_path, tiny_model, capfd, monkeypatch):

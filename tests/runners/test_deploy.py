@@ -116,7 +116,7 @@ def test_the_job_runs_the_command_of_the_page_against_that_cluster():
 # Of this machine, of several machines, or repeated.
 NOT_IN_TEMPLATES = {
     "weights", "trust_model", "shard", "relocate", "no_report", "dry_run", "calibrate_on_archive",
-    "runner", "exclude", "include", "detach", "cancel", "table",
+    "runner", "exclude", "include", "detach", "cancel", "list_on_workers", "table",
 }  # fmt: skip
 
 

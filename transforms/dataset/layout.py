@@ -73,6 +73,11 @@ class Layout:
         return store.join(self.state, f"working{self._suffix}.json")
 
     @property
+    def listing(self) -> str:
+        """How the locations of what workers have listed begin."""
+        return store.join(self.state, f"listing{self._suffix}-")
+
+    @property
     def whole(self) -> Layout:
         """The same output for a run over everything."""
         return dataclasses.replace(self, shard=work_plan.WHOLE)
@@ -111,6 +116,13 @@ class Layout:
                     if name.startswith("lock-"):
                         store.Lock(store.join(self.state, name)).check()
             yield lock
+
+    def remove_listings(self) -> None:
+        """Removes what workers have listed; a run over everything that of shards, too."""
+        start = "listing-" if self.shard == work_plan.WHOLE else self.listing.rpartition("/")[2]
+        for name in store.list_names(self.state):
+            if name.startswith(start):
+                store.delete(store.join(self.state, name))
 
     def remove_temporary(self) -> None:
         """Removes what killed runs left half written. A shard leaves what may be another's."""

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -351,34 +351,74 @@ def list_address(text: str) -> Iterator[File]:
     yield (text, found.size, found.version)
 
 
-def list_bucket(text: str, selection: Selection) -> Iterator[File]:
-    """References of a prefix, object or glob in a store: (uri, size, version), as a stream."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """A prefix, object or glob in a store.
+
+    Attributes:
+      root: `scheme://bucket/`.
+      start: how the names of all its objects begin.
+      matches: whether a name is among them; None: those below the prefix are.
+    """
+
+    root: str
+    start: str
+    matches: Callable[[str], object] | None
+
+    @property
+    def top(self) -> str:
+        """What the paths that patterns see are relative to."""
+        return self.root + self.start.rpartition("/")[0]
+
+    def files(self, there: Iterable[Stored]) -> Iterator[File]:
+        """Those of the objects that are its own."""
+        for found in there:
+            name = found.uri[len(self.root) :]
+            if self.matches(name) if self.matches else _under(name, self.start):
+                yield (found.uri, found.size, _version(found))
+
+
+def prefix_of(text: str) -> Prefix:
     root, pattern = store.split(text)
     magic = GLOB_CHARACTERS.search(pattern)
-    prefix = pattern[: magic.start()] if magic else pattern
-    matches = re.compile(translate(pattern)).fullmatch if magic else None
-    if not magic and prefix and not prefix.endswith("/") and not _is_object(text):
-        prefix += "/"  # a folder; not its neighbours whose names begin alike
-    there = (
-        (found.uri, found.size, _version(found))
-        for found in store.store_of(text).list(root + prefix)
-        if (matches(found.uri[len(root) :]) if matches else _under(found.uri[len(root) :], prefix))
-    )
+    if magic:
+        matches = re.compile(translate(pattern)).fullmatch
+        return Prefix(root=root, start=pattern[: magic.start()], matches=matches)
+    is_folder = pattern and not pattern.endswith("/") and not is_object(text)
+    # A folder is not its neighbours whose names begin alike.
+    return Prefix(root=root, start=pattern + "/" * bool(is_folder), matches=None)
+
+
+def list_bucket(text: str, selection: Selection) -> Iterator[File]:
+    """References of a prefix, object or glob in a store: (uri, size, version), as a stream."""
+    prefix = prefix_of(text)
+    there = prefix.files(store.store_of(text).list(prefix.root + prefix.start))
     found, before = False, selection.left_out.total()
-    for file in chosen_objects(there, root + prefix.rpartition("/")[0], selection):
+    for file in chosen_objects(there, prefix.top, selection):
         found = True
         yield file
     if not found and selection.left_out.total() == before:
-        raise InputError(f"{text}: no objects there; check the prefix")
+        raise nothing_there(text)
 
 
-def chosen_objects(there: Iterable[File], top: str, selection: Selection) -> Iterator[File]:
+def nothing_there(text: str) -> InputError:
+    return InputError(f"{text}: no objects there; check the prefix")
+
+
+def chosen_objects(
+    there: Iterable[File], top: str, selection: Selection, own: OwnFolders | None = None
+) -> Iterator[File]:
     """The objects below a prefix, in order of uri, that are listed; the others are counted.
 
-    `top`: what the paths that patterns see are relative to.
+    Args:
+      there: the objects.
+      top: what the paths that patterns see are relative to.
+      selection: what is left out.
+      own: learns which of this program's folders are there.
     """
+    own = own if own is not None else OwnFolders(top)
     for file in without_sidecars(
-        _not_ignored(there, top, selection), lambda file: file[0], selection.left_out
+        _not_ignored(there, top, selection, own), lambda file: file[0], selection.left_out
     ):
         if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/")):
             yield file
@@ -396,9 +436,10 @@ def checksum_column(references: list[File]) -> pa.Array | None:
     return pa.array(said, pa.string()) if any(said) else None
 
 
-def _not_ignored(files: Iterable[File], top: str, selection: Selection) -> Iterator[File]:
+def _not_ignored(
+    files: Iterable[File], top: str, selection: Selection, own: OwnFolders
+) -> Iterator[File]:
     """The objects below a prefix that are not ignored by a name on their way, nor our own."""
-    own = _OwnFolders(top)
     for file in files:
         path = file[0][len(top) :].lstrip("/")
         *folders, base = path.split("/")
@@ -415,7 +456,7 @@ def _not_ignored(files: Iterable[File], top: str, selection: Selection) -> Itera
             yield file
 
 
-class _OwnFolders:
+class OwnFolders:
     """Outputs, models and trainings below a prefix, as their objects come along in a listing.
 
     What marks an output or a model comes before what else it has, by its name; of a training the
@@ -449,7 +490,7 @@ class _OwnFolders:
                     self.found.add(training)
 
 
-def _is_object(uri: str) -> bool:
+def is_object(uri: str) -> bool:
     """Whether it is an object's name. Without the right to look, the listing will tell."""
     try:
         return store.exists(uri)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from imagecensus.transforms.storage import protocol
@@ -18,8 +18,14 @@ from imagecensus.transforms.storage.gcs_client import (
     split_bucket,
     storage_errors,
 )
-from imagecensus.transforms.storage.gcs_listing import list_objects, list_pages
+from imagecensus.transforms.storage.gcs_listing import (
+    first_name,
+    list_objects,
+    list_pages,
+    range_pages,
+)
 from imagecensus.transforms.storage.gcs_reading import CorruptError, read_object, read_object_range
+from imagecensus.transforms.storage.listing_ranges import Range
 from imagecensus.transforms.storage.protocol import TIMEOUT, Stored, conflict
 
 
@@ -35,6 +41,13 @@ class GoogleStore:
         bucket, name = split_bucket(prefix)
         for blob in list_objects(bucket, name):
             yield _stored(f"{SCHEME}{bucket}/{blob.name}", blob)
+
+    def first_name(self, root: str, stem: str, start: str) -> str | None:
+        return first_name(split_bucket(root)[0], stem, start)
+
+    def list_range(self, root: str, names: Range) -> Iterator[Sequence[Stored]]:
+        for page in range_pages(split_bucket(root)[0], names):
+            yield [_stored(f"{root}{blob.name}", blob) for blob in page]
 
     def list_folder(self, folder: str) -> Iterator[Stored]:
         bucket, name = split_bucket(folder.rstrip("/") + "/")

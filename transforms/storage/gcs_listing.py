@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from imagecensus.transforms.storage.gcs_client import bucket_client, retry, storage_errors
-from imagecensus.transforms.storage.listing_ranges import Range, cut_names, list_ranges
+from imagecensus.transforms.storage.listing_ranges import Range, cut_range, list_ranges, whole_stems
 from imagecensus.transforms.storage.protocol import TIMEOUT
 
 _PAGE = 1000  # objects; the most that one request gives
@@ -22,30 +22,40 @@ def list_objects(bucket: str, prefix: str) -> Iterator[Any]:
     Raises StorageError.
     """
 
-    def first_name(stem: str, start: str) -> str | None:
-        for page, _ in list_pages(bucket, stem, None, start=start, size=1):
-            for blob in page:
-                if blob.name >= start:
-                    return str(blob.name)
-        return None
+    def first(stem: str, start: str) -> str | None:
+        return first_name(bucket, stem, start)
 
     def pages_of(names: Range) -> Iterator[list[Any]]:
-        for page, _ in list_pages(bucket, names.prefix, None, start=names.first, end=names.end):
-            # An emulator may not know of starts and ends.
-            yield [blob for blob in page if names.has(blob.name)]
+        return whole_stems(range_pages(bucket, names), lambda blob: str(blob.name))
 
     pages = list_pages(bucket, prefix, "/")
     page, folders = next(pages, ([], set()))
     second = next(pages, None)
     pages.close()
     if second is not None:
-        yield from list_ranges(cut_names(prefix, first_name), pages_of)
+        yield from list_ranges(cut_range(Range(prefix), first), pages_of)
         return
     yield from page
     if len(folders) == 1:
         yield from list_objects(bucket, folders.pop())
     else:
         yield from list_ranges([Range(folder) for folder in sorted(folders)], pages_of)
+
+
+def first_name(bucket: str, stem: str, start: str) -> str | None:
+    """The first name, at or after `start`, of those that begin with `stem`; None: none."""
+    for page, _ in list_pages(bucket, stem, None, start=start, size=1):
+        for blob in page:
+            if blob.name >= start:
+                return str(blob.name)
+    return None
+
+
+def range_pages(bucket: str, names: Range) -> Iterator[list[Any]]:
+    """The objects of a range of names, page by page, in order."""
+    for page, _ in list_pages(bucket, names.prefix, None, start=names.first, end=names.end):
+        # An emulator may not know of starts and ends.
+        yield [blob for blob in page if names.has(blob.name)]
 
 
 def list_pages(

@@ -15,6 +15,7 @@ _PAGES_AHEAD = 3
 _MOST_RANGES = 64
 _ENOUGH_RANGES = 10  # as digits give; where there are fewer, they are cut further
 _MOST_CUTS = 3
+_COMPANIONS = 10  # names of an image and of what lies beside it: fewer
 _DEEPEST = 200  # letters that all names have in common
 HIGHEST = chr(0x10FFFF)
 
@@ -39,22 +40,70 @@ FirstName = Callable[[str, str], str | None]
 Names = TypeVar("Names")  # a range
 
 
-def cut_names(prefix: str, first_name: FirstName) -> list[Range]:
-    """The names that begin with a prefix, as ranges: cut where their first differing letters do.
+def cut_range(names: Range, first_name: FirstName, enough: int = _ENOUGH_RANGES) -> list[Range]:
+    """A range as smaller ones: cut where the first differing letters of its names do.
 
-    Each letter that occurs costs one request. Where few do, as in years, the next ones count too.
+    Each letter that occurs costs one request. Where few do, as in years, the next ones count too,
+    until there are enough ranges. An image and what lies beside it stay together.
     """
-    stems = [prefix]
+
+    def first_inside(stem: str, start: str) -> str | None:
+        name = first_name(stem, max(start, names.first))
+        return name if name is not None and names.has(name) else None
+
+    stems = [names.prefix]
     with concurrent.futures.ThreadPoolExecutor(LISTERS) as pool:
         for _ in range(_MOST_CUTS):
-            if len(stems) >= _ENOUGH_RANGES:
+            if len(stems) >= enough:
                 break
-            longer = list(pool.map(lambda stem: _next_stems(stem, first_name), stems))
+            longer = list(pool.map(lambda stem: _next_stems(stem, first_inside), stems))
             if longer == [[stem] for stem in stems]:
                 break
             stems = [stem for some in longer for stem in some]
-    starts = [prefix, *stems[1:]]
-    return [Range(prefix, *one) for one in zip(starts, [*starts[1:], ""], strict=True)]
+        whole = [stem[: stem_end(stem)] for stem in stems]
+        torn = sorted({w for w, stem in zip(whole, stems, strict=True) if w != stem})
+        few = dict(
+            zip(torn, pool.map(lambda stem: _has_few(stem, first_inside), torn), strict=True)
+        )
+    first = max(names.first, names.prefix)
+    cuts = dict.fromkeys(w if few.get(w) else s for w, s in zip(whole, stems, strict=True))
+    starts = [first, *(start for start in list(cuts)[1:] if start > first)]
+    return [Range(names.prefix, *one) for one in zip(starts, [*starts[1:], names.end], strict=True)]
+
+
+def _has_few(stem: str, first_name: FirstName) -> bool:
+    """Whether names that begin so are no more than an image and what lies beside it."""
+    start = stem
+    for _ in range(_COMPANIONS):
+        name = first_name(stem, start)
+        if name is None:
+            return True
+        start = name + "\0"
+    return False
+
+
+def stem_end(name: str) -> int:
+    """Where the first dot of the last part of a name ends; without one, where the name does."""
+    dot = name.find(".", name.rfind("/") + 1)
+    return dot + 1 if dot >= 0 else len(name)
+
+
+def whole_stems(pages: Iterator[list[Any]], name_of: Callable[[Any], str]) -> Iterator[list[Any]]:
+    """Pages that do not end between names that are the same up to their first dot.
+
+    So an image and what lies beside it come together. Where there are very many, pages do.
+    """
+    held: list[Any] = []
+    for page in pages:
+        page = held + page
+        name = name_of(page[-1]) if page else ""
+        stem, at = name[: stem_end(name)], len(page)
+        while at > len(page) - _COMPANIONS and at and name_of(page[at - 1]).startswith(stem):
+            at -= 1
+        at = at if at > len(page) - _COMPANIONS else len(page)
+        yield page[:at]
+        held = page[at:]
+    yield held
 
 
 def _next_stems(stem: str, first_name: FirstName) -> list[str]:

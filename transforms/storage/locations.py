@@ -12,6 +12,7 @@ from imagecensus.transforms.storage.protocol import StorageError
 WEB = ("http://", "https://")  # read only
 GOOGLE = ("gs://",)
 S3 = ("s3://", "s3a://")
+UNORDERED = "--x-s3"  # how names of S3's directory buckets end
 AZURE = ("az://", "azure://", "abfs://", "abfss://")
 HUB = ("hf://datasets/",)  # read only
 BUCKETS = GOOGLE + S3 + AZURE + HUB

@@ -11,14 +11,14 @@ from imagecensus.transforms.storage.listing_ranges import (
     HIGHEST,
     LISTERS,
     Range,
-    cut_names,
+    cut_range,
     list_ranges,
+    whole_stems,
 )
-from imagecensus.transforms.storage.locations import S3
+from imagecensus.transforms.storage.locations import S3, UNORDERED
 
 _PAGE = 1000
 _PLAIN_PAGES = 4  # what is listed by one request after the other, before it is worth more
-_UNORDERED = "--x-s3"  # how names of S3's directory buckets end
 
 
 def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
@@ -35,9 +35,9 @@ def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
       prefix: of the names.
     """
     # Accounts of Azure with folders have another order than that of letters.
-    ordered = root.startswith(S3) and not root.rstrip("/").endswith(_UNORDERED)
+    ordered = root.startswith(S3) and not root.rstrip("/").endswith(UNORDERED)
     names: list[str] = []
-    pages = _pages(client, Range(prefix), ordered)
+    pages = range_pages(client, Range(prefix), ordered)
     for number, page in enumerate(pages, 1):
         yield from page
         names += [found["path"] for found in page]
@@ -53,12 +53,14 @@ def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
         if between:
             pages.close()
             listed = set(names)
-            for found in list_ranges(between, lambda one: _pages_between(client, one, between)):
+            for found in list_ranges(
+                between, lambda one: whole_stems(_pages_between(client, one, between), _name_of)
+            ):
                 if found["path"] not in listed:
                     yield found
             return
     elif ordered and names and names == sorted(names):
-        cuts = cut_names(prefix, lambda stem, start: _first_name(client, stem, start))
+        cuts = cut_range(Range(prefix), lambda stem, start: first_name(client, stem, start))
         rest = [one for one in cuts if not one.end or one.end > names[-1]]
         rest[0] = rest[0]._replace(first=max(rest[0].first, names[-1]))
     if not rest:
@@ -67,13 +69,19 @@ def list_objects(client: Any, root: str, prefix: str) -> Iterator[Any]:
         return
     pages.close()
     listed = set(names)
-    ranged = list_ranges(rest, lambda one: _pages(client, one, ordered))
+    ranged = list_ranges(rest, lambda one: whole_stems(range_pages(client, one, ordered), _name_of))
     for found in itertools.chain(objects, ranged):
         if found["path"] not in listed:
             yield found
 
 
-def _pages(client: Any, names: Range, ordered: bool = True) -> Generator[list[Any], None, None]:
+def _name_of(found: Any) -> str:
+    return str(found["path"])
+
+
+def range_pages(
+    client: Any, names: Range, ordered: bool = True
+) -> Generator[list[Any], None, None]:
     """The objects of a range, page by page; where names have an order, up to its end."""
     import obstore
 
@@ -103,8 +111,9 @@ def _before(name: str) -> str:
     return name[:-1] + (chr(code) if chr(code) != "/" else ".") + HIGHEST
 
 
-def _first_name(client: Any, stem: str, start: str) -> str | None:
-    for page in _pages(client, Range(stem, start)):
+def first_name(client: Any, stem: str, start: str) -> str | None:
+    """The first name, at or after `start`, of those that begin with `stem`; None: none."""
+    for page in range_pages(client, Range(stem, start)):
         if page:
             return str(page[0]["path"])
     return None
@@ -132,7 +141,7 @@ def _named_ranges(client: Any, prefix: str, names: list[str]) -> list[_Between]:
     first = _first_object(client, prefix, names[-2]) if len(names) > 1 else None
     if first is None or first["path"] != names[-1]:
         return []
-    cuts = cut_names(prefix, lambda stem, start: _first_name(client, stem, start))
+    cuts = cut_range(Range(prefix), lambda stem, start: first_name(client, stem, start))
     starts = [one.first for one in cuts if one.first > names[-1]]
     with concurrent.futures.ThreadPoolExecutor(LISTERS) as pool:
         found = pool.map(lambda start: _first_object(client, prefix, _before(start)), starts)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.storage import protocol
+from imagecensus.transforms.storage.listing_ranges import Range
 from imagecensus.transforms.storage.locations import split
 from imagecensus.transforms.storage.object_clients import client
-from imagecensus.transforms.storage.object_listing import list_objects
+from imagecensus.transforms.storage.object_listing import first_name, list_objects, range_pages
 from imagecensus.transforms.storage.protocol import ChangedError, Stored, as_sentence, conflict
 
 
@@ -29,6 +30,16 @@ class ObjectStore:
             for found in list_objects(_client_of(prefix), root, start):
                 if not _is_marker(root, found):
                     yield _stored(root + found["path"], found)
+
+    def first_name(self, root: str, stem: str, start: str) -> str | None:
+        with as_sentence(root, "listed"), _plain_errors(root):
+            return first_name(_client_of(root), stem, start)
+
+    def list_range(self, root: str, names: Range) -> Iterator[Sequence[Stored]]:
+        with as_sentence(root, "listed"), _plain_errors(root):
+            for page in range_pages(_client_of(root), names):
+                there = (found for found in page if not _is_marker(root, found))
+                yield [_stored(root + found["path"], found) for found in there]
 
     def list_folder(self, folder: str) -> Iterator[Stored]:
         import obstore

@@ -8,10 +8,11 @@ OSError. Writes raise StorageError, a sentence.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.transforms.storage.listing_ranges import Range
 
 RETRY_SECONDS = 120.0  # a request that fails for a passing reason is repeated for so long
 RETRY_PAUSE = (0.2, 20.0)  # seconds: the first, the longest
@@ -103,6 +104,19 @@ class Store(Protocol):
 
     def delete(self, uri: str) -> None:
         """Removes an object; it may be gone already. Raises StorageError."""
+
+
+class RangedStore(Store, Protocol):
+    """A store that lists in the order of names, and begins where it is told to."""
+
+    def first_name(self, root: str, stem: str, start: str) -> str | None:
+        """The first name, at or after `start`, of those that begin with `stem`; None: none."""
+
+    def list_range(self, root: str, names: Range) -> Iterator[Sequence[Stored]]:
+        """The objects of a range of names, page by page, in order. Raises StorageError.
+
+        `root`: `scheme://bucket/`.
+        """
 
 
 @contextlib.contextmanager

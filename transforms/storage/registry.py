@@ -7,11 +7,19 @@ processes that read files take to start.
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 from imagecensus.transforms.storage.local import LocalStore
-from imagecensus.transforms.storage.locations import BUCKETS, is_bucket, is_web
+from imagecensus.transforms.storage.locations import (
+    BUCKETS,
+    GOOGLE,
+    S3,
+    UNORDERED,
+    is_bucket,
+    is_web,
+)
 from imagecensus.transforms.storage.objects import ObjectStore
-from imagecensus.transforms.storage.protocol import Store
+from imagecensus.transforms.storage.protocol import RangedStore, Store
 
 
 def store_of(location: str) -> Store:
@@ -19,6 +27,17 @@ def store_of(location: str) -> Store:
     if is_web(location):
         return _store("https")
     return _store(location.partition("://")[0] if is_bucket(location) else "file")
+
+
+def lists_ranges(location: str) -> bool:
+    """Whether it is in a store that lists ranges of names; S3's directory buckets have no order."""
+    root = location.partition("://")[2].partition("/")[0]
+    return location.startswith((*GOOGLE, *S3)) and not root.endswith(UNORDERED)
+
+
+def ranged_store_of(location: str) -> RangedStore:
+    """The store of a location that `lists_ranges`."""
+    return cast(RangedStore, store_of(location))
 
 
 @functools.cache
