@@ -85,7 +85,7 @@ def test_left_attached_to_and_ended(cluster, held, start, tmp_path):
     assert len(running) == 1
     record = json.loads((output / "_imagecensus" / "job.json").read_text())
     assert record["place"] == {"url": f"http://localhost:{cluster.rest_port}"}
-    assert "ReadPlan" in str(cluster.ask(f"jobs/{running[0]}"))
+    assert "Units/Cut" in str(cluster.ask(f"jobs/{running[0]}"))
     code, said = end_of(start(output, "--detach"))  # no second job
     assert code == 0 and jobs(cluster, "RUNNING") == running
     attached = start(output)

@@ -38,19 +38,22 @@ OUT_OF_MEMORY = (MEMORY_EXIT_CODE, -signal.SIGKILL)  # the kernel sends the latt
 TIMED = (OPEN, DECODE)  # what is bounded in time: the reading of archives, and decoding
 
 
-def start_child(module: str, control: int, errors: int) -> subprocess.Popen[bytes]:
-    """Starts a module of the project, confined.
+def start_child(
+    module: str, argument: str, pass_fds: tuple[int, ...], errors: int
+) -> subprocess.Popen[bytes]:
+    """Starts a module of the project as a decoder process.
 
     Args:
-      control: descriptor that it inherits; its only argument.
+      argument: its only one.
+      pass_fds: file descriptors it inherits.
       errors: descriptor of a file that takes what it prints while it starts.
     """
     child = subprocess.Popen(
-        child_command(module, str(control)),
+        child_command(module, argument),
         stdin=subprocess.PIPE,
         stdout=errors,
         stderr=errors,
-        pass_fds=(control,),
+        pass_fds=pass_fds,
         # NumPy's algebra would take address space for a thread per core, and is of no use there.
         env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
         cwd=WORKING_FOLDER,
@@ -76,10 +79,8 @@ def leave_terminal() -> None:
 
 
 def end_with_parent() -> None:
-    """In a child that leads its group of processes: lets the kernel end them all, those forked
-    later too, once the other end of its standard input is closed.
-    """
-    fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
+    """In a child: lets the kernel end it once the other end of its standard input is closed."""
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO, whose default is to end
     with contextlib.suppress(BlockingIOError):  # closed before the kernel was asked

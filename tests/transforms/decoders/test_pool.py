@@ -162,20 +162,6 @@ def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
     assert not [answer.error for answer in answers if answer.error]
 
 
-def test_where_their_template_is_killed_children_start_anew_from_another(pool):
-    def parents():
-        stats = [pathlib.Path(f"/proc/{one.pid}/stat").read_text() for one in _processes(pool)]
-        return {int(stat.rpartition(")")[2].split()[1]) for stat in stats}
-
-    [template] = parents()
-    os.kill(template, signal.SIGKILL)
-    for process in _processes(pool):
-        os.kill(process.pid, signal.SIGKILL)
-    answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
-    assert not [answer.error for answer in answers if answer.error]
-    assert len(parents()) == 1 and template not in parents()
-
-
 def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no room on this machine')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
