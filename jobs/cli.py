@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imagecensus.jobs.command import logs, process
@@ -161,10 +161,15 @@ def run(name: str, argv: Sequence[str]) -> int:
 
 def run_job(name: str, argv: list[str], debug: bool = False, as_json: bool = False) -> int:
     """Runs a command and maps what it raises to an exit code."""
+    return call(lambda: run(name, argv), debug, as_json)
+
+
+def call(job: Callable[[], int], debug: bool = False, as_json: bool = False) -> int:
+    """Calls something that returns an exit code, and maps what it raises to one."""
     logs.configure(debug, as_json)
     try:
         _check_current_folder()
-        return run(name, argv)
+        return job()
     except UserError as error:
         if debug:
             print(redact(traceback.format_exc()), file=sys.stderr)

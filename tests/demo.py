@@ -227,6 +227,6 @@ FORMATS = (
 
 
 if __name__ == "__main__":
-    from imagecensus.jobs.cli import run_job
+    from imagecensus.jobs.cli import call
 
-    sys.exit(run_job("demo", sys.argv[1:], "--debug" in sys.argv))
+    sys.exit(call(lambda: main(sys.argv[1:]), "--debug" in sys.argv))
