@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import pathlib
 import re
 import runpy
@@ -134,11 +135,18 @@ def test_every_package_has_its_folder_of_tests(package):
     assert any(path.parent == package for path in TESTS), f"tests/{package} has no tests"
 
 
+def test_no_two_modules_of_tests_have_one_name():
+    """Pytest imports each by its bare name, so that the second of a name cannot be collected."""
+    own = ("conftest", "__init__", "__main__")  # of which Python and pytest keep one a folder
+    stems = [path.stem for path in (ROOT / "tests").rglob("*.py") if path.stem not in own]
+    assert [name for name, count in collections.Counter(stems).items() if count > 1] == []
+
+
 @pytest.mark.parametrize("test", TESTS, ids=str)
 def test_tests_lie_where_what_they_test_lies(test):
     """`test_M.py`, `test_M_more.py` and `test_PACKAGE_M.py` are of module M, others of a package.
 
-    Two files of tests cannot have one name: `test_web_fetch.py` is of `storage/web/fetch.py`.
+    As no two can have one name, `test_web_fetch.py` is of `storage/web/fetch.py`.
     """
     package, subject = test.parent, test.stem.removeprefix("test_")
     assert package in PACKAGES, f"there is no package {package}"
