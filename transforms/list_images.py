@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 
 from imagecensus.model_export.common.redact import redact
 from imagecensus.transforms.archives import listing, page_archive
-from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, is_archive_name
+from imagecensus.transforms.archives.members import PAGES, is_archive_name
 from imagecensus.transforms.decoders import look_into
 from imagecensus.transforms.decoders.lease import lease
 from imagecensus.transforms.inputs.check import is_glob
@@ -51,7 +50,6 @@ from imagecensus.transforms.storage import store
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # not looked into, for speed
 _LISTED_AT_ONCE = 8
-_UNNAMED = ("parquet", "tfrecord", PAGES)  # kinds whose members have numbers for names
 IIIF, INVENTORY = "iiif", "inventory"  # kinds of lists, beside those of `manifest_kind`
 
 
@@ -252,6 +250,7 @@ def _list_with_archives(
             kind += f":{config.zip_encoding}"
         if not kind:
             return None
+        path = store.split(uri)[1] if from_bucket else path_in_input(text, uri)
         return look_into.list_archive(
             *reference,
             kind,
@@ -259,6 +258,7 @@ def _list_with_archives(
             columns=columns,
             max_members=config.max_members,
             all_pages=config.all_pages,
+            chosen=(path, config.selection.exclude, config.selection.include),
         )
 
     chunk: list[File] = []
@@ -271,11 +271,8 @@ def _list_with_archives(
             chunk = []
         for batch in members or ():
             config.selection.left_out.update(listing.left_out_of(batch))
-            uri = reference[0]
-            path = store.split(uri)[1] if from_bucket else path_in_input(text, uri)
-            chosen = _chosen(batch, path, config.selection)
-            if chosen.num_rows:
-                renamed = _renamed(chosen, passed)
+            if batch.num_rows:
+                renamed = _renamed(batch, passed)
                 yield _with_checksums(renamed, [reference] * renamed.num_rows)
     if chunk:
         yield _with_checksums(reference_batch(chunk), chunk)
@@ -285,22 +282,6 @@ def _with_checksums(batch: pa.RecordBatch, references: list[File]) -> pa.RecordB
     """The batch, and what stores say of the bytes of the files that its rows are, or lie in."""
     checksums = checksum_column(references)
     return batch if checksums is None else batch.append_column(CHECKSUM_COLUMN, checksums)
-
-
-def _chosen(batch: pa.RecordBatch, archive: str, selection: Selection) -> pa.RecordBatch:
-    """The members of an archive that patterns take; records and rows have no names for them."""
-    if not selection.chooses:
-        return batch
-    columns = (batch.column(name).to_pylist() for name in ("uri", "container", "member"))
-    taken = []
-    for uri, container, member in zip(*columns, strict=True):
-        name, where = uri[len(container) + 1 :], json.loads(member)
-        kind = where[0]
-        if kind == MEMBER_PAGE:
-            name, kind = page_archive.without_page(name)[0], where[2]
-        named = name and not kind.startswith(_UNNAMED)  # no name: of the archive itself
-        taken.append(not named or selection.takes(name, f"{archive}/{name}"))
-    return batch.filter(pa.array(taken, pa.bool_()))
 
 
 def _renamed(batch: pa.RecordBatch, passed: dict[str, pa.Field]) -> pa.RecordBatch:

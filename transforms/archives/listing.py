@@ -5,7 +5,8 @@ as an input, and whose content is a tar, a zip, TFRecords or Parquet with a colu
 and TFRecords also packed (`packing`). An archive of another kind is one failed row, which names it.
 Any other file is listed as a file.
 
-What is listed of a tar or zip: what a folder's listing would list, without links.
+What is listed of a tar or zip: what a folder's listing would list, without links. What the user
+excludes of it (`selection`) is left out like what hidden folders hold: a link may lead to it.
 Sidecars and videos right beside an image are left out (`ignored_names`); how many is counted in
 the metadata of a last batch without rows, see `left_out_of`. Archives
 in archives are listed as one failed row each. Where an archive is damaged, the members before the
@@ -18,7 +19,7 @@ only: no path is ever made of it.
 
 from __future__ import annotations
 
-import collections
+import bisect
 import hashlib
 import itertools
 import json
@@ -27,7 +28,7 @@ import re
 import tarfile
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -55,6 +56,7 @@ from imagecensus.transforms.archives.packing import open_packed, packing_of, spl
 from imagecensus.transforms.archives.reading import Place, read_member
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.inputs.files import CHUNK
+from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.records import REF_FIELDS, REF_SCHEMA
 from imagecensus.transforms.storage import byte_ranges
 
@@ -67,6 +69,8 @@ _HOPS = 8  # from link to link
 _NO_FILES = ("link", "left out", "failed")
 _LEFT_OUT = b"imagecensus.left_out"
 _NO_COLUMNS = pa.schema([])
+# Of an archive: its path in the input, and the patterns that exclude and include members.
+Chosen = tuple[str, Sequence[str], Sequence[str]]
 
 
 def has_columns(text: str) -> bool:
@@ -167,6 +171,7 @@ def list_archive(
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = MAX_MEMBERS,
     all_pages: bool = False,
+    chosen: Chosen = ("", (), ()),
 ) -> Iterator[pa.RecordBatch]:
     """The references of an archive's members.
 
@@ -178,12 +183,14 @@ def list_archive(
       columns: from `column_schema`; they go along with the images.
       max_members: listed of it; then comes one failed row, for the archive itself.
       all_pages: members and rows with several pages or frames are listed as so many.
+      chosen: members of a tar or zip by patterns.
 
     Yields:
       batches of `REF_SCHEMA`, then `columns`; where something was left out, a last one without
       rows, see `left_out_of`.
     """
-    left_out: collections.Counter[str] = collections.Counter()
+    archive, exclude, include = chosen
+    selection = Selection(exclude=tuple(exclude), include=tuple(include))
     try:
         if kind.startswith(_UNREAD):
             raise ArchiveBroken("unsupported_format", kind.removeprefix(_UNREAD))
@@ -197,8 +204,8 @@ def list_archive(
                 stream, length = _stream(file, size, kind)
                 chunks = tfrecord_archive.list_members(stream, length, kind, image_column, columns)
             else:
-                members = _list_files(file, size, kind, left_out, all_pages=all_pages)
-                chunks = _chunks(members)
+                members = _list_members(file, size, kind, all_pages=all_pages)
+                chunks = _chunks(_Files(archive, selection).listed(members))
             if all_pages and kind.startswith(("parquet", "tfrecord")):
                 chunks = _pages_of_rows(chunks, location, etag)
             listed = 0
@@ -212,7 +219,7 @@ def list_archive(
                 yield batch
     except (ArchiveBroken, OSError) as error:
         yield broken_archive(location, etag, error)
-    if left_out:
+    if left_out := +selection.left_out:
         counted = REF_SCHEMA.with_metadata({_LEFT_OUT: json.dumps(left_out)})
         yield pa.RecordBatch.from_pylist([], schema=counted)
 
@@ -261,15 +268,8 @@ def _stream(file: BinaryIO, size: int, kind: str) -> tuple[Stream, int | None]:
     return (open_packed(file, packing), None) if packing else (file, size)
 
 
-def _list_files(
-    file: BinaryIO,
-    size: int,
-    kind: str,
-    left_out: collections.Counter[str],
-    *,
-    all_pages: bool,
-) -> Iterator[Member]:
-    """The members of a tar or zip that are listed, each under a name of its own."""
+def _list_members(file: BinaryIO, size: int, kind: str, *, all_pages: bool) -> Iterator[Member]:
+    """All members of a tar or zip, then the archive itself where its listing breaks off."""
     stream: Stream = file
     if kind.startswith("zip"):
         members = zip_archive.list_members(file, kind.partition(":")[2])
@@ -278,69 +278,115 @@ def _list_files(
         members = tar_archive.list_members(stream, length, kind)
     if all_pages:
         members = page_archive.with_page_counts(members, stream)
-    members = (m._replace(name=_label(m.name)) for m in _until_broken(members))
-    names, links, hidden = _Names(), list[Member](), dict[str, Member]()
-    for member in without_sidecars(
-        _files_in(members, links, hidden, left_out), lambda member: member.name, left_out
-    ):
-        if is_archive_name(member.name) and member.where[0] != "failed":
-            text = "an archive in an archive is not opened; unpack the outer one"
-            member = failed(member.name, "unsupported_format", text, member.size)
-        name = names.unused(member.name)
-        for page in page_archive.pages_of(member._replace(name=name)):
-            yield page if page.name == name else page._replace(name=names.unused(page.name))
-    yield from _loose_links(links, hidden, names, left_out)
+    return (m._replace(name=_label(m.name)) for m in _until_broken(members))
 
 
-def _files_in(
-    members: Iterator[Member],
-    links: list[Member],
-    hidden: dict[str, Member],
-    left_out: collections.Counter[str],
-) -> Iterator[Member]:
-    """The members that are files and not ignored; gathers links, and what hidden folders hold."""
-    for member in members:
-        parts = (part for part in member.name.split("/") if part not in (".", ".."))
-        kind = next(filter(None, map(ignored_kind, parts)), "")
-        if member.where[0] == "left out":
-            kind = kind or member.where[1]
-        if not kind and member.where[0] == "link" and len(links) >= _LINKS:
-            kind = "links"
-        if kind:
-            left_out[kind] += 1
-            in_hidden = kind == "hidden" and not ignored_kind(posixpath.basename(member.name))
-            if in_hidden and member.where[0] not in _NO_FILES and len(hidden) < _LINKS:
-                hidden[member.name] = member
-        elif member.where[0] == "link":
-            links.append(member)
+class _Files:
+    """Which members of a tar or zip are listed, each under a name of its own."""
+
+    def __init__(self, archive: str, selection: Selection) -> None:
+        self._archive = archive
+        self._selection = selection
+        self._left_out = selection.left_out
+        self._names = _Names()
+        self._links: list[Member] = []
+        self._unlisted: dict[str, Member] = {}  # hidden or excluded, but a link may lead there
+
+    def listed(self, members: Iterator[Member]) -> Iterator[Member]:
+        for member in without_sidecars(
+            self._files_in(members), lambda member: member.name, self._left_out
+        ):
+            if member.name and not self._takes(member.name):
+                self._keep(member)
+                continue
+            if is_archive_name(member.name) and member.where[0] != "failed":
+                text = "an archive in an archive is not opened; unpack the outer one"
+                member = failed(member.name, "unsupported_format", text, member.size)
+            name = self._names.unused(member.name)
+            for page in page_archive.pages_of(member._replace(name=name)):
+                yield (
+                    page if page.name == name else page._replace(name=self._names.unused(page.name))
+                )
+        yield from self._loose_links()
+
+    def _takes(self, name: str) -> bool:
+        return not self._selection.chooses or self._selection.takes(name, f"{self._archive}/{name}")
+
+    def _keep(self, member: Member) -> None:
+        if member.where[0] not in _NO_FILES and len(self._unlisted) < _LINKS:
+            self._unlisted[member.name] = member
+
+    def _files_in(self, members: Iterator[Member]) -> Iterator[Member]:
+        """The members that are files and whose names are not ignored; gathers links."""
+        for member in members:
+            kind = _ignored_kind(member.name)
+            if member.where[0] == "left out":
+                kind = kind or member.where[1]
+            if not kind and member.where[0] == "link" and len(self._links) >= _LINKS:
+                kind = "links"
+            if kind:
+                self._left_out[kind] += 1
+                if kind == "hidden" and not ignored_kind(posixpath.basename(member.name)):
+                    self._keep(member)
+            elif member.where[0] == "link":
+                self._links.append(member)
+            else:
+                yield member
+
+    def _loose_links(self) -> Iterator[Member]:
+        """What links alone lead to, as git-annex keeps it, by the first of them.
+
+        Other links are counted. Those that lead to nothing in the archive are failed rows. They
+        come last, so that none takes the name of an image.
+        """
+        targets = {link.name: link.where[1] for link in self._links}
+        kept = sorted(self._unlisted)
+        for link in self._links:
+            target = _target(link.where[1], targets)
+            behind = [target] if target in self._unlisted else self._in_folder(target, kept)
+            if self._names.has(link.name) or not (behind or not self._names.has(target)):
+                self._left_out["links"] += 1
+            elif not behind and self._takes(link.name):
+                text = f"a link to {link.where[2]!r}; links in archives are not followed"
+                yield failed(self._names.unused(link.name), "not_an_image", text)
+            for path in behind:
+                name = link.name + path[len(target) :]
+                if self._takes(name):
+                    self._names.unused(path)
+                    member = self._unlisted.pop(path)
+                    named = member._replace(name=self._names.unused(name))
+                    yield from page_archive.pages_of(named)
+
+    def _in_folder(self, folder: str, kept: list[str]) -> list[str]:
+        """Those of the sorted paths that lie in a folder, and may be seen in it."""
+        inside = folder + "/"
+        found = []
+        for path in kept[bisect.bisect_left(kept, inside) :]:
+            if not path.startswith(inside):
+                break
+            if path in self._unlisted and not _ignored_kind(path[len(inside) :]):
+                found.append(path)
+        return found
+
+
+def _ignored_kind(path: str) -> str:
+    """Why a member of this path is never listed; "": it is."""
+    parts = (part for part in path.split("/") if part not in (".", ".."))
+    return next(filter(None, map(ignored_kind, parts)), "")
+
+
+def _target(path: str, targets: dict[str, str]) -> str:
+    """Where a path leads, by links (a path, and where it leads) on its way."""
+    for _ in range(_HOPS):
+        steps = path.split("/")
+        for end in range(len(steps), 0, -1):
+            link = "/".join(steps[:end])
+            if link in targets:
+                path = posixpath.normpath(posixpath.join(targets[link], *steps[end:]))
+                break
         else:
-            yield member
-
-
-def _loose_links(
-    links: list[Member],
-    hidden: dict[str, Member],
-    names: _Names,
-    left_out: collections.Counter[str],
-) -> Iterator[Member]:
-    """What links alone lead to, as git-annex keeps it, by the first of them; others are counted.
-
-    Those that lead to nothing in the archive are failed rows. They come last, so that none takes
-    the name of an image.
-    """
-    targets = {link.name: link.where[1] for link in links}
-    for link in links:
-        target = link.where[1]
-        for _ in range(_HOPS):
-            target = targets.get(target, target)
-        if names.has(target) or names.has(link.name):
-            left_out["links"] += 1
-        elif target in hidden:
-            names.unused(target)
-            yield from page_archive.pages_of(hidden[target]._replace(name=names.unused(link.name)))
-        else:
-            text = f"a link to {link.where[2]!r}; links in archives are not followed"
-            yield failed(names.unused(link.name), "not_an_image", text)
+            break
+    return path
 
 
 class _Names:

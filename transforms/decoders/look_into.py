@@ -62,10 +62,11 @@ def list_archive(
     columns: pa.Schema = _NO_COLUMNS,
     max_members: int = listing.MAX_MEMBERS,
     all_pages: bool = False,
+    chosen: listing.Chosen = ("", (), ()),
 ) -> Iterator[pa.RecordBatch]:
     """See `listing.list_archive`. Where its reader dies, the archive itself is the last row."""
     schema = packed(columns).hex()
-    question = (location, size, etag, kind, image_column, schema, max_members, all_pages)
+    question = (location, size, etag, kind, image_column, schema, max_members, all_pages, chosen)
     number = next(_numbers)
     try:
         if kind == _DIED:

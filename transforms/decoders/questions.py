@@ -38,12 +38,14 @@ class Lists:
         """
         at, batches = self._begun.pop(number, (0, None))
         if batches is None or at != given:
-            location, size, etag, kind, image_column, columns, max_members, all_pages = question
+            location, size, etag, kind, image_column, columns, max_members, all_pages, chosen = (
+                question
+            )
             schema = pa.ipc.open_stream(bytes.fromhex(columns)).schema
             batches = listing.list_archive(
                 location, size, etag, kind,
                 image_column=image_column, columns=schema, max_members=max_members,
-                all_pages=all_pages,
+                all_pages=all_pages, chosen=chosen,
             )  # fmt: skip
             batches = itertools.islice(batches, given, None)
         batch = next(batches, None)

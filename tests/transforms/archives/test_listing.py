@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -245,6 +246,69 @@ def test_links_to_what_hidden_folders_hold_have_one_row(tmp_path, suffix):
     assert found.pop("repo/c.jpg").startswith("not_an_image: a link to '._c.jpg'")
     assert found == {"repo/z.jpg": b"z", "repo/b.jpg": b"a"}
     assert selection.left_out == {"hidden": 2, "links": 2}
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "zip"])
+def test_a_link_to_what_is_excluded_has_its_row(tmp_path, suffix):
+    path = tmp_path / f"links.{suffix}"
+    links = [
+        ("b/1.jpg", "../a/1.jpg"), ("b/again.jpg", "../a/1.jpg"), ("d/v1", "../a"),
+        ("d/2.jpg", "v1/deep/2.jpg"), ("a/own.jpg", "../c.jpg"), ("b/3.gif", "../a/3.jpg"),
+    ]  # fmt: skip
+    files = [("a/1.jpg", b"1"), ("a/deep/2.jpg", b"2"), ("a/3.jpg", b"3"), ("c.jpg", b"c")]
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, target in links:
+                info = zipfile.ZipInfo(name)
+                info.create_system, info.external_attr = 3, 0o120777 << 16
+                archive.writestr(info, target)
+            for name, data in files:
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as tar:
+            add_to_tar(tar, files)
+            for name, target in links:
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, target
+                tar.addfile(info)
+    selection = Selection(exclude=("a", "*.gif"))
+    found = found_in(path, selection=selection)
+    assert found == {
+        "c.jpg": b"c", "b/1.jpg": b"1", "d/v1/deep/2.jpg": b"2", "d/v1/3.jpg": b"3"
+    }  # fmt: skip
+    assert selection.left_out == {"excluded": 3, "links": 4}
+
+
+def test_a_hard_link_to_what_is_excluded_is_data(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add_to_tar(tar, [("a/1.jpg", b"1")])
+        info = tarfile.TarInfo("b/1.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, "a/1.jpg"
+        tar.addfile(info)
+    found = found_in(tmp_path / "a.tar", selection=Selection(exclude=("a",)))
+    assert found == {"b/1.jpg": b"1"}
+    found = found_in(tmp_path / "a.tar", selection=Selection(include=("b/*",)))
+    assert found == {"b/1.jpg": b"1"}
+    assert found_in(tmp_path / "a.tar") == {"a/1.jpg": b"1"}
+
+
+def test_patterns_see_a_members_own_name(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add_to_tar(tar, [("1.jpg", b"1"), ("1.jpg", b"2"), ("2.png", b"3")])
+    found = found_in(tmp_path / "a.tar", selection=Selection(include=("*.jpg",)))
+    assert found == {"1.jpg": b"1", "1.jpg~2": b"2"}
+
+
+def test_a_link_through_a_link_to_a_folder_leads_to_what_has_a_row(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, target in (("now", "v1"), ("best.jpg", "now/1.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+        add_to_tar(tar, [("v1/1.jpg", b"1")])
+    selection = Selection()
+    assert found_in(tmp_path / "a.tar", selection=selection) == {"v1/1.jpg": b"1"}
+    assert selection.left_out == {"links": 2}
 
 
 def test_links_make_no_second_row_and_rename_nothing(tmp_path):
