@@ -46,6 +46,7 @@ _LISTING_STATUS = {
     errno.EACCES: "permission_denied", errno.EPERM: "permission_denied", errno.ENOENT: "not_found",
 }  # fmt: skip
 _OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
+_BESIDE = DATASET_ENTRIES | {"saved_model.pb", "fingerprint.pb", "variables"}  # what else is there
 _TRAINING = ".training"
 _LINKS = 1_000_000  # that wait, until it is known what other links lead to
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
@@ -408,7 +409,9 @@ def nothing_there(text: str) -> InputError:
 def chosen_objects(
     there: Iterable[File], top: str, selection: Selection, own: OwnFolders | None = None
 ) -> Iterator[File]:
-    """The objects below a prefix, in order of uri, that are listed; the others are counted.
+    """The objects below a prefix that are listed; the others are counted.
+
+    What is called as an output's or a model's files are comes last, as it may turn out to be one.
 
     Args:
       there: the objects.
@@ -417,11 +420,32 @@ def chosen_objects(
       own: learns which of this program's folders are there.
     """
     own = own if own is not None else OwnFolders(top)
-    for file in without_sidecars(
-        _not_ignored(there, top, selection, own), lambda file: file[0], selection.left_out
-    ):
+    waiting: list[File] = []
+
+    def chosen() -> Iterator[File]:
+        for file in without_sidecars(
+            _not_ignored(there, top, selection, own), lambda file: file[0], selection.left_out
+        ):
+            if _is_called_as_ours(file, top):
+                waiting.append(file)
+            else:
+                yield file
+        # Of ranges that are listed at once, one may come before that with the folder's marker.
+        yield from (file for file in waiting if not own.holds(*_parts(file, top)))
+
+    for file in chosen():
         if not selection.chooses or _takes(selection, file[0][len(top) :].lstrip("/")):
             yield file
+
+
+def _parts(file: File, top: str) -> tuple[list[str], str]:
+    """The folders on the way to an object below a prefix, and its name in the last one."""
+    *folders, base = file[0][len(top) :].lstrip("/").split("/")
+    return folders, base
+
+
+def _is_called_as_ours(file: File, top: str) -> bool:
+    return not _BESIDE.isdisjoint(file[0][len(top) :].split("/"))
 
 
 def _version(found: Stored) -> Version:
@@ -441,8 +465,7 @@ def _not_ignored(
 ) -> Iterator[File]:
     """The objects below a prefix that are not ignored by a name on their way, nor our own."""
     for file in files:
-        path = file[0][len(top) :].lstrip("/")
-        *folders, base = path.split("/")
+        folders, base = _parts(file, top)
         if not base:
             continue  # a folder's own object
         before = len(own.found)
@@ -459,8 +482,8 @@ def _not_ignored(
 class OwnFolders:
     """Outputs, models and trainings below a prefix, as their objects come along in a listing.
 
-    What marks an output or a model comes before what else it has, by its name; of a training the
-    model beside it is asked for, once.
+    In order of names, what marks an output or a model comes before what else it has; of a training
+    the model beside it is asked for, once.
     """
 
     def __init__(self, top: str) -> None:

@@ -101,6 +101,27 @@ MIXED = [
     *[f"photos/census/predictions/part-{n}.jpg" for n in range(60)], "photos/censuses/1.jpg",
     "photos/@eaDir/1.jpg", "photos/Thumbs.db", "photosn/1.jpg",
 ]  # fmt: skip
+# Outputs of which one range has the marker, and a range that is listed before it is the rest.
+PARTS = [f"predictions/part-{n:03x}.bin" for n in range(200)]
+BOOKS = ["_imagecensus/dataset.json", "run_report.json", "gone.csv", "report.html"]
+SPLIT = {
+    "few books": [
+        *[f"photos/a{n:04d}.jpg" for n in range(100)], "photos/a1/report.html",
+        *[f"photos/census/{name}" for name in [BOOKS[0], *PARTS]],
+    ],
+    "nothing else": [f"photos/census/{name}" for name in [*PARTS, *BOOKS]],
+    "the input is one": ["photos/1.jpg", *[f"photos/{name}" for name in [*PARTS, *BOOKS]]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SPLIT)
+def test_an_output_inside_is_left_out_wherever_ranges_are_cut(monkeypatch, root, kind, tmp_path):
+    use(monkeypatch, root, SPLIT[kind])
+    here = list_here(f"{root}photos/")
+    left = {"few books": 101, "nothing else": 0, "the input is one": 1}
+    assert len(here[0]) == left[kind] and here[1] == {"own": 1}
+    for most in (0, 1, 20):
+        assert list_by_workers(f"{root}photos/", tmp_path, most) == here
 
 
 @pytest.mark.parametrize("kind", [*NAMES, "companions", "mixed"])
