@@ -78,6 +78,9 @@ class Child:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._socket.settimeout(_LOOK_SECONDS)
+        # A process may have a timeout for all its sockets (Beam sets one where it gets credentials
+        # of Google): the child would then not wait for its next request, but end.
+        theirs.setblocking(True)
         areas = [(area.handle, area.size) for area in self._areas]
         config = {"memory": memory, "areas": areas, "mark": self._mark.handle}
         config |= {"large": large, "socket": theirs.fileno()}

@@ -7,6 +7,7 @@ import os
 import pathlib
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -160,6 +161,22 @@ def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
         os.kill(process.pid, signal.SIGKILL)
     answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
     assert not [answer.error for answer in answers if answer.error]
+
+
+def test_children_wait_for_work_where_all_sockets_have_a_timeout():
+    """Beam sets one for the whole process where it gets credentials of Google."""
+    before = socket.getdefaulttimeout()
+    with Pool(processes=2) as one:
+        socket.setdefaulttimeout(60)
+        try:
+            processes = _processes(one)
+        finally:
+            socket.setdefaulttimeout(before)
+        for _ in range(3):
+            answers, _ = _decode_all(one, [_jpeg(seed) for seed in range(8)])
+            assert not [answer.error for answer in answers if answer.error]
+            time.sleep(0.2)
+        assert _processes(one) == processes
 
 
 def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypatch):
