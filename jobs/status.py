@@ -22,6 +22,7 @@ class OutputStatus:
     """What is there, in images but for `parts` and the lists.
 
     Attributes:
+      planned: whether a run has listed its inputs to their end.
       images: ever listed, and not dropped since.
       rows: of the table: `predicted`, `failed`, and `not_images`, whose names
         say that they are none.
@@ -32,6 +33,7 @@ class OutputStatus:
       balanced: whether every image is exactly one row, or pending.
     """
 
+    planned: bool
     images: int
     rows: int
     predicted: int
@@ -48,7 +50,7 @@ class OutputStatus:
 
     @property
     def complete(self) -> bool:
-        return self.balanced and not self.pending
+        return self.planned and self.balanced and not self.pending
 
 
 def main(options: StatusOptions) -> int:
@@ -73,7 +75,8 @@ def read_status(output: str) -> OutputStatus:
     images = sum(unit.rows for unit in plan.units)
     pending = sum(unit.rows for unit in present.pending)
     return OutputStatus(
-        images=images, rows=totals.rows, predicted=totals.predicted, failed=totals.failed,
+        planned=bool(plan.files), images=images, rows=totals.rows,
+        predicted=totals.predicted, failed=totals.failed,
         not_images=totals.not_images, pending=pending, parts=totals.parts,
         statuses=dict(totals.statuses.most_common()),
         damaged=present.damaged, unplanned=present.unplanned, running=running, unknown=unknown,
@@ -119,7 +122,9 @@ def describe(found: OutputStatus) -> str:
             lines.append(f"{name:<10} {counted(len(locations), 'part')} left out: {locations[0]}")
     if not found.running:
         nothing = "nothing runs"
-        if found.pending:
+        if not found.planned:
+            nothing += ", and no run has listed its inputs to their end; run the command again"
+        elif found.pending:
             nothing += "; run the same classify command again to do what is pending"
         lines.append(f"running    {nothing}")
     return "\n".join(lines)

@@ -54,6 +54,18 @@ def test_what_is_wrong_is_said(output, capfd, damage):
     ]  # fmt: skip
 
 
+def test_a_run_that_has_not_listed_its_inputs_yet(output, capfd):
+    """Nothing is missing of what is planned, as nothing is."""
+    for path in (*output.glob("_imagecensus/plan-*"), *output.glob("predictions/*")):
+        path.unlink()
+    capfd.readouterr()
+    assert main(["status", str(output)]) == 1
+    assert "no run has listed its inputs to their end" in capfd.readouterr().out
+    with Layout(output=str(output)).locked():
+        assert main(["status", str(output), "--json"]) == 1
+    assert not json.loads(capfd.readouterr().out)["planned"]
+
+
 def test_who_works_on_it(output, capfd):
     capfd.readouterr()
     with Layout(output=str(output)).locked():
