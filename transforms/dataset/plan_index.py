@@ -1,6 +1,6 @@
 """The index of a plan file: what its rows are known by, so that a rerun reads no plan but this.
 
-Beside `plan-00000-DIGEST.parquet` lies `plan-00000-DIGEST.index`: one line of JSON with the units,
+Beside `plan-00000.parquet` lies `plan-00000.index`: one line of JSON with the units,
 then for each row a hash of its uri and one of its size and version. Equal hashes are a hint: what
 they find is read from the plan and compared itself. An index that is lost, damaged, of another
 library's hashes or of other bytes than those of the plan file costs time; it is made anew.

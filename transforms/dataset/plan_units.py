@@ -108,7 +108,9 @@ def plan_units(
         moves = same_content(comparison.likely_moves(), plan, revising.hashes, gone)
         compared = comparison.take_moves(moves, compared)
         before_writing()
-        writer = PlanWriter(folder, shard=shard, dry_run=dry_run, before_writing=before_writing)
+        writer = PlanWriter(
+            folder, plan=plan, shard=shard, dry_run=dry_run, before_writing=before_writing
+        )
         units = _cut(comparison.new(), writer, schema, fingerprint, unit_rows)
         writer.flush()
         added = sum(unit.rows for unit in units)

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,7 @@ def _is_ours(unit: Unit) -> bool:
 
 def read_plan(folder: str, shard: tuple[int, int] = WHOLE) -> Plan:
     """The plan in a folder. Raises PlanError: a file is damaged."""
+    _open_plan.cache_clear()  # another output may have been here
     with ThreadPoolExecutor(_READERS) as pool:
         files = list(pool.map(lambda one: _read_known(*one), _plan_files_and_indexes(folder)))
     if shard != WHOLE:
@@ -319,11 +321,12 @@ class PlanWriter:
     """Gathers units into plan files of bounded size."""
 
     def __init__(
-        self, folder: str, *, shard: tuple[int, int] = WHOLE, dry_run: bool = False, tag: str = "",
-        before_writing: Callable[[], None] = lambda: None,
+        self, folder: str, *, plan: Plan = Plan(), shard: tuple[int, int] = WHOLE,
+        dry_run: bool = False, tag: str = "", before_writing: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Args:
         folder: of the plan.
+        plan: what the units were chosen by: the files are numbered after its files.
         shard: (i, n): the files are those of shard i of n.
         dry_run: write nothing.
         tag: what the names of the files begin with, in place of the shard's.
@@ -333,7 +336,7 @@ class PlanWriter:
         self._folder, self._dry_run, self._before_writing = folder, dry_run, before_writing
         self._waiting: list[tuple[Unit, pa.RecordBatch]] = []
         self._prefix = "plan-" + (tag or shard_tag(shard))
-        self._count = 0 if tag else len(plan_files(folder, shard))
+        self._number = _next_number(plan, self._prefix)
 
     def add(self, unit: Unit, rows: pa.RecordBatch) -> None:
         """Adds a unit and its rows; where it is in the plan, is filled in here."""
@@ -345,15 +348,16 @@ class PlanWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits. Raises StorageError."""
+        """Writes what waits.
+
+        Raises StorageError, or ConflictError: another run has planned something meanwhile.
+        """
         if not self._waiting:
             return
         entries = [_entry(unit) for unit, _ in self._waiting]
         schema = self._waiting[0][1].schema
-        digest = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
-        name = f"{self._prefix}{self._count:05d}-{digest}.parquet"
-        location = store.join(self._folder, name)
-        self._count += 1
+        location = store.join(self._folder, f"{self._prefix}{self._number:05d}.parquet")
+        self._number += 1
         if not self._dry_run:
             self._before_writing()
             self._write(location, entries, [rows for _, rows in self._waiting])
@@ -364,12 +368,25 @@ class PlanWriter:
     def _write(
         self, location: str, entries: list[list[Any]], batches: list[pa.RecordBatch]
     ) -> None:
-        store.write(location, _as_parquet(entries, batches))
+        data = _as_parquet(entries, batches)
+        try:
+            # A launcher that hung in this request, and lost its lock meanwhile, comes too late.
+            store.write(location, data, create_only=True)
+        except store.ConflictError:  # perhaps our own write, whose answer was lost
+            if store.read(location) != data:
+                raise
         rows = pa.Table.from_batches(batches)
         if rows.num_rows >= plan_index.LEAST_ROWS:
             plan = store.stat(location)
             hashes = plan_index.hash_rows(rows)
             plan_index.write_index(plan, entries, rows.schema, rows, hashes)
+
+
+def _next_number(plan: Plan, prefix: str) -> int:
+    """The number after those of the files of a plan whose names begin so."""
+    named = re.compile(rf"{re.escape(prefix)}(\d+)[-.]")  # a digest followed it until 0.1
+    found = (named.match(file.location.rpartition("/")[2]) for file in plan.files)
+    return max((int(match[1]) for match in found if match), default=-1) + 1
 
 
 def _entry(unit: Unit) -> list[Any]:

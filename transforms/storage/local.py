@@ -147,7 +147,7 @@ def atomic_file(location: str, put: Put = os.replace) -> Iterator[str]:
 
     Raises StorageError where the disk is full, the folder read-only or gone.
     """
-    # "part" of part-0a1b.parquet, "plan" of plan-00001-0a1b.parquet; else the file's name.
+    # "part" of part-0a1b.parquet, "plan" of plan-00001.parquet; else the file's name.
     kind = os.path.basename(location).split("-")[0]
     try:
         with atomic_path(

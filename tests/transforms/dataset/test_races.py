@@ -274,6 +274,57 @@ def test_a_launcher_that_lost_its_lock_plans_no_image_twice(tmp_path, monkeypatc
     assert len(planned) == len(set(planned))
 
 
+@pytest.mark.parametrize("lands", ["after the other's", "before the other's"])
+def test_a_plan_file_that_hung_until_another_run_held_the_lock(tmp_path, monkeypatch, lands):
+    """The request was sent while the lock was held, and carried out minutes later."""
+    layout, real = new_layout(tmp_path / "out"), store.write
+    run(layout, references(range(8)))
+    hung, read = [], work_plan.read_plan(layout.state)
+
+    def hang(location, data, **conditions):
+        if "/plan-" in location:
+            hung.append((location, data, conditions))
+            raise StorageError("no answer")
+        return real(location, data, **conditions)
+
+    def plan_more(batch, **plan):
+        return plan_units.plan_units(
+            [batch], layout.state, "f", passthrough=LIST, unit_rows=8, **plan
+        )
+
+    monkeypatch.setattr(store, "write", hang)
+    with pytest.raises(StorageError, match="no answer"):
+        plan_more(references(range(40)))
+    monkeypatch.setattr(store, "write", real)
+    [(location, data, conditions)] = hung
+    if lands == "after the other's":
+        run(layout, references(range(4, 44)), run_id="other")
+        with pytest.raises(store.ConflictError):
+            store.write(location, data, **conditions)
+    else:
+        store.write(location, data, **conditions)
+        with pytest.raises(store.ConflictError, match="run the same command again"):
+            plan_more(references(range(4, 44)), plan=read)
+        run(layout, references(range(44)), run_id="other")
+    run(layout, references(range(44)), run_id="t")
+    check(layout, 44)
+
+
+def test_a_plan_file_whose_answer_was_lost_is_planned_once(tmp_path, monkeypatch):
+    layout, real = new_layout(tmp_path / "out"), store.write
+
+    def twice(location, data, **conditions):
+        real(location, data, **conditions)
+        return real(location, data, **conditions)
+
+    monkeypatch.setattr(store, "write", twice)
+    units = plan(layout, references(range(20)))
+    monkeypatch.setattr(store, "write", real)
+    assert [unit.name for unit in work_plan.read_plan(layout.state).units] == [
+        unit.name for unit in units
+    ]
+
+
 def test_workers_of_a_run_that_is_over_write_nothing(tmp_path):
     layout = new_layout(tmp_path / "out")
     fence = fence_of(layout.epoch, layout.epoch, raise_epoch(layout.epoch, "first"))
