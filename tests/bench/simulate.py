@@ -6,8 +6,9 @@ hands out units and goes on after a loss is a model of what was observed of it:
 
   in-process, Prism  one machine, which does not die
   shards             `--shard=I/N` on N machines; one that dies begins its shard anew where it was
-  Flink              each slot gets its share of the units at the start, and a lost machine starts
-                     the whole job anew (observed); units whose part is there are skipped
+  Flink              each slot is dealt its units at the start, in groups, and a lost machine starts
+                     the whole job anew (observed): all are dealt alike again, and units whose part
+                     is there are skipped
   Flink, waves       eight bundles a slot, one after the other (`BATCH_FORCED`)
   Dataflow           workers take what is next; only what a lost worker had begun is redone
                      (documented, not observed)
@@ -24,8 +25,10 @@ import statistics
 
 import numpy as np
 
+from imagecensus.transforms.begin_units import GROUPS, UNITS_A_GROUP
+from imagecensus.transforms.dataset.work_plan import UNITS_PER_FILE
+
 UNIT = 512
-UNITS_A_GROUP = 32  # of those that a worker takes at once
 WAVES = 8
 IN_FLIGHT = 2  # units that a worker has begun and not written: one in the model, one read ahead
 DAY = 86_400.0
@@ -119,18 +122,20 @@ class Simulation:
         """`waves`: bundles for each slot; with one, its share is dealt to it at the start."""
         fleet, run = self._fleet, Run(self.units)
         run.seconds = self._launch(self._costs.planned)
-        pending, attempts, speeds = self.units, fleet.attempts, self._speeds()
+        dealt = self._deal(fleet.machines * waves)
+        left, attempts, speeds = dealt.copy(), fleet.attempts, self._speeds()
         while True:
-            bundles = self._bundles(pending, speeds, waves)
+            bundles = self._bundles(dealt, left, speeds)
             lost = float(self._rng.exponential(fleet.days * DAY / fleet.machines))
-            if lost > max(end for _, end, _ in bundles):
-                run.begun += pending
-                run.seconds += max(end for _, end, _ in bundles)
+            if lost > max(end for _, end in bundles):
+                run.begun += int(left.sum())
+                run.seconds += max(end for _, end in bundles)
                 return run
-            for begin, end, units in bundles:
+            for number, (begin, end) in enumerate(bundles):
                 share = min(max((lost - begin) / (end - begin), 0.0), 1.0)
-                run.begun += int(units * share) + (IN_FLIGHT if 0 < share < 1 else 0)
-                pending -= int(units * share)
+                done = int(left[number] * share)
+                run.begun += done + (IN_FLIGHT if 0 < share < 1 else 0)
+                left[number] -= done
             run.losses += 1
             run.seconds += lost + max(fleet.noticed, fleet.replaced)
             speeds[self._rng.integers(fleet.machines)] = self._speeds()[0]
@@ -139,20 +144,34 @@ class Simulation:
                 run.reruns, attempts = run.reruns + 1, fleet.attempts
                 run.seconds += self._launch(self._costs.known)
 
+    def _deal(self, bundles: int) -> np.ndarray:
+        """int64 [bundles]: units of each.
+
+        Plan files go to the slots by a hash. Each cuts its files into groups of units and deals
+        these to all in turn, beginning with the one of its own number (read in Flink's source).
+        """
+        size = min(UNITS_A_GROUP, max(1, self.units // GROUPS))
+        files = -(-self.units // UNITS_PER_FILE)
+        held = self._rng.multinomial(files, np.full(bundles, 1 / bundles))
+        rounds, rest = np.divmod(held * -(-UNITS_PER_FILE // size), bundles)
+        changes, own = np.zeros(2 * bundles + 1), np.arange(bundles)
+        changes[:bundles] += 1
+        np.add.at(changes, own + rest, -1)
+        groups = rounds.sum() + np.cumsum(changes[:-1]).reshape(2, bundles).sum(axis=0)
+        ends = np.round(np.cumsum(groups / groups.sum()) * self.units)
+        return np.diff(ends, prepend=0).astype(np.int64)
+
     def _bundles(
-        self, pending: int, speeds: np.ndarray, waves: int
-    ) -> list[tuple[float, float, int]]:
-        """(begin, end, units to do) of each bundle; a slot takes the next when it has none."""
-        count = self._fleet.machines * waves
-        shares = self._rng.multinomial(pending, np.full(count, 1 / count))
-        skipping = (self.units - pending) / count * self._fleet.skipped
+        self, dealt: np.ndarray, left: np.ndarray, speeds: np.ndarray
+    ) -> list[tuple[float, float]]:
+        """(begin, end) of each bundle; a slot takes the next when it has none."""
         free = [(0.0, slot) for slot in range(self._fleet.machines)]
         found = []
-        for units in map(int, shares):
+        for units, skipped in zip(left.tolist(), (dealt - left).tolist(), strict=True):
             begin, slot = heapq.heappop(free)
             begin += self._costs.start  # workers start anew for each bundle (observed)
-            end = begin + units * UNIT / float(speeds[slot]) + skipping
-            found.append((begin, max(end, begin + 1e-9), units))
+            end = begin + units * UNIT / float(speeds[slot]) + skipped * self._fleet.skipped
+            found.append((begin, max(end, begin + 1e-9)))
             heapq.heappush(free, (end, slot))
         return found
 
