@@ -122,8 +122,9 @@ class Child:
         index, self._next = self._next, (self._next + 1) % AHEAD
         message = {"area": index, "size": area.size, "free": at, "configs": list(configs)}
         message["requests"] = said
+        line = json.dumps(message).encode() + b"\n"
         self.sent.append((index, group))
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self._socket.sendall(line)
 
     def receive(self) -> list[tuple[Request, Answer]] | None:
         """The answers to the group that was sent first, or None: the child died.

@@ -308,6 +308,9 @@ class _Driver(threading.Thread):
                 self._answer(request, Answer(error=error))
         except OSError:  # it died just now
             self._bury(child)
+        except Exception:  # a request that cannot be sent: all are answered at the end
+            self._again.extendleft(reversed(group))
+            raise
 
     def _receive(self, child: Child) -> None:
         """Waits for the answer to the oldest group, or the child's end."""

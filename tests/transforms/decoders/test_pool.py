@@ -214,6 +214,11 @@ def test_what_cannot_be_begun_for_lack_of_memory_is_an_error_and_no_hang(lacks, 
             assert said == ["no memory for it"]
 
 
+def test_a_request_that_cannot_be_sent_is_an_error_and_no_hang():
+    with Pool(processes=1) as pool, pytest.raises(TypeError, match="bytes-like"):
+        pool.decode("no bytes", SPEC, np.empty(SPEC.shape, np.uint8))
+
+
 def test_a_child_is_confined():
     with Pool(processes=1) as pool:
         pool.decode(_jpeg(), SPEC, np.zeros(SPEC.shape, np.uint8))
