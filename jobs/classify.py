@@ -85,8 +85,7 @@ MOST_PARTS = 2000
 
 def main(options: ClassifyOptions) -> int:
     """Runs the job; returns its exit code. Raises UserError for what the user can fix."""
-    if options.beam_args:
-        validate_beam(options.beam_args, options.runner)
+    validate_beam(options.beam_args, options.runner)
     return classify(options)
 
 

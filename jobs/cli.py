@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     as_json = "--log-json" in argv
     argv = [word for word in argv if word not in ("--debug", "--log-json")]
+    if argv[:1] == ["help"] and argv[1:]:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
@@ -119,7 +121,7 @@ def _main() -> int:
     """`main` for a process that ends with it: help, too, may go where nothing can be written."""
     try:
         return main()
-    except SystemExit as end:  # argparse's, after help and after what it refuses
+    except SystemExit as end:  # argparse's, after help
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except BrokenPipeError:
         return 0

@@ -56,7 +56,7 @@ def test_a_command_of_a_page_is_taken(parse, page, command):
     words = [re.sub(r"=HOURS$", "=3", word).strip("….") for word in words]
     words = list(filter(None, words))
     if words[0] in ("classify", "plan"):  # of which a sentence says only what matters there
-        words += ["more"]
+        words.insert(1, "more")
     if words[0] == "classify" and "--output" not in command:
         words += ["--output=out"]
     options = parse(words)

@@ -172,7 +172,7 @@ def test_other_images_are_added_by_other_inputs(version, output, tmp_path, capsy
 def test_flags_of_the_first_version_are_taken(command, monkeypatch):
     parsers = []
 
-    def stop(self, words):
+    def stop(self, words, namespace):
         parsers.append(self)
         raise StopIteration
 

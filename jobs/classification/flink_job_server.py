@@ -44,7 +44,7 @@ class _CheckingHandle(JobServiceHandle):
         encoded = super().get_pipeline_options()
         request = beam_job_api_pb2.DescribePipelineOptionsRequest()
         described = self.job_service.DescribePipelineOptions(request, timeout=self.timeout)
-        known = beam_flags() | {f"--{option.name}" for option in described.options}
+        known = {*beam_flags(), *(f"--{option.name}" for option in described.options)}
         unknown = [flag for flag in flags_of(self.options._flags) if flag not in known]
         if unknown:
             raise UserError(

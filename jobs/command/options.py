@@ -11,15 +11,15 @@ import dataclasses
 import difflib
 import inspect
 import re
-import textwrap
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self, TypeVar, overload
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, overload
 
 from imagecensus.model_export.common.errors import UserError
 
 _T = TypeVar("_T")
 # How often an argument is given, as a usage line says it.
 _USAGE = {"": "{}", "?": "[{}]", "*": "[{}...]", "+": "{}..."}
+_REQUIRED = "the following arguments are required: "  # as argparse begins the message
 
 
 @overload
@@ -66,13 +66,14 @@ class Options:
         """The options of a command line.
 
         Raises:
-          UserError: an unknown flag, and the message proposes the nearest known one; an empty
-            input or output; or `problems`.
-          SystemExit: help was asked for, or argparse refuses a value.
+          UserError: an unknown flag, and the message proposes the nearest known one; a value of
+            another kind; an empty input or output; or `problems`.
+          SystemExit: help was asked for.
         """
         words = _join_values(cls, argv)
         _check_spelling(cls, words, prog)
-        values, rest = build_parser(cls, prog).parse_known_args(words)
+        # "Intermixed": arguments may stand before, between and after flags.
+        values, rest = build_parser(cls, prog).parse_known_intermixed_args(words)
         empty = _empty(cls, values)
         if empty:
             names = " and ".join(empty)
@@ -93,6 +94,24 @@ class Options:
         return []
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as everything else does, also to a caller in Python."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message.removeprefix("argument ")
+        if text.startswith(_REQUIRED):
+            text = f"missing: {text.removeprefix(_REQUIRED)}"
+        raise UserError(f"{text}\n{self.format_usage().strip()}; --help explains them")
+
+
+class _Help(argparse.HelpFormatter):
+    """Paragraphs stay paragraphs, as wide as the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(part, width, indent) for part in text.split("\n\n"))
+
+
 def build_parser(cls: type[Options], prog: str) -> argparse.ArgumentParser:
     """The parser for a dataclass of options."""
     positionals = [
@@ -100,13 +119,13 @@ def build_parser(cls: type[Options], prog: str) -> argparse.ArgumentParser:
         for f in declared(cls)
         if f.metadata.get("positional")
     ]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         usage=" ".join([prog, *positionals, "[options]"]),
-        description="\n\n".join(map(textwrap.fill, (inspect.getdoc(cls) or "").split("\n\n"))),
+        description=inspect.getdoc(cls),
         epilog=cls.epilog,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     # argparse has a group of this name itself, for --help.
     groups: dict[str, argparse._ActionsContainer] = {"options": parser}
@@ -122,12 +141,8 @@ def build_parser(cls: type[Options], prog: str) -> argparse.ArgumentParser:
         kwargs["default"] = field.default
         if field.default is False:
             kwargs["action"] = "store_true"
-        elif field.default is not None:
-            kwargs.setdefault("type", type(field.default))
-            if field.default != "":
-                kwargs["help"] += f" (default: {field.default})"
-        if "metavar" not in kwargs and field.default is not False and "choices" not in kwargs:
-            kwargs["metavar"] = getattr(kwargs.get("type"), "__name__", "text").upper()
+        else:
+            _describe_value(kwargs)
         flag = kwargs.pop("flag", "--" + field.name.replace("_", "-"))
         former = kwargs.pop("former", ())
         groups[group].add_argument(flag, dest=field.name, **kwargs)
@@ -135,6 +150,26 @@ def build_parser(cls: type[Options], prog: str) -> argparse.ArgumentParser:
             hidden = {**kwargs, "help": argparse.SUPPRESS}
             groups[group].add_argument(name, dest=field.name, **hidden)
     return parser
+
+
+def _describe_value(kwargs: dict[str, Any]) -> None:
+    """Completes what argparse is told of a flag that takes a value."""
+    default = kwargs["default"]
+    kind = kwargs.get("type", str if default is None else type(default))
+    metavar, wanted = _KINDS[kind]
+    if "choices" not in kwargs:
+        kwargs.setdefault("metavar", metavar)
+    if default is not None and default != "":
+        shown = f"{default >> 30}G" if kind is size_in_bytes else default
+        kwargs["help"] += f" (default: {shown})"
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+
+    kwargs["type"] = convert
 
 
 def _join_values(cls: type[Any], argv: Sequence[str]) -> list[str]:
@@ -220,3 +255,12 @@ def size_in_bytes(text: str) -> int:
     if not 0 <= size < 2**63:
         raise ValueError(text)
     return int(size)
+
+
+# The kinds of values: the word for it in help, and what an error says was wanted.
+_KINDS: dict[Callable[[str], Any], tuple[str, str]] = {
+    str: ("TEXT", "text"),
+    int: ("N", "a whole number"),
+    float: ("X", "a number"),
+    size_in_bytes: ("SIZE", "a size, such as 512M or 2G"),
+}

@@ -31,8 +31,8 @@ class ClassifyOptions(Options):
 Any other flag is passed to Beam, for example --runner=FlinkRunner --flink_master=HOST:8081.
 Run the same command again to resume, and to add what is new in the inputs.
 
-exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-rate;
-            2 refused as asked; 130 interrupted (rerun to resume)
+Exit codes: 0 done; 1 totals not balanced, or more failures than --max-failure-rate; 2 refused as
+asked; 130 interrupted (rerun to resume).
 """
 
     inputs: tuple[str, ...] = argument(

@@ -15,7 +15,7 @@ class DoctorOptions(ClassifyOptions):
     Takes what `classify` takes; inputs may be left out, or be the model folder alone.
     """
 
-    epilog = "exit codes: 0 nothing in the way; 1 something is"
+    epilog = "Exit codes: 0 nothing is in the way of a run; 1 something is."
 
     inputs: tuple[str, ...] = argument(
         "what is to be classified; a model folder is taken as --model", nargs="*", metavar="INPUT"

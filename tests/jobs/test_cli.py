@@ -71,12 +71,22 @@ def test_output_that_cannot_be_printed_is_no_defect():
     assert ended.stderr == "imagecensus: standard output: No space left on device\n"
 
 
+def test_help_on_a_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["help", "status"])
+    assert capsys.readouterr().out.startswith("usage: imagecensus status OUTPUT")
+    assert cli.main(["help", "sttus"]) == 2
+    assert "did you mean status?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code"), [(["status", "--help"], 0), (["evaluate"], 2), (["status"], 2)]
 )
 def test_help_and_refusals_are_all_that_is_printed(words, code):
     ended = run(words)
     text = (ended.stdout or ended.stderr).decode()
-    assert ended.returncode == code and text.startswith(f"usage: imagecensus {words[0]} OUTPUT")
+    usage = f"usage: imagecensus {words[0]} OUTPUT"
+    assert ended.returncode == code
+    assert text.startswith(f"imagecensus: missing: OUTPUT\n{usage}" if code else usage)
     assert not (ended.stdout and ended.stderr)
     assert len(ended.stderr.splitlines()) <= 2  # libraries that are not freed complain in dozens

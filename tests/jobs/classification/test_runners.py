@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -78,6 +79,36 @@ def test_which_workers_are_elsewhere(runner, master, remote):
 def test_slips_in_flags_are_refused(runner, flag, hint):
     with pytest.raises(UserError, match=hint):
         validate_beam([flag], runner)
+
+
+@pytest.mark.parametrize(
+    "words, refused",
+    [
+        (["--region=r", "more"], True),
+        (["--streaming", "more"], True),  # takes no value
+        (["more"], True),
+        (["--region", "r", "more"], True),
+        (["--region", "r"], False),
+        (["--flink_submit_uber_jar", "--flink_master", "host:8081"], False),
+    ],
+)
+def test_an_input_behind_flags_of_beam_is_not_forgotten(words, refused):
+    with pytest.raises(UserError, match="more: not understood") if refused else nullcontext():
+        validate_beam(words, "FlinkRunner")
+
+
+@pytest.mark.parametrize(
+    "runner, hint",
+    [
+        ("Nope", r"--runner=Nope: Beam has no such runner; choose one of .*PrismRunner"),
+        ("flinkrunner", r"did you mean FlinkRunner\?"),
+        ("DirectRuner", r"did you mean DirectRunner\?"),
+    ],
+)
+def test_a_runner_that_beam_lacks_is_refused(runner, hint):
+    with pytest.raises(UserError, match=hint):
+        validate_beam([], runner)
+    validate_beam([], "some.module.Runner")
 
 
 def test_flags_that_only_a_job_server_knows_pass():

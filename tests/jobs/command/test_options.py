@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from imagecensus.jobs.command.options import Options, argument, option, unknown_flags
+from imagecensus.jobs import cli
+from imagecensus.jobs.command.options import (
+    Options,
+    argument,
+    option,
+    size_in_bytes,
+    unknown_flags,
+)
 from imagecensus.model_export.common.errors import UserError
 
 
@@ -49,3 +56,39 @@ def test_a_misspelt_flag_is_named_before_the_one_that_is_missing():
 def test_a_positional_argument_that_is_given_as_a_flag():
     with pytest.raises(UserError, match="--images; give IMAGES without it"):
         parse("a.jpg", "--images", "b.jpg", "--output", "o")
+
+
+def test_arguments_may_stand_between_flags():
+    options = parse("a.jpg", "--quick", "b.jpg", "--output", "o", "c.jpg")
+    assert options.images == ("a.jpg", "b.jpg", "c.jpg")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["--output", "o"],
+            r"^missing: IMAGE\nusage: imagecensus test IMAGE\.\.\. \[options\]; --help explains",
+        ),
+        (["a.jpg"], "^missing: --output\n"),
+        (["a.jpg", "--output"], "^--output: expected one argument\n"),
+        (["a.jpg", "--output=o", "--limit=x"], "^--limit: 'x' is not a number\n"),
+        (["a.jpg", "--output=o", "--size=x"], "^--size: 'x' is not a size, such as 512M or 2G\n"),
+    ],
+)
+def test_what_cannot_be_parsed_is_a_sentence(words, said):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class SizeOptions(ExampleOptions):
+        size: int = option(2**31, "size", type=size_in_bytes)
+
+    with pytest.raises(UserError, match=said):
+        SizeOptions.parse(words, "imagecensus test")
+
+
+def test_help_is_as_wide_as_the_terminal(monkeypatch, capsys):
+    for name in cli.COMMANDS:
+        monkeypatch.setenv("COLUMNS", "60")
+        with pytest.raises(SystemExit, match="0"):
+            cli.parse(name, ["--help"])
+        wide = [line for line in capsys.readouterr().out.splitlines() if len(line) > 60]
+        assert all(" " not in line.strip() for line in wide), f"{name}: {wide}"
