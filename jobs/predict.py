@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -54,7 +55,8 @@ def main(options: PredictOptions) -> int:
         gps=options.gps,
     )
     failed = False
-    for row in predictor.predict(read_one_image(image) for image in options.images):
+    images = (read_stdin() if image == STDIN else image for image in options.images)
+    for row in predictor.predict(images):
         failed |= row["status"] != "ok"
         print(json.dumps(row) if options.json else describe(row))
     return int(failed)
@@ -69,14 +71,26 @@ class Predictor:
 
     def __init__(
         self,
-        model: str,
+        model: str | os.PathLike[str] | None = None,
         engine: str = "auto",
         top_k: int = 5,
         trust: bool = False,
         *,
         gps: bool = False,
     ) -> None:
-        """Raises UserError: no such model, one not to be trusted, an engine that is not here."""
+        """Args:
+          model: model folder, here or in a store; None: MobileNet-V2 trained on ImageNet.
+          engine: auto, openvino or tensorflow.
+          top_k: best classes of each answer.
+          trust: also take a model whose graph may touch files or the network.
+          gps: also tell where images were taken, where they say so.
+
+        Raises:
+          UserError: no such model, one not to be trusted, an engine that is not here.
+        """
+        if top_k < 1:
+            raise UserError("top_k must be at least 1")
+        model = model_folder(None if model is None else os.fspath(model))
         self.contract = read_contract(model)
         if not trust:
             check_graph(model)
@@ -96,17 +110,23 @@ class Predictor:
         self._model = load_classifier(self._config)
 
     def predict(
-        self, images: Iterable[NamedBytes], embeddings: bool = False
+        self,
+        images: Iterable[str | os.PathLike[str] | NamedBytes],
+        embeddings: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Rows with the columns of the table, in order.
 
         Args:
-          images: pairs of a name and the file's bytes, or an ImageError in place of the bytes.
+          images: locations, or pairs of a name and the file's bytes (or why there are none, as an
+            ImageError).
           embeddings: adds `embedding`, float32 [D]; None where the image failed.
+
+        Raises:
+          TypeError: something else than these is among them.
         """
         batch: list[NamedBytes] = []
         for image in images:
-            batch.append(image)
+            batch.append(_named_bytes(image))
             if len(batch) == _BATCH:
                 yield from self._predict_batch(batch, embeddings)
                 batch = []
@@ -157,19 +177,39 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _named_bytes(image: object) -> NamedBytes:
+    """What `Predictor.predict` was given of an image, as a name and bytes."""
+    if isinstance(image, str | os.PathLike):
+        return read_one_image(os.fspath(image))
+    match image:
+        case (str() as name, bytes() | ImageError() as data):
+            return name, data
+        case (str() as name, bytearray() | memoryview() as data):
+            return name, bytes(data)
+    raise TypeError(
+        f"{type(image).__name__}: an image is given by its location (str), or by a pair of its"
+        " name and the file's bytes"
+    )
+
+
+def read_stdin() -> NamedBytes:
+    """The image on standard input."""
+    return STDIN, sys.stdin.buffer.read(MAX_BYTES)
+
+
 def read_one_image(image: str) -> NamedBytes:
     """(uri as the table writes it, bytes or the ImageError that came instead).
 
     An image is named by a path, by an address of a store, or as the table does: a `file://` uri, or
     ARCHIVE#MEMBER.
     """
+    name = image
     try:
-        if image == STDIN:
-            return "-", sys.stdin.buffer.read(MAX_BYTES)
         packed = split_member(image, "")
         if packed is None:
             uri = resolve(image, "")
-            # A signed address is read as it is, and shown without its secret.
+            # A signed address is read as it is, and shown without its secret, also where it fails.
+            name = uri if store.is_web(image) else image
             return uri, read_image(ImageRef(uri=image if store.is_web(image) else uri))
         with lease():
             found = PackedMembers().find(packed.container, [packed.uri]).get(packed.uri)
@@ -177,11 +217,11 @@ def read_one_image(image: str) -> NamedBytes:
                 return packed.uri, ImageError("not_found", "the archive has no such member")
             return packed.uri, read_reference(found.ref, MAX_BYTES)
     except OSError as error:
-        return image, ImageError("read_error", error.strerror or str(error))
+        return name, ImageError("read_error", error.strerror or str(error))
     except ImageError as error:
         if error.status == "not_found" and not split_member(image, ""):
             error = ImageError("not_found", "there is no such file")
-        return image, error
+        return name, error
 
 
 def model_folder(model: str | None, weights: str | None = None) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import apache_beam as beam
 
-from imagecensus.jobs.predict import Predictor, model_folder, read_one_image
+from imagecensus.jobs.predict import Predictor
 
 _LARGEST_BATCH = 64
 
 
+@beam.typehints.with_input_types(str)
+@beam.typehints.with_output_types(dict[str, Any])
 @dataclasses.dataclass(kw_only=True)  # not frozen: Beam sets attributes of a transform
 class ClassifyUris(beam.PTransform):
     """Uris of images to rows of predictions: `PCollection[str]` to `PCollection[dict]`.
@@ -51,7 +53,7 @@ class _ClassifyBatch(beam.DoFn):
 
     def setup(self) -> None:
         model, engine, top_k, _ = self._options
-        self._predictor = Predictor(model_folder(model), engine, top_k)
+        self._predictor = Predictor(model, engine, top_k)
 
     def process(self, uris: list[str]) -> Iterator[dict[str, Any]]:
         assert self._predictor is not None
@@ -62,7 +64,7 @@ def classify_uris(
     predictor: Predictor, uris: Iterable[str], *, embeddings: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One row per uri, in order."""
-    for row in predictor.predict(map(read_one_image, uris), embeddings):
+    for row in predictor.predict(uris, embeddings):
         if embeddings and row["embedding"] is not None:
             row["embedding"] = row["embedding"].tolist()
         yield row

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from imagecensus.jobs.options.classify import ClassifyOptions
 from imagecensus.jobs.options.train import TrainOptions
 from imagecensus.jobs.results.open_table import open_table
 from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.sql import quote_name
 from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms.storage import store
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Location = str | os.PathLike[str]
+# Runs of one process take turns: they share its standard output and what `LOCAL_RUN` holds.
+_TURN = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,18 @@ class ClassifyResult:
           columns: names of the columns wanted; None for all.
 
         Raises:
-          UserError: the table cannot be read.
+          UserError: the table cannot be read, or has no such column.
         """
-        names = ", ".join(f'"{name}"' for name in columns) if columns is not None else "*"
         with open_table(self.output) as table:
+            wanted = table.columns if columns is None else _several(columns)
+            known = {name.lower() for name in table.columns}
+            unknown = [name for name in wanted if name.lower() not in known]
+            if unknown:
+                has = ", ".join(table.columns)
+                raise UserError(
+                    f"{self.output}: the table has no column {unknown[0]}; it has {has}"
+                )
+            names = ", ".join(map(quote_name, wanted))
             return table.connection.sql(f"SELECT {names} FROM predictions").to_arrow_table()
 
 
@@ -92,11 +104,10 @@ def classify(
       UserError: the request cannot be carried out as given; nothing was classified.
       KeyboardInterrupt: interrupted; the same call resumes.
     """
-    named = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    words = [_positional(os.fspath(location)) for location in named]
+    words = [_positional(os.fspath(location)) for location in _several(inputs)]
     words += _flags(ClassifyOptions, "classify", {"output": os.fspath(output), **options})
     with _captured() as lines:
-        code = cli.run("classify", [*words, *beam_options])
+        code = cli.run("classify", [*words, *_several(beam_options)])
     if code == 130:
         raise KeyboardInterrupt("interrupted; the same call resumes")
     report = _read_run_report(os.fspath(output))
@@ -148,6 +159,11 @@ def _flags(cls: type[Options], command: str, options: dict[str, Any]) -> list[st
     return words
 
 
+def _several(given: Any) -> list[Any]:
+    """A list of what may be given alone."""
+    return [given] if isinstance(given, str | os.PathLike) else list(given)
+
+
 def _positional(location: str) -> str:
     """A location that begins with a dash is no flag."""
     return os.path.join(os.curdir, location) if location.startswith("-") else location
@@ -166,5 +182,5 @@ def _read_run_report(output: str) -> dict[str, Any]:
 def _captured() -> Iterator[io.StringIO]:
     """What the command prints for people is part of the result, not of the caller's output."""
     lines = io.StringIO()
-    with contextlib.redirect_stdout(lines):
+    with _TURN, contextlib.redirect_stdout(lines):
         yield lines

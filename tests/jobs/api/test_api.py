@@ -70,12 +70,34 @@ def test_classify_gives_the_rows_of_the_command(folder, capsys):
         ({"topk": 2}, r"unknown argument --topk; did you mean --top-k\?"),
         ({"top_k": 0}, "--top-k must be at least 1"),
         ({"model": "no-such-model"}, "no-such-model"),
+        ({"top_k": "many"}, "--top-k: 'many' is not a whole number"),
+        ({"compression": "lz4"}, "--compression: invalid choice"),
+        ({"runner": "NoRunner"}, "--runner=NoRunner: Beam has no such runner"),
+        ({"beam_options": "--no_such_flag"}, "unknown argument --no_such_flag"),
     ],
 )
 def test_a_mistake_is_a_sentence(folder, options, said):
     with pytest.raises(imagecensus.UserError, match=said):
         imagecensus.classify("photos", output="out", **{"model": "model", **options})
     assert not (folder / "out" / "predictions").exists()
+
+
+def test_a_column_that_the_table_lacks_is_a_sentence(folder):
+    result = imagecensus.classify("photos", output="out", model="model")
+    assert result.table("uri").column_names == ["uri"]
+    with pytest.raises(imagecensus.UserError, match='no column "; it has uri, status,'):
+        result.table(['"'])
+
+
+def test_calls_from_several_threads_take_turns(folder, capsys):
+    stdout = sys.stdout
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        calls = [
+            threads.submit(imagecensus.classify, "photos", output=f"o{i}", model="model")
+            for i in range(3)
+        ]
+    assert all("classified 5 images" in call.result().summary for call in calls)
+    assert sys.stdout is stdout and capsys.readouterr().out == ""
 
 
 def test_too_many_failures_are_a_result_that_is_not_ok(folder):
@@ -103,6 +125,25 @@ def test_the_transform_gives_one_row_per_uri(folder):
     with test_pipeline.TestPipeline() as pipeline:
         rows = pipeline | beam.Create(paths) | imagecensus.ClassifyUris(model="model", top_k=2)
         assert_that(rows, check)
+
+
+def test_the_transform_takes_nothing_but_text(folder):
+    with pytest.raises(beam.typehints.decorators.TypeCheckError):
+        _ = beam.Pipeline() | beam.Create([5]) | imagecensus.ClassifyUris(model="model")
+
+
+def test_a_predictor_takes_locations_and_bytes(folder):
+    predictor = imagecensus.Predictor(folder / "model", top_k=2)
+    path = folder / "photos" / "00000.jpg"
+    images = [str(path), path, ("a.jpg", path.read_bytes()), ("b.jpg", bytearray(b"no image"))]
+    rows = list(predictor.predict([*images, "gone.jpg"]))
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["not_an_image", "not_found"]
+    assert [row["uri"] for row in rows[:3]] == [str(path), str(path), "a.jpg"]
+    for wrong in (path.read_bytes(), 5, ("a.jpg", "text")):
+        with pytest.raises(TypeError, match="given by its location"):
+            list(predictor.predict([wrong]))
+    with pytest.raises(imagecensus.UserError, match="top_k must be at least 1"):
+        imagecensus.Predictor("model", top_k=0)
 
 
 def test_importing_is_quick_and_offers_what_it_names():
