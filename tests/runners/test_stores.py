@@ -364,6 +364,15 @@ def test_one_run_at_a_time_and_none_waits_for_the_dead(there):
     assert not there.names("out/locked")
 
 
+def test_a_machine_of_the_same_name_is_not_taken_for_this_one(there):
+    """Two containers, or two machines called localhost: a process there is not one here."""
+    location = there.uri("out/namesake/_imagecensus/lock")
+    left = {"host": os.uname().nodename, "machine": "another", "pid": 2**22 + 1, "began": 1}
+    there.put("out/namesake/_imagecensus/lock", json.dumps(left).encode())
+    with pytest.raises(store.StorageError, match="another run"):
+        store.Lock(location).__enter__()
+
+
 def test_a_lease_is_judged_by_the_store_s_clock(there, monkeypatch):
     """The lock of a run on another machine, whose clock and ours may differ by hours."""
     location = there.uri("out/leased/_imagecensus/lock")

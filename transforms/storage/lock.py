@@ -147,7 +147,10 @@ class Lease:
     def __init__(self, uri: str, on_lost: Callable[[], None] = lambda: None):
         self.uri, self._on_lost = uri, on_lost
         self._store = store_of(uri)
-        self._owner = {"host": os.uname().nodename, "pid": os.getpid(), "began": time.time_ns()}
+        self._owner = {
+            "host": os.uname().nodename, "machine": _machine(), "pid": os.getpid(),
+            "began": time.time_ns(),
+        }  # fmt: skip
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -194,7 +197,8 @@ class Lease:
             return found.version, owner, found.modified
 
     def _is_dead(self, owner: dict[str, Any], renewed: float) -> bool:
-        if owner.get("host") == os.uname().nodename:
+        here = (os.uname().nodename, _machine())
+        if (owner.get("host"), owner.get("machine", here[1])) == here:
             try:
                 os.kill(int(owner["pid"]), 0)
             except (ProcessLookupError, KeyError, ValueError):
@@ -230,6 +234,15 @@ class Lease:
                 if owner != self._owner or not self._put(version):
                     self._on_lost()
                     return
+
+
+def _machine() -> str:
+    """This start of the machine and this container: others may have the same name and processes."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return ""
 
 
 def _name(owner: dict[str, Any]) -> str:
