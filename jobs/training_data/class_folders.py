@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from unicodedata import normalize
 
 from imagecensus.model_export.common.ignored_names import (
-    DATASET_ENTRIES,
     is_dataset,
+    is_dataset_entry,
     is_ignored,
     is_no_image_name,
     is_own,
@@ -122,7 +122,7 @@ def _folders(path: str) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be listed: {error.strerror}") from None
     if is_dataset(path):
-        names = [name for name in names if name not in DATASET_ENTRIES]
+        names = [name for name in names if not is_dataset_entry(name)]
     return sorted(name for name in names if not is_own(os.path.join(path, name)))
 
 

@@ -30,12 +30,10 @@ FOLDERS = {
 _OWN = (b"_imagecensus", b"assets.extra/contract.json")
 _TRAINING = b".training"
 # What a dataset has in its folder, where that is itself an input.
-DATASET_ENTRIES = frozenset(
-    (
-        "_imagecensus", "predictions", "run_report.json", "gone.csv", "report.html", "evaluation",
-        "corrections.csv", "delta",
-    )
-)  # fmt: skip
+DATASET_ENTRY = re.compile(
+    r"_imagecensus|predictions|run_report(-s\d+of\d+)?\.json|gone(-s\d+of\d+)?\.csv|report\.html|"
+    r"evaluation|corrections\.csv|delta"
+)
 
 _IMAGES = """
     3fr apng arw avci avcs avif avifs bay bigtif blp bmp bpg btf cap cin cr2 cr3 crw cur dc2
@@ -121,6 +119,11 @@ def is_own(folder: str | bytes) -> bool:
 def is_dataset(folder: str | bytes) -> bool:
     """Whether a local folder holds a dataset of this program."""
     return os.path.lexists(os.path.join(os.fsencode(folder), _OWN[0]))
+
+
+def is_dataset_entry(name: str) -> bool:
+    """Whether what has this name in the folder of a dataset is part of it."""
+    return bool(DATASET_ENTRY.fullmatch(name))
 
 
 def is_image_name(name: str) -> bool:

@@ -271,6 +271,13 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path, where, monkeypatch):
     assert +selection.left_out == wanted
 
 
+def test_what_shards_write_into_a_folder_of_images_is_not_listed(tmp_path):
+    for name in ("1.jpg", "run_report-s0of2.json", "gone-s1of2.csv", "_imagecensus/dataset.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [uri for uri, *_ in files.list_files(str(tmp_path))] == [str(tmp_path / "1.jpg")]
+
+
 def test_own_folders_are_known_in_whatever_order_a_store_lists(monkeypatch):
     """Ranges of names come in turns, a page of each."""
     names = [

@@ -25,9 +25,10 @@ import pyarrow as pa
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import (
-    DATASET_ENTRIES,
     ignored_kind,
     is_dataset,
+    is_dataset_entry,
+    is_image_name,
     is_own,
     without_sidecars,
 )
@@ -46,7 +47,8 @@ _LISTING_STATUS = {
     errno.EACCES: "permission_denied", errno.EPERM: "permission_denied", errno.ENOENT: "not_found",
 }  # fmt: skip
 _OWN_FOLDERS = ("_imagecensus", "assets.extra")  # in a folder that this program wrote
-_BESIDE = DATASET_ENTRIES | {"saved_model.pb", "fingerprint.pb", "variables"}  # what else is there
+_PLOTS = {"confusion.png", "calibration.png", "coverage.png"}  # of an evaluation
+_MODEL = {"saved_model.pb", "fingerprint.pb", "variables"}
 _TRAINING = ".training"
 _LINKS = 1_000_000  # that wait, until it is known what other links lead to
 File = tuple[str, int, str]  # uri, size, mtime in ns or generation
@@ -245,7 +247,7 @@ class _Lister:
             if error:
                 yield (store.uri_of_path(path), -1, _unlisted(error, len(entries)))
             if path in self.named and is_dataset(path):
-                entries = [one for one in entries if os.fsdecode(one.name) not in DATASET_ENTRIES]
+                entries = [one for one in entries if not is_dataset_entry(_name_of(one))]
                 self.selection.left_out["own"] += 1
             # Files at once; folders go on the stack, last first, so that they come in name order.
             kept = self._kept(path, entries)
@@ -445,7 +447,11 @@ def _parts(file: File, top: str) -> tuple[list[str], str]:
 
 
 def _is_called_as_ours(file: File, top: str) -> bool:
-    return not _BESIDE.isdisjoint(file[0][len(top) :].split("/"))
+    """Whether an output or a model may have it; of what may be millions of images, none."""
+    parts = file[0][len(top) :].split("/")
+    if is_image_name(parts[-1]):
+        return parts[-1] in _PLOTS
+    return any(map(is_dataset_entry, parts)) or not _MODEL.isdisjoint(parts)
 
 
 def _version(found: Stored) -> Version:
@@ -500,7 +506,7 @@ class OwnFolders:
                 self._look("/".join(folders[: at + 1]))
         if not self.found:
             return False
-        if "" in self.found and (folders[0] if folders else base) in DATASET_ENTRIES:
+        if "" in self.found and is_dataset_entry(folders[0] if folders else base):
             return True
         return any("/".join(folders[:at]) in self.found for at in range(1, len(folders) + 1))
 

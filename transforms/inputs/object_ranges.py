@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.model_export.common.ignored_names import DATASET_ENTRIES
+from imagecensus.model_export.common.ignored_names import DATASET_ENTRY
 from imagecensus.transforms.inputs.files import (
     File,
     OwnFolders,
@@ -206,19 +206,28 @@ def read_groups(
     selection.left_out["own"] += len(own)
     # The worker of one range learns of folders that lie in another one, too.
     top = prefix_of(text).top.rstrip("/")
-    inside = [f"{top}/{name}/" for name in {*own, *(DATASET_ENTRIES if "" in own else ())} if name]
     found_some = False
     for name in names:
         with _open(spool.location(name)) as file:
             for batch in file.iter_batches(_ROWS):
-                for start in inside:
-                    paths = pc.binary_join_element_wise(batch.column("uri"), "", "/")
-                    batch = batch.filter(pc.invert(pc.starts_with(paths, start)))
+                batch = _without_own(batch, top, own)
                 if batch.num_rows:
                     found_some = True
                     yield batch
     if not found_some and selection.left_out.total() == before:
         raise nothing_there(text)
+
+
+def _without_own(batch: pa.RecordBatch, top: str, own: set[str]) -> pa.RecordBatch:
+    """The rows that lie in none of our folders; "": the top is an output."""
+    for folder in own:
+        if folder:
+            ours = pc.starts_with(batch.column("uri"), f"{top}/{folder}/")
+        else:
+            inside = pc.utf8_slice_codeunits(batch.column("uri"), len(top) + 1)
+            ours = pc.match_substring_regex(inside, f"^({DATASET_ENTRY.pattern})(/|$)")
+        batch = batch.filter(pc.invert(ours))
+    return batch
 
 
 def _said(location: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ MIXED = [
 ]  # fmt: skip
 # Outputs of which one range has the marker, and a range that is listed before it is the rest.
 PARTS = [f"predictions/part-{n:03x}.bin" for n in range(200)]
-BOOKS = ["_imagecensus/dataset.json", "run_report.json", "gone.csv", "report.html"]
+BOOKS = ["_imagecensus/dataset.json", "run_report.json", "gone-s0of2.csv", "report.html"]
 SPLIT = {
     "few books": [
         *[f"photos/a{n:04d}.jpg" for n in range(100)], "photos/a1/report.html",
