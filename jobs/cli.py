@@ -26,7 +26,11 @@ _OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|Cannot allocate memory|failed to map segment|can't start new thread"
     r"|malloc of size \d+ failed|OutOfMemoryException|bad allocation"
 )
-_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|max_temp_directory_size")
+# As libraries say it that raise errors of their own.
+_NO_SPACE = re.compile(
+    "|".join(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)))
+    + "|max_temp_directory_size"
+)
 _FILES = "close some, or raise the limit (ulimit -n 4096)"
 _SPACE = "free some, or name another folder for temporary files with TMPDIR=FOLDER"
 _REMEDIES = {
@@ -111,7 +115,7 @@ def command(job: str = "") -> None:
     _use_utf8()
     if job:
         sys.argv[1:1] = [job]
-    _make_output_safe()
+    _make_streams_safe()
     process.own_process = True
     os.environ["PYTHONSAFEPATH"] = "1"  # for children that libraries start: no current folder
     process.leave(_main())
@@ -137,13 +141,13 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _make_output_safe() -> None:
-    """Lets whatever is printed be printed: names in any encoding, to streams that are closed."""
-    for name in ("stdout", "stderr"):
+def _make_streams_safe() -> None:
+    """Lets streams be closed, and names in any encoding be printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started the process
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
-        elif isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

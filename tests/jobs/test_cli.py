@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -28,6 +29,7 @@ def run_raising(monkeypatch, error: Exception) -> int:
         (PermissionError(errno.EACCES, "Permission denied", b"/a"), "/a: Permission denied; ask"),
         (OSError(errno.ESTALE, "Stale file handle", "/mnt/x"), "/mnt/x: Stale file handle; check"),
         (duckdb.IOException("IO Error: No space left on device"), "No space left on device; free"),
+        (duckdb.IOException("IO Error: File too large"), "File too large; free"),
         (MemoryError(), "out of memory"),
     ],
 )
@@ -58,6 +60,13 @@ def test_names_are_utf8_in_every_locale(locale):
     ended = run(["report", "n\u00f6where"], env={**os.environ, **locale})
     assert ended.returncode == 2
     assert "n\u00f6where".encode() in ended.stderr or b"n\\xf6where" in ended.stderr
+
+
+def test_closed_streams_are_empty(tiny_model):
+    command = [sys.executable, "-m", "imagecensus.jobs.cli", "predict", "-", "--model", tiny_model]
+    closed = " ".join(map(shlex.quote, command)) + " <&-"
+    ended = subprocess.run(["sh", "-c", closed], capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 1 and b"empty_file" in ended.stdout, ended.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has such a device")
