@@ -382,7 +382,8 @@ def run_work(job: Job, work: Work) -> None:
         parts.settle(layout.parts, unit, run.provenance(), job.options.compression)
     if work.todo:
         fields = {"run_id": run.run_id, "units": len(work.todo), "engine": run.engine}
-        activity.LOGGER.info("classifying %d units", len(work.todo), extra={"fields": fields})
+        units = counted(len(work.todo), "unit")
+        activity.LOGGER.info("classifying %s", units, extra={"fields": fields})
         with process.importing():
             if job.options.runner == IN_PROCESS:
                 with process.without_unused():

@@ -129,8 +129,7 @@ def check_credentials(options: ClassifyOptions) -> Iterator[Finding]:
         try:
             finding = Finding("ok", name, store.check(place))
         except UserError as error:
-            text, _, remedy = str(error).partition("; ")
-            finding = Finding("fail", name, text, remedy)
+            finding = _failed(name, error)
         if finding not in said:
             said.add(finding)
             yield finding
@@ -155,7 +154,7 @@ def check_inputs(options: ClassifyOptions) -> Iterator[Finding]:
             else:
                 yield Finding("warn", "input", detail, "its row will say so")
         except UserError as error:
-            yield Finding("fail", "input", str(error), "fix that, or leave the input out")
+            yield _failed("input", error, "fix that, or leave the input out")
 
 
 def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Finding]:
@@ -195,7 +194,7 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
             )
             return
     except (UserError, OSError) as error:
-        yield Finding("fail", "output", str(error), "choose another --output, or fix that one")
+        yield _failed("output", error, "choose another --output, or fix that one")
         return
     yield Finding("ok", "output", f"{output}: can be written and read")
     if not store.is_bucket(output):
@@ -241,7 +240,7 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
         )
         loaded = load_classifier(config)
     except UserError as error:
-        yield Finding("fail", "model", str(error), "give another --model or --engine")
+        yield _failed("model", error, "give another --model or --engine")
         return
     text = f"{folder}: {counted(len(loaded.labels), 'label')}; golden images answered alike by"
     text += f" {loaded.name} in {precision}"
@@ -253,6 +252,12 @@ def check_model(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fin
             f"{folder} is a path on this machine, and the workers are elsewhere",
             "copy it to a store (gs://, s3://, az://), or into the workers' image at that path",
         )
+
+
+def _failed(check: str, error: Exception, remedy: str = "") -> Finding:
+    """What an error says, with its own remedy where it names one."""
+    text, _, own = str(error).partition("; ")
+    return Finding("fail", check, text, own or remedy)
 
 
 def _missing_folders(folder: str) -> list[str]:

@@ -32,6 +32,8 @@ def configure(debug: bool = False, as_json: bool = False) -> None:
     logging.getLogger(PROGRESS).setLevel(logging.INFO)
     if not debug:  # Beam logs the traceback of what the job tells as a sentence
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+        # Warns in each run that there is no MongoDB.
+        logging.getLogger("apache_beam.io.mongodbio").setLevel(logging.ERROR)
 
 
 class _Line(logging.Formatter):

@@ -33,7 +33,6 @@ _LISTS = (
     pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
     pa.types.is_large_list_view,
 )  # fmt: skip
-_VIEWS = (pa.ListViewScalar, pa.LargeListViewScalar)
 _SHOWN_PATH = 200  # characters of a path in an error
 _ANY = ("Image", "Value", "")  # features that may be images
 _LOCATIONS = ("uri", "path", "file", "filename", "file_name", "image_path", "url")

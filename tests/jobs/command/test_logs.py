@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 import time
 
 import duckdb
@@ -33,6 +35,16 @@ def test_a_json_line_has_the_records_fields_and_no_secret(record):
 def test_a_line_for_people_has_no_secret(record):
     line = logs._Line("%(message)s").format(record("token=s3cr3t"))
     assert "s3cr3t" not in line
+
+
+def test_a_log_for_machines_warns_of_nothing_in_a_run_that_is_well(tmp_path, tiny_model):
+    make_photos(tmp_path / "photos", 2)
+    words = ["--log-json", "classify", "photos", "--output", "out", "--model", tiny_model]
+    command = [sys.executable, "-m", "imagecensus.jobs.cli", *words, "--no-report"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert lines[0]["message"] == "classifying 1 unit"
+    assert {line["level"] for line in lines} == {"info"}
 
 
 def test_a_slow_image_is_logged_once_with_its_stage(monkeypatch, caplog):
