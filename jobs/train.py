@@ -31,6 +31,7 @@ from imagecensus.jobs.training_data.int8_twin import add_int8_twin
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
+from imagecensus.model_export.contract import check_target
 from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.quantize import describe_int8
 from imagecensus.model_export.training.augment import Augmentation
@@ -80,6 +81,7 @@ def _work_of(output: str) -> str:
 def _train_each_crop(options: TrainOptions, data: LabelledData) -> Trained:
     """Trains on squeezed and on cropped images; the model is the one better on validation."""
     output = os.path.normpath(options.output)
+    check_target(output)  # the better one takes its place
     tried = {crop: f"{output}.{crop}" for crop in ("none", "center")}
     trained = {
         crop: _train_model(dataclasses.replace(options, crop=crop, output=folder), data)

@@ -16,3 +16,6 @@ class BrowseOptions(Options):
     model: str | None = option(
         None, "model for images dropped on the page; default: the run's", metavar="DIR"
     )
+
+    def problems(self) -> list[str]:
+        return [] if 0 <= self.port < 2**16 else ["--port must be from 0 to 65535"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import os
 
 from imagecensus.jobs.command.options import (
     Options,
@@ -200,6 +201,8 @@ asked; 130 interrupted (rerun to resume).
                 f"--output={self.output}: cannot be written there; give a folder or a store"
                 " (s3://, gs://, az://, abfss://)"
             )
+        elif os.path.isfile(self.output):
+            problems.append(f"--output={self.output}: a file; give a folder")
         if self.runner == DATAFLOW:
             problems += _out_of_reach(self)
         positive = (

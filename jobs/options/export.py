@@ -50,4 +50,7 @@ class ExportOptions(Options):
     )  # fmt: skip
 
     def problems(self) -> list[str]:
-        return [] if os.path.exists(self.model) else [f"{self.model}: no such file"]
+        problems = [] if os.path.exists(self.model) else [f"{self.model}: no such file"]
+        if self.image_size < 0:
+            problems.append("--image-size cannot be negative")
+        return problems

@@ -32,4 +32,10 @@ class PlanOptions(Options):
             problems.append("--sample must be at least 20")
         if self.deadline is not None and self.deadline <= 0:
             problems.append("--deadline must be more than 0 hours")
+        if self.images is not None and self.images < 1:
+            problems.append("--images must be at least 1")
+        if self.vcpus < 1:
+            problems.append("--vcpus must be at least 1")
+        if self.threads < 0:
+            problems.append("--threads must be 0 or more")
         return problems

@@ -15,3 +15,7 @@ class ReportOptions(Options):
     labels: int = option(8, "labels that get a contact sheet, the most frequent first")
     examples: int = option(4, "images per row of a contact sheet, and examples per failure")
     sample: int = option(16, "images drawn at random")
+
+    def problems(self) -> list[str]:
+        names = ("labels", "examples", "sample")
+        return [f"--{name} cannot be negative" for name in names if getattr(self, name) < 0]

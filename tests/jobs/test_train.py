@@ -93,9 +93,10 @@ def test_everything_wrong_with_the_flags_is_reported_at_once(shapes, tmp_path, c
 def test_a_folder_that_is_no_model_is_never_replaced(shapes, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "only-copy.jpg").write_bytes(b"x")
-    code, error = run(capsys, shapes, "--output", tmp_path / "photos", *SMALL_CNN)
-    assert code == 2 and "no model folder" in error
-    assert (tmp_path / "photos" / "only-copy.jpg").exists()
+    for flags in ([], ["--crop=best"]):
+        code, error = run(capsys, shapes, "--output", tmp_path / "photos", *SMALL_CNN, *flags)
+        assert code == 2 and "no model folder" in error
+        assert (tmp_path / "photos" / "only-copy.jpg").exists()
 
 
 def test_another_training_in_the_same_place_is_not_mixed_in(shapes, tmp_path, capsys):

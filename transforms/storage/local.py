@@ -15,6 +15,7 @@ from imagecensus.transforms import fault_injection
 from imagecensus.transforms.storage.protocol import ChangedError, StorageError, Stored, conflict
 
 _WRITE_REMEDIES = {
+    errno.EISDIR: "name a file",
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of your quota and run the same command again",
     errno.EROFS: "make it writable, or choose another --output",

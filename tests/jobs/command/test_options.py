@@ -85,6 +85,23 @@ def test_what_cannot_be_parsed_is_a_sentence(words, said):
         SizeOptions.parse(words, "imagecensus test")
 
 
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("report out --sample=-1", "--sample cannot be negative"),
+        ("browse out --port=99999", "--port must be from 0 to 65535"),
+        ("plan . --images=0", "--images must be at least 1"),
+        ("plan . --vcpus=0", "--vcpus must be at least 1"),
+        ("export . --output=m --input-range=0..1 --image-size=-1", "--image-size cannot be"),
+        (f"classify . --output={__file__}", "a file; give a folder"),
+    ],
+)
+def test_what_no_command_can_do_is_refused_at_once(line, said):
+    name, *words = line.split()
+    with pytest.raises(UserError, match=said):
+        cli.parse(name, words)
+
+
 def test_help_is_as_wide_as_the_terminal(monkeypatch, capsys):
     for name in cli.COMMANDS:
         monkeypatch.setenv("COLUMNS", "60")
