@@ -128,23 +128,38 @@ def _of_text(text: str, *, is_table: bool) -> list[typing.Any]:
         lines = [line[1:-1] if '"' not in line[1:-1] else line for line in lines]
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(matches[1:]) and _HEADING.match(lines[0]):
-        matches = matches[1:]
-    found = [match for match in matches if match]
-    if len(found) == len(matches):
-        numbered = {int(match[1]): match[2].strip().strip("\"'") for match in found}
-        first = min(numbered)
-        if first <= 1 and sorted(numbered) == list(range(first, first + len(found))):
-            lines = [numbered[i] for i in sorted(numbered)]
+        matches, lines = matches[1:], lines[1:]
+    lines = _without_numbers(lines, [(m[1], m[2].strip().strip("\"'")) for m in matches if m])
     behind = [match for match in map(_NUMBER_BEHIND.fullmatch, lines) if match]
-    ids = [int(match[2]) for match in behind]
-    first = min(ids, default=2)
-    counts_up = first <= 1 and sorted(ids) == list(range(first, first + len(ids)))
-    if len(behind) == len(lines) and counts_up:
-        lines = [behind[ids.index(number)][1].strip("\"'") for number in sorted(ids)]
+    lines = _without_numbers(lines, [(match[2], match[1].strip("\"'")) for match in behind])
     named = [_WORDNET.fullmatch(line) for line in lines]
     if all(named):
         return [[match[1], match[2]] for match in named if match]
     return lines
+
+
+def _without_numbers(lines: list[str], numbered: list[tuple[str, str]]) -> list[str]:
+    """Lines in the order of their numbers and without them, where these count classes.
+
+    Args:
+      lines: without a heading; they stay as they are where a line has no number, a number comes
+        twice, none is 0 or 1, or they are all that tells the lines apart ("1 euro", "2 euro").
+      numbered: number and name of each line that has both.
+
+    Raises:
+      ValueError: a number is missing.
+    """
+    names = {int(number): name for number, name in numbered}
+    ids = sorted(names)
+    first = ids[0] if ids else 2
+    if first > 1 or len(ids) < len(lines) or len(set(names.values())) == 1 < len(ids):
+        return lines
+    if missing := sorted(set(range(first, first + len(ids))) - set(ids)):
+        raise ValueError(
+            f"its lines are numbered, but none has the number {missing[0]}; number all classes from"
+            " 0 on, or write a JSON list of labels if the numbers belong to them"
+        )
+    return [names[number] for number in ids]
 
 
 def _of_json(tree: typing.Any) -> list[typing.Any]:

@@ -77,6 +77,8 @@ def test_numbers_that_are_no_numbering_stay(tmp_path):
     assert read_labels(str(path)) == ["0", "1", "2"]
     path.write_text("7 up\n50 cent\n")
     assert read_labels(str(path)) == ["7 up", "50 cent"]
+    path.write_text("2 euro\n1 euro\n")
+    assert read_labels(str(path)) == ["2 euro", "1 euro"]
 
 
 def test_equal_names_take_their_wordnet_ids(tmp_path):
@@ -90,6 +92,9 @@ def test_equal_names_take_their_wordnet_ids(tmp_path):
     [
         (b'{"0": "a", "2": "b"}', "no label for class id '1'"),
         (b'{"a": 1, "b": 2}', "no label for class id '0'"),
+        (b"0 cat\n1 dog\n3 fox\n", "none has the number 2; number all classes from 0 on, or write"),
+        (b"id,label\n1,cat\n3,fox\n", "none has the number 2"),
+        (b"cat,0\nfox,3\n", "none has the number 1"),
         (b"\xff\xfe\x00", "UTF-8"),
         (b"caf\xe9\n", "UTF-8"),
         (b"\n\n", "no label"),
