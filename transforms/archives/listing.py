@@ -314,7 +314,7 @@ class _Files:
 
     def _keep(self, member: Member) -> None:
         if member.where[0] not in _NO_FILES and len(self._unlisted) < _LINKS:
-            self._unlisted[member.name] = member
+            self._unlisted[posixpath.normpath(member.name)] = member
 
     def _files_in(self, members: Iterator[Member]) -> Iterator[Member]:
         """The members that are files and whose names are not ignored; gathers links."""
@@ -398,7 +398,8 @@ class _Names:
 
     def has(self, path: str) -> bool:
         """Whether a member, or a folder with members in it, has this path."""
-        return path == "." or not self._used.isdisjoint((_digest(path), _digest(path + "/")))
+        forms = (path, path + "/", _plain(path))
+        return path == "." or not self._used.isdisjoint(map(_digest, forms))
 
     def unused(self, name: str) -> str:
         """The name, or name~2, name~3… for those that come again."""
@@ -413,8 +414,15 @@ class _Names:
             digest = _digest(candidate)
             if digest not in self._used:
                 self._used.add(digest)
+                if name != posixpath.normpath(name):  # links lead to it by its plain path
+                    self._used.add(_digest(_plain(posixpath.normpath(name))))
                 return candidate
         raise AssertionError
+
+
+def _plain(path: str) -> str:
+    """A path without `.` and the like, as no member is called."""
+    return path + "\0"
 
 
 def _digest(name: str) -> bytes:

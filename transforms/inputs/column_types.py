@@ -23,6 +23,11 @@ _UNITS = {0: "s", 3: "ms", 6: "us"}
 # Names that BigQuery keeps for itself.
 _RESERVED = ("_table_", "_file_", "_partition", "_row_timestamp", "__root__", "_colidentifier")
 _GUESSED = {b"imagecensus.guessed": b"1"}
+_LISTS = (
+    pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
+    pa.types.is_list_view, pa.types.is_large_list_view,
+)  # fmt: skip
+_DECIMAL_DIGITS = 38  # the most that DuckDB and Spark have
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -129,10 +134,17 @@ def narrow_type(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", "UTC" if kind.tz else None)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_decimal(kind):
+        fits = kind.precision <= _DECIMAL_DIGITS and 0 <= kind.scale <= kind.precision
+        return pa.decimal128(kind.precision, kind.scale) if fits else pa.string()
+    if pa.types.is_map(kind):
+        return pa.map_(narrow_type(kind.key_type), narrow_type(kind.item_type))
+    if any(is_list(kind) for is_list in _LISTS):
         return pa.list_(narrow_type(kind.value_type))
-    if pa.types.is_struct(kind):
+    if pa.types.is_struct(kind) and kind.num_fields:
         return pa.struct([(field.name, narrow_type(field.type)) for field in kind])
+    if pa.types.is_union(kind) or pa.types.is_struct(kind):
+        return pa.string()
     return _NARROW.get(str(kind).partition("[")[0], kind)
 
 
@@ -159,6 +171,8 @@ def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
         values = values.storage
     if values.type == kind:
         return values
+    if pa.types.is_list_view(values.type) or pa.types.is_large_list_view(values.type):
+        return pa.array(values.to_pylist(), kind)  # Arrow's cast makes lists without an end
     try:
         return values.cast(kind, safe=False)
     except pa.ArrowException:

@@ -17,7 +17,8 @@ DELIMITERS = (",", ";", "\t", "|")
 _CHUNK = 1024  # lines taken by the csv module at once, where each of them is a record
 _MAX_LINES = 1000  # of one record: a quote that is never closed does not swallow the rest
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?$", re.IGNORECASE)  # as Excel writes it
-csv.field_size_limit(1 << 24)
+_LONGEST_FIELD = 1 << 24
+csv.field_size_limit(_LONGEST_FIELD)
 
 
 class Record(NamedTuple):
@@ -152,6 +153,8 @@ def _record_at(
         except csv.Error as error:
             if "unexpected end of data" in str(error):
                 continue
+            if "field limit" in str(error):
+                return 1, [], f"has a field of more than {_LONGEST_FIELD:,} characters"
             return 1, [], "has a quote that is neither doubled nor at the end of its field"
         return used, rows[0] if rows else [], ""
     return 1, [], "opens a quote that is never closed"

@@ -62,7 +62,7 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
     found = reference_of(store.path_of_uri(uri))
     if found is not None and found[1] >= 0:
         return found
-    plain = _QUOTED.sub(r"\2", text.strip())
+    plain = _QUOTED.sub(r"\2", text.strip().lstrip("\ufeff"))  # of a list that was joined to one
     forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
     inner = (*reversed(plain.split("\t")), _NUMBERED.sub("", plain))
     for other in (plain, text.replace("\\", "/"), plain.replace("\\", "/"), *forms, *inner):

@@ -14,7 +14,7 @@ from imagecensus.model_export.common.placeholders import placeholder
 from imagecensus.transforms.inputs import pipes
 from imagecensus.transforms.inputs.check import is_glob
 from imagecensus.transforms.inputs.column_types import as_type, narrow_type, passed_names
-from imagecensus.transforms.inputs.delimited import plain_name
+from imagecensus.transforms.inputs.delimited import DELIMITERS, plain_name
 from imagecensus.transforms.inputs.files import CHUNK, InputError
 from imagecensus.transforms.inputs.locate import locate
 from imagecensus.transforms.inputs.packed_members import (
@@ -32,7 +32,7 @@ from imagecensus.transforms.inputs.read_list import (
     scan,
     suffix_of,
 )
-from imagecensus.transforms.inputs.text_lines import open_lines, open_unpacked
+from imagecensus.transforms.inputs.text_lines import in_utf8, open_lines, open_unpacked
 from imagecensus.transforms.records import REF_SCHEMA
 from imagecensus.transforms.storage import store
 
@@ -89,11 +89,9 @@ def _sniffed(path: str) -> str:
         head = file.read(_SNIFFED)
     if head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return TEXT
     if placeholder(head):
         return ""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = in_utf8(head).lstrip()
     if text.startswith(b"["):
         return "json"
     if text.startswith(b"{"):
@@ -109,10 +107,13 @@ def _sniffed(path: str) -> str:
 
 
 def _is_table(path: str) -> bool:
-    """Whether the first line of a local text names several columns, one of locations among them."""
+    """Whether the first line of a local text names columns, one of locations among them."""
+    if _sniffed(path) != "delimited":
+        return False
     with open_unpacked(path, path) as file:
-        line = file.read(_SNIFFED).partition(b"\n")[0]
-    return _sniffed(path) == "delimited" and any(mark in line for mark in (b",", b";", b"\t", b"|"))
+        line = in_utf8(file.read(_SNIFFED)).lstrip().partition(b"\n")[0].decode(errors="replace")
+    several = any(mark in line for mark in DELIMITERS)
+    return several or locate(line.rstrip("\r"), base_of(path))[1] < 0  # no file is called so
 
 
 def base_of(location: str) -> str:

@@ -345,7 +345,8 @@ def _objects(path: str, location: str, kind: str) -> Iterator[tuple[str, Iterato
             data = file.read()
         entries = _entries(data)
         if entries is not None:
-            yield "row", (_object(i, entry) for i, entry in enumerate(entries, start=1))
+            halves = b"\\ud" in data.lower()
+            yield "row", (_object(i, e, halves=halves) for i, e in enumerate(entries, start=1))
             return
     with open_lines(path, location) as text:
         yield "line", (_parsed(i, line) for i, line in enumerate(text, start=1) if line.strip())
@@ -361,7 +362,8 @@ def _entries(data: bytes) -> list[Any] | None:
         lists = [document.get(key) for key in ("images", "data", "rows", "items")]
         inner = [entry for entry in lists if isinstance(entry, list)]
         names = document.get("columns")
-        if inner and isinstance(names, list):  # pandas' orient="split"
+        if inner and isinstance(names, list) and all(isinstance(name, str) for name in names):
+            # pandas' orient="split"
             return [dict(zip(names, row, strict=False)) for row in inner[0]]
         return inner[0] if inner else _of_columns(document)
     return document if isinstance(document, list) else None
@@ -392,10 +394,13 @@ def _parsed(line: int, text: str) -> _Object:
         value = json.loads(text, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
     except (ValueError, RecursionError) as error:
         return _Object(line, {}, f"is no JSON: {error}")
-    return _object(line, value)
+    return _object(line, value, halves="\\ud" in text.lower())
 
 
-def _object(number: int, value: Any) -> _Object:
+def _object(number: int, value: Any, *, halves: bool) -> _Object:
+    """What an entry says. `halves`: its text may have escapes of half a character."""
+    if halves and not is_utf8(json.dumps(value, ensure_ascii=False)):
+        return _Object(number, {}, r"has half a character, as \ud800 is without a second one")
     if isinstance(value, dict):
         return _Object(number, value)
     if isinstance(value, str) and not isinstance(value, _Number):

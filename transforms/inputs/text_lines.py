@@ -103,6 +103,14 @@ def open_lines(path: str, name: str, newline: str = "") -> Iterator[Iterator[str
             ) from None
 
 
+def in_utf8(head: bytes) -> bytes:
+    """The first bytes of a text in UTF-8, whatever their byte order mark says; without that."""
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return head.decode(encoding, "replace").encode(errors="replace")
+    return head
+
+
 def _is_unmarked_utf16(head: bytes) -> bool:
     """Every second byte of Western text in UTF-16 is a NUL; names that end in one are longer."""
     return head.count(0) * 4 > len(head)

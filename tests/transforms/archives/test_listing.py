@@ -311,6 +311,17 @@ def test_a_link_through_a_link_to_a_folder_leads_to_what_has_a_row(tmp_path):
     assert selection.left_out == {"links": 2}
 
 
+def test_links_to_members_with_dots_in_their_paths_make_no_row(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add_to_tar(tar, [("./d/./a.jpg", b"1"), ("d//b.jpg", b"2"), ("d/a.jpg", b"3")])
+        for name, target in (("d/l.jpg", "b.jpg"), ("m.jpg", "d/./a.jpg")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    found = found_in(tmp_path / "a.tar")
+    assert found == {"d/./a.jpg": b"1", "d//b.jpg": b"2", "d/a.jpg": b"3"}
+
+
 def test_links_make_no_second_row_and_rename_nothing(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, kind, target in (

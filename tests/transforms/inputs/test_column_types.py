@@ -1,5 +1,8 @@
 """Types and names of the columns that go along from lists."""
 
+import decimal
+
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,6 +96,27 @@ def test_parquet_types_that_others_cannot_read_become_the_nearest(tmp_path):
     (row,) = listed(tmp_path / "list.parquet")
     assert row["taken"].isoformat() == "2024-01-02T03:04:05.123456"
     assert row["uri"] == f"{tmp_path}/a.jpg"
+
+
+def test_numbers_lists_and_maps_of_any_arrow_type_go_along(tmp_path):
+    price = decimal.Decimal("1.50")
+    table = pa.table(
+        {
+            "path": ["a.jpg"], "long": pa.array([price], pa.decimal256(50, 2)),
+            "wide": pa.array([price], pa.decimal256(20, 2)),
+            "short": pa.array([price], pa.decimal32(5, 2)),
+            "view": pa.array([[1]], pa.list_view(pa.uint8())),
+            "map": pa.array([[("a", price)]], pa.map_(pa.string(), pa.decimal256(50, 2))),
+            "inner": pa.array([{"n": price}], pa.struct([("n", pa.decimal256(50, 2))])),
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "list.parquet")
+    (row,) = listed(tmp_path / "list.parquet")
+    assert (row["long"], row["wide"], row["short"]) == ("1.50", price, price)
+    assert (row["view"], row["map"], row["inner"]) == ([1], [("a", "1.50")], {"n": "1.50"})
+    schema = passthrough_columns((str(tmp_path / "list.parquet"),))
+    found = duckdb.from_arrow(schema.empty_table())
+    assert found.columns == ["long", "wide", "short", "view", "map", "inner"]
 
 
 def test_names_are_told_apart_from_ours_and_each_other_without_case():

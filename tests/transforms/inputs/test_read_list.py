@@ -285,6 +285,49 @@ def test_a_table_in_a_text_file_is_one(tmp_path, delimiter):
     assert (row["uri"], row["site"]) == (f"{tmp_path}/a.jpg", "x")
 
 
+def test_a_table_as_spreadsheets_save_it_as_unicode_text_is_one(tmp_path):
+    text = "path\tsite\r\na.jpg\tx\r\n".encode("utf-16")
+    (row,) = listed(write(tmp_path / "list.txt", text))
+    assert (row["uri"], row["site"]) == (f"{tmp_path}/a.jpg", "x")
+
+
+def test_a_name_of_a_column_above_a_text_list_is_no_image_unless_a_file_has_it(tmp_path):
+    make_photos(tmp_path, 1)
+    path = write(tmp_path / "list.txt", "Image_Path\n00000.jpg\n")
+    assert [row["uri"] for row in listed(path)] == [f"{tmp_path}/00000.jpg"]
+    (tmp_path / "Image_Path").write_bytes(b"x")
+    assert len(listed(path)) == 2
+
+
+def test_a_byte_order_mark_within_joined_lists_is_of_no_name(tmp_path):
+    make_photos(tmp_path, 2)
+    path = write(tmp_path / "list.txt", "\ufeff00000.jpg\n\ufeff00001.jpg\n")
+    assert [row["size"] > 0 for row in listed(path)] == [True, True]
+
+
+def test_half_characters_in_json_cost_their_line(tmp_path):
+    lines = [r'{"path": "a.jpg", "n": "\ud83d\ude00"}', r'{"path": "\udce9.jpg"}', r'{"\ud800": 1}']
+    rows = listed(write(tmp_path / "list.jsonl", "\n".join(lines)))
+    why = [
+        "read_error",
+        r"line 2 of the list has half a character, as \ud800 is without a second one",
+    ]
+    assert rows[0]["n"] == "\N{GRINNING FACE}"
+    assert failures(rows)["list.jsonl#line=2"] == why
+    assert len(failures(rows)) == 2
+
+
+def test_a_field_that_is_too_long_is_called_so(tmp_path):
+    rows = listed(write(tmp_path / "list.csv", f"path,x\na.jpg,{'a' * (1 << 24)}b\nb.jpg,c\n"))
+    why = "line 2 of the list has a field of more than 16,777,216 characters"
+    assert failures(rows) == {"list.csv#line=2": ["read_error", why]}
+
+
+def test_json_of_columns_whose_names_are_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no JSON object; write one JSON object per image"):
+        listed(write(tmp_path / "list.json", '{"columns": [["path"]], "data": [["a.jpg"]]}'))
+
+
 @pytest.mark.parametrize("content", [b"PK\x03\x04\x14\0", b"\xd0\xcf\x11\xe0\xa1\xb1"])
 @pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.json"])
 def test_a_spreadsheet_under_the_name_of_a_list_is_called_so(tmp_path, content, name):
