@@ -21,6 +21,7 @@ from imagecensus.model_export.training.labelled_data import (
     SplitFractions,
     check,
     complete,
+    unjudged,
 )
 from imagecensus.model_export.training.splits import DataError
 from imagecensus.transforms.archives.reading import is_sequential
@@ -75,6 +76,7 @@ def read_training_data(
         raise DataError(_refusal(source))
     splits = complete(found, fractions)
     check(source, labels, splits)
+    notes = [*notes, *unjudged(labels, splits)]
     if decoders:
         splits = {name: replace(split, decode=decoders.decode) for name, split in splits.items()}
     return LabelledData(source=source, labels=tuple(labels), splits=splits, notes=tuple(notes))

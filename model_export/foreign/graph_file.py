@@ -6,7 +6,7 @@ no Python.
 
 from __future__ import annotations
 
-import imagecensus.model_export.common.quiet_openvino  # noqa: F401  before OpenVINO
+from imagecensus.model_export.common.quiet_openvino import quiet_parsers  # before OpenVINO
 
 # isort: split
 import ast
@@ -157,10 +157,7 @@ def read_graph(path: str, classes: int = 0, image_size: int = 0) -> GraphFile:
     Raises:
       UserError: it cannot be read, or takes or answers something else than a classifier does.
     """
-    try:
-        graph = ov.Core().read_model(path)
-    except Exception as error:
-        raise UserError(f"{path}: OpenVINO cannot read it: {_cause(error)}") from None
+    graph = _read(path)
     if len(graph.inputs) != 1 or graph.input(0).partial_shape.rank.is_dynamic:
         names = ", ".join(port.get_any_name() for port in graph.inputs)
         raise UserError(f"{path}: takes {len(graph.inputs)} inputs ({names}); expected images")
@@ -189,18 +186,24 @@ def read_graph(path: str, classes: int = 0, image_size: int = 0) -> GraphFile:
     )
 
 
+def _read(path: str) -> Any:
+    """The `openvino.Model` of a file. Raises UserError."""
+    try:
+        with quiet_parsers():
+            return ov.Core().read_model(path)
+    except Exception as error:
+        raise UserError(f"{path}: OpenVINO cannot read it: {_cause(error)}") from None
+
+
 def read_graph_labels(path: str) -> list[str]:
-    """The labels that a file carries; none: []. Raises UserError where they make no sense."""
+    """The labels that a file carries; none: []. Raises UserError: it or they cannot be read."""
     if zipfile.is_zipfile(path):  # what TensorFlow Lite packs behind a network
         with zipfile.ZipFile(path) as files:
             texts = [name for name in files.namelist() if name.lower().endswith(".txt")]
             return parse_labels(path, files.read(texts[0])) if len(texts) == 1 else []
     if not is_graph_file(path):
         return []
-    try:
-        info = ov.Core().read_model(path).get_rt_info()
-    except Exception:
-        return []  # `read_graph` says why
+    info = _read(path).get_rt_info()
     for holder in ("framework", "model_info"):
         facts = _plain(info[holder]) if holder in info else {}
         for key in _LABEL_KEYS:

@@ -16,6 +16,8 @@ import numpy as np
 from imagecensus.model_export.common.quantities import counted
 from imagecensus.model_export.training.splits import SPLITS, DataError, Split, read_file
 
+_NAMED = 4  # examples in a note
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledData:
@@ -120,9 +122,25 @@ def check(source: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
     trained = set(splits["train"].labels.tolist())
     for class_id, label in enumerate(labels):
         if class_id not in trained:
-            problems.append(f"class {label!r} has no training image")
-    for name in ("val", "test"):
-        if len(splits[name]) and not set(splits[name].labels.tolist()) <= trained:
-            problems.append(f"the {name} split has classes that are never trained")
+            where = [name for name in ("val", "test") if class_id in splits[name].labels]
+            only = f", only images of {' and '.join(where)}" if where else ""
+            problems.append(
+                f"class {label!r} has no training image{only}; give it some, or take it out"
+            )
     if problems:
         raise DataError(f"{source}: " + "; ".join(problems[:10]))
+
+
+def unjudged(labels: Sequence[str], splits: dict[str, Split]) -> list[str]:
+    """Notes of classes that have no image in a split, of which its figures say nothing."""
+    notes = []
+    for name in ("val", "test"):
+        there = set(splits[name].labels.tolist())
+        missing = [repr(label) for class_id, label in enumerate(labels) if class_id not in there]
+        if there and missing:
+            shown = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+            notes.append(
+                f"{counted(len(missing), 'class', 'classes')} of {len(labels)} without a {name}"
+                f" image ({shown}): the {name} figures say nothing of them"
+            )
+    return notes

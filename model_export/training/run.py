@@ -242,6 +242,13 @@ def _decode_splits(
 ) -> tuple[dict[str, Images], Duplicates]:
     """Decodes all splits, and says which images are in two of them or in two classes."""
     images = {name: _decode(split, run, name, salt) for name, split in data.splits.items()}
+    trained = set(images["train"].labels.tolist())
+    for class_id, label in enumerate(data.labels):
+        if class_id not in trained:
+            raise DataError(
+                f"{data.source}: none of the training images of class {label!r} can be read; copy"
+                " them again, or take the class out"
+            )
     duplicates = find_duplicates(images, data.labels)
     path = os.path.join(run.work, DUPLICATES_FILE)
     write_duplicates(path, duplicates)

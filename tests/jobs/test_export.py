@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from networks import write_onnx
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract, read_golden
@@ -192,6 +193,16 @@ def test_files_of_other_kinds_are_told_from_networks(tmp_path, labels, capsys, n
         (tmp_path / other).write_text("version https://git-lfs.github.com/spec/v1\n")
         code, _, error = run(capsys, tmp_path / other, *words)
         assert code == 2 and "git lfs pull" in error
+
+
+def test_of_a_cut_file_only_the_error_is_said(tmp_path, labels, capfd):
+    write_onnx(tmp_path / "net.onnx")
+    data = (tmp_path / "net.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(data[: len(data) // 2])
+    words = ["--input-range", "0..1", "--output", tmp_path / "m"]
+    for more in (["--labels", labels], []):
+        code, _, error = run(capfd, tmp_path / "cut.onnx", *words, *more)
+        assert code == 2 and "cut short or damaged" in error and len(error.splitlines()) == 1
 
 
 def test_a_softmax_of_one_output_and_a_lambda_layer_are_refused(tmp_path, capsys):

@@ -108,6 +108,15 @@ def test_another_training_in_the_same_place_is_not_mixed_in(shapes, tmp_path, ca
     assert code == 2 and "head.epochs (99 there, 3 now)" in error and "--fresh" in error
 
 
+def test_a_class_of_which_no_training_image_can_be_read_is_refused(tmp_path, capsys):
+    write_class_folders(tmp_path / "data" / "train", {"disc": 30, "square": 1}, size=16)
+    write_class_folders(tmp_path / "data" / "test", {"disc": 2, "square": 2}, size=16, seed=1)
+    next((tmp_path / "data" / "train" / "square").iterdir()).write_bytes(b"no image")
+    words = ["train", str(tmp_path / "data"), "--output", str(tmp_path / "m"), "--quiet"]
+    assert main([*words, *SMALL_CNN]) == 2
+    assert "none of the training images of class 'square' can be read" in capsys.readouterr().err
+
+
 def test_the_batch_job_answers_as_the_trainer_did(shapes, tmp_path, capsys, proof_here):
     from tests.bench.reach import compare
 

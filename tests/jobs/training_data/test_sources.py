@@ -75,6 +75,16 @@ def test_what_is_not_there_is_left_out_with_its_reason(tmp_path):
 FRACTIONS = SplitFractions(val=0.2, test=0.2, seed=3)
 
 
+def test_classes_without_an_image_to_judge_them_by_are_noted(tmp_path):
+    write_class_folders(tmp_path / "train", {"disc": 3, "square": 3, "stripes": 1}, size=8)
+    write_class_folders(tmp_path / "test", {"disc": 2}, size=8)
+    notes = read_training_data(str(tmp_path), FRACTIONS).notes
+    assert [note.partition(":")[0] for note in notes] == [
+        "1 class of 3 without a val image ('stripes')",
+        "2 classes of 3 without a test image ('square', 'stripes')",
+    ]
+
+
 def test_what_cannot_be_trained_on_is_refused(tmp_path):
     def refused(source, match):
         with pytest.raises(UserError, match=match):
@@ -91,7 +101,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     split = tmp_path / "split"
     write_class_folders(split / "train", {"disc": 3, "square": 3}, size=8)
     write_class_folders(split / "test", {"disc": 2, "stripes": 2}, size=8)
-    refused(split, "'stripes' has no training image")
+    refused(split, "'stripes' has no training image, only images of test; give it some, or take")
     (tmp_path / "list.csv").write_text("path,kind\na.jpg,x\n")
     refused(tmp_path / "list.csv", "no column 'label'.*--label-column")
     (tmp_path / "bad.csv").write_text("path,label\na.jpg,\n")
