@@ -7,6 +7,7 @@ become a SavedModel; ONNX, TensorFlow Lite and SavedModels an OpenVINO graph, wi
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 
@@ -39,6 +40,11 @@ from imagecensus.model_export.preprocess import PreprocessSpec
 from imagecensus.model_export.quantize import can_quantize, describe_int8
 from imagecensus.model_export.verify import check_model
 
+_BLUE_FIRST = (
+    "{!r} is the name of a network of Keras' whose preprocess_input puts blue first and takes"
+    " ImageNet's means away; where the network was trained behind that, export it with --bgr"
+    " --input-range 0..255 --mean 123.68,116.779,103.939"
+)
 _KERAS = (".keras", ".h5", ".hdf5")
 
 
@@ -94,7 +100,8 @@ def _export_graph(options: ExportOptions, labels: list[str]) -> tuple[Contract, 
     """Of a file that OpenVINO reads; needs no TensorFlow."""
 
     def read() -> GraphFile:
-        return read_graph(options.model, len(labels), options.image_size)
+        file = read_graph(options.model, len(labels), options.image_size)
+        return dataclasses.replace(file, blue_first=options.bgr)
 
     network = read()
     whole = options.input_range == "0..255" and not options.mean and not options.std
@@ -126,7 +133,10 @@ def _export_keras(options: ExportOptions, labels: list[str]) -> tuple[Contract, 
     from imagecensus.model_export.export import export_classifier
 
     network = read_keras(options.model, options.image_size)
+    network = dataclasses.replace(network, blue_first=options.bgr)
     spec, activation, note = _judge(network, options, labels)
+    if network.usually_blue_first and not options.bgr:
+        note = "; ".join(filter(None, (note, _BLUE_FIRST.format(network.usually_blue_first))))
     contract = export_classifier(
         network.classifier(activation),
         spec,
@@ -162,6 +172,8 @@ def _judge(
             f"{options.model}: ends with a softmax of one output, which is 1 for every image; train"
             " it with a sigmoid, or with an output for each class"
         )
+    if options.bgr and network.channels == 1:
+        raise UserError(f"{options.model}: takes grey images; leave --bgr out")
     outputs = max(network.classes, 2)
     if outputs != len(labels):
         raise UserError(

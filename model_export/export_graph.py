@@ -169,6 +169,8 @@ def _put_before(file: GraphFile, images: Any, spec: PreprocessSpec) -> None:
     pixels = ops.add(pixels, np.array(spec.offset, np.float32).reshape(1, 1, 1, -1))
     if file.channels == 1:
         pixels = ops.gather(pixels, np.array([0]), np.array(3))
+    if file.blue_first:
+        pixels = ops.gather(pixels, np.array([2, 1, 0]), np.array(3))
     if file.channels_first:
         pixels = ops.transpose(pixels, np.array([0, 3, 1, 2]))
     if file.element_type != "f32":

@@ -34,6 +34,12 @@ class ExportOptions(Options):
         metavar="R,G,B",
     )
     std: str = option("", "what is divided by after --mean", metavar="R,G,B")
+    bgr: bool = option(
+        False,
+        "the network takes blue first and red last, as Keras' preprocess_input for ResNet and VGG"
+        " and images that OpenCV reads have them; --mean and --std stay in the order red, green,"
+        " blue",
+    )
     logits: bool = option(False, "the network ends without a softmax or sigmoid, which is added")
     probabilities: bool = option(
         False, "its answers are probabilities, although its last layer is no softmax or sigmoid"

@@ -52,6 +52,7 @@ class GraphFile:
       batch: images that it takes at a time; 0: any number.
       element_type: what it takes pixels as, as "f32".
       classes: how many scores.
+      blue_first: it takes blue, green and red in this order.
     """
 
     source: str
@@ -64,6 +65,7 @@ class GraphFile:
     batch: int
     element_type: str
     classes: int
+    blue_first: bool = False
 
     @property
     def ending(self) -> str:
@@ -92,6 +94,8 @@ class GraphFile:
         """Pixels [N, H, W, channels] as the graph takes them."""
         if self.element_type == "u8":
             pixels = pixels.round().clip(0, 255)
+        if self.blue_first:
+            pixels = pixels[..., ::-1]
         return pixels.transpose(0, 3, 1, 2) if self.channels_first else pixels
 
     def first_layers(self) -> FirstLayers:

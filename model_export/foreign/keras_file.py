@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 import typing
@@ -23,6 +24,7 @@ _KERAS_2: dict[str, dict[str, tuple[typing.Any, ...]]] = {
     "DepthwiseConv2D": {"groups": (1,)},
     "BatchNormalization": {"fused": (None, True, False), "renorm": (False,)},
 }
+_BLUE_FIRST = re.compile(r"(vgg|resnet)\d+")
 _LAMBDA = (
     "it has a Lambda layer, which is Python code that would run here; save the model without it"
 )
@@ -38,6 +40,7 @@ class KerasFile:
       height, width: of the images that it takes, in pixels.
       channels: 1 or 3.
       classes: how many scores.
+      blue_first: it takes blue, green and red in this order.
     """
 
     source: str
@@ -46,6 +49,15 @@ class KerasFile:
     width: int
     channels: int
     classes: int
+    blue_first: bool = False
+
+    @property
+    def usually_blue_first(self) -> str:
+        """The part that is called as one of Keras' networks for which `preprocess_input` puts
+        blue first; "": there is none.
+        """
+        parts = [self.model.name, *(layer.name for layer in self.model.layers)]
+        return next(filter(_BLUE_FIRST.fullmatch, parts), "")
 
     @property
     def ending(self) -> str:
@@ -61,7 +73,8 @@ class KerasFile:
 
     def infer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores float32 [N, classes] of normalised pixels [N, H, W, channels]."""
-        return np.asarray(self.model(pixels, training=False), np.float32)
+        taken = pixels[..., ::-1] if self.blue_first else pixels
+        return np.asarray(self.model(taken, training=False), np.float32)
 
     def first_layers(self) -> FirstLayers:
         """What the network does with pixels first."""
@@ -82,9 +95,9 @@ class KerasFile:
         facts: dict[str, typing.Any] = {"names": tuple(names), "normalises": normalises}
         convolution, norm = _first_convolution(self.model)
         if norm is not None:
-            channels = norm.moving_mean.shape[0]
+            channels, step = norm.moving_mean.shape[0], -1 if self.blue_first else 1
             facts |= {
-                "answers": lambda x: np.asarray(convolution(x)).reshape(-1, channels),
+                "answers": lambda x: np.asarray(convolution(x[..., ::step])).reshape(-1, channels),
                 "mean": np.asarray(norm.moving_mean),
                 "variance": np.asarray(norm.moving_variance),
             }
@@ -103,7 +116,8 @@ class KerasFile:
         embedding = (dense or self.model.layers)[-1].input
         inner = keras.Model(self.model.inputs, [self.model.outputs[0], embedding])
         images = keras.Input((self.height, self.width, 3))
-        scores, features = inner(images[..., : self.channels])
+        pixels = keras.ops.flip(images, -1) if self.blue_first else images[..., : self.channels]
+        scores, features = inner(pixels)
         if activation:
             scores = keras.layers.Activation(activation)(scores)
         if self.classes == 1:  # the second label's probability p: the scores are 1 - p and p

@@ -1,11 +1,12 @@
 """Bringing a Keras classifier from elsewhere."""
 
+import functools
 import json
 
 import keras
 import numpy as np
 import pytest
-from networks import write_onnx
+from networks import answers_of_onnx, write_onnx
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import read_contract, read_golden
@@ -193,6 +194,29 @@ def test_files_of_other_kinds_are_told_from_networks(tmp_path, labels, capsys, n
         (tmp_path / other).write_text("version https://git-lfs.github.com/spec/v1\n")
         code, _, error = run(capsys, tmp_path / other, *words)
         assert code == 2 and "git lfs pull" in error
+
+
+@pytest.mark.parametrize("kind", ["keras", "onnx"])
+def test_blue_comes_first_where_the_network_takes_it_so(tmp_path, labels, capsys, kind):
+    path = tmp_path / f"net.{kind}"
+    if kind == "onnx":
+        write_onnx(path, ending="Softmax", scale=0.01)
+        answers = functools.partial(answers_of_onnx, path)
+    else:
+        inputs = keras.Input((20, 24, 3))
+        features = keras.layers.Conv2D(5, 3, name="resnet50")(inputs * 0.01)
+        features = keras.layers.GlobalAveragePooling2D()(features)
+        answers = keras.Model(inputs, keras.layers.Dense(3, "softmax")(features))
+        answers.save(path)
+    words = ["--labels", labels, "--input-range", "0..255", "--mean", "120,110,100"]
+    code, out, _ = run(capsys, path, *words, "--output", tmp_path / "red")
+    assert code == 0 and ("--bgr" in out) == (kind == "keras")
+    code, out, error = run(capsys, path, *words, "--output", tmp_path / "m", "--bgr")
+    assert (code, "--bgr" in out) == (0, False), error
+    golden = read_golden(str(tmp_path / "m"))
+    taken = (golden.images.astype(np.float32) - np.float32([120, 110, 100]))[..., ::-1]
+    expected = np.asarray(answers(taken.transpose(0, 3, 1, 2) if kind == "onnx" else taken))
+    assert np.allclose(np.sort(expected)[:, ::-1], golden.scores, atol=1e-5)
 
 
 def test_of_a_cut_file_only_the_error_is_said(tmp_path, labels, capfd):
