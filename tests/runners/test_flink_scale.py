@@ -20,7 +20,7 @@ from imagecensus.model_export.contract import read_contract
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import part_location
 from imagecensus.transforms.dataset.plan_units import plan_units
-from imagecensus.transforms.dataset.work_plan import PlanWriter
+from imagecensus.transforms.dataset.work_plan import PlanWriter, read_plan
 from imagecensus.transforms.decoders.decode_batch import DecodingConfig
 from imagecensus.transforms.engines.classify_batch import ClassificationConfig
 from imagecensus.transforms.list_images import list_images
@@ -60,7 +60,7 @@ class Units:
 
 def full_units(folder: str) -> tuple[Unit, ...]:
     """A plan file of 512 units of 512 images, with names that cannot be compressed much."""
-    writer, random = PlanWriter(folder), np.random.default_rng(0)
+    writer, random = PlanWriter(folder, plan=read_plan(folder)), np.random.default_rng(0)
     for number in range(512):
         uris = [f"gs://bucket/images/{random.bytes(30).hex()}.jpg" for _ in range(512)]
         columns = {"uri": uris, "size": range(512), "etag_or_mtime": uris}
