@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from imagecensus.model_export.decoding.errors import ImageError
+from imagecensus.model_export.decoding.errors import UNDECODED, ImageError, truncated
 from imagecensus.model_export.decoding.signatures import identify
 
 _BOXED = frozenset(("AVIF", "HEIF", "JPEG2000", "JPEG XL", "CR3"))
@@ -17,7 +17,7 @@ def as_truncated(error: ImageError, data: bytes) -> ImageError:
     name = error.image_format or identify(data) or ""
     if error.status != "decode_error" or not is_cut(data, name):
         return error
-    return ImageError("truncated", f"the {name} file ends too early: {error}", name)
+    return truncated(name, str(error).rpartition(UNDECODED)[2])
 
 
 def is_cut(data: bytes, name: str) -> bool:

@@ -11,6 +11,7 @@ _CUT = (
     "truncated", "unexpected end", "eof", "need_more_input", "returned read_error",
     "bytes of pixel data is less than expected", "not enough image data",
 )  # fmt: skip
+UNDECODED = "cannot be decoded: "
 EXTRA = "pip install 'imagecensus[formats]'"
 
 
@@ -57,11 +58,13 @@ def typed_error(error: Exception, image_format: str | None) -> ImageError:
     if isinstance(error, ModuleNotFoundError):
         return needs_extra(image_format or "the file", f"{image_format} of this kind")
     if isinstance(error, struct.error):  # its own text is about Python's buffers
-        return ImageError("truncated", "a part of it lies behind its end", image_format)
+        return truncated(image_format or "image", "a part of it lies behind its end")
     if any(word in lowered for word in _CUT):
-        return ImageError("truncated", text, image_format)
+        return truncated(image_format or "image", text)
     if isinstance(error, NotImplementedError) or "unsupported" in lowered:
         return ImageError("unsupported_format", text, image_format)
     if isinstance(error, (zlib.error, EOFError)):
-        return ImageError("truncated", text, image_format)
-    return ImageError("decode_error", f"{type(error).__name__}: {text}", image_format)
+        return truncated(image_format or "image", text)
+    said = text if " " in text else f"{type(error).__name__} {text}"
+    message = f"the {image_format or 'image'} file {UNDECODED}{said}"
+    return ImageError("decode_error", message, image_format)

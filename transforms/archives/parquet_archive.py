@@ -1,7 +1,8 @@
 """Parquet files with a column of images, of any type that can hold bytes.
 
 Plain, large, view or fixed-size binary, lists of 8-bit integers, a dictionary of them, Hugging
-Face's struct<bytes, path>, a field of a struct, lists of any of these: an image each.
+Face's struct<bytes, path>, a field of a struct, lists and values of maps of any of these: an image
+each.
 `--image-column` names a field of a struct with a dot.
 """
 
@@ -31,7 +32,7 @@ _BYTES = (
 )  # fmt: skip
 _LISTS = (
     pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view,
-    pa.types.is_large_list_view,
+    pa.types.is_large_list_view, pa.types.is_map,
 )  # fmt: skip
 _SHOWN_PATH = 200  # characters of a path in an error
 _ANY = ("Image", "Value", "")  # features that may be images
@@ -102,6 +103,8 @@ def holds_bytes(kind: pa.DataType) -> bool:
         return holds_bytes(kind.storage_type)
     if _is_octets(kind):
         return True
+    if pa.types.is_map(kind):  # a list of keys and values
+        return holds_bytes(kind.item_type) and not holds_bytes(kind.key_type)
     if pa.types.is_dictionary(kind) or _is_list(kind):
         return holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
@@ -115,7 +118,8 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_octets(kind: pa.DataType) -> bool:
     """Whether a value is bytes written as a list of numbers."""
-    return _is_list(kind) and (pa.types.is_uint8(kind.value_type) or kind.value_type == pa.int8())
+    octets = (pa.uint8(), pa.int8())
+    return _is_list(kind) and not pa.types.is_map(kind) and kind.value_type in octets
 
 
 def _bytes_field(kind: pa.StructType) -> str | None:

@@ -202,7 +202,14 @@ def _uri_columns(rows: ListOfRows, wanted: str) -> tuple[str, ...]:
         for name in ("name", "key"):
             if name in lower:
                 return lower["bucket"], lower[name]
-    return (rows.column(wanted, "--uri-column", URI_COLUMNS),)
+    name = rows.column(wanted, "--uri-column", URI_COLUMNS)
+    kind = rows.schema.field(name).type
+    if pa.types.is_nested(kind):
+        raise InputError(
+            f"{rows.location}: its column {name!r} holds {kind} and no locations; name another with"
+            " --uri-column, or a column of images with --image-column"
+        )
+    return (name,)
 
 
 def _locations_of(rows: ListOfRows, wanted: str) -> Callable[[pa.RecordBatch], list[str | None]]:

@@ -1,14 +1,18 @@
 """Damaged files: what a decoder can tell, the row tells; and never pixels of unset memory."""
 
+import contextlib
 import hashlib
+import io
 import os
 import random
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from image_files import CODECS, GREY, PILLOW, TIFFS, whole
+from PIL import Image
 
 from imagecensus.model_export.preprocess import (
     ImageError,
@@ -130,3 +134,19 @@ def test_libraries_print_nothing_about_damaged_files(capfd, caplog):
             seen(bytes(bad))
     seen(whole("DICOM JPEG-LS")[:-100])
     assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_what_a_decoder_says_of_damage_stands_in_a_sentence(codec):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)).save(
+        stream, codec
+    )
+    data = stream.getvalue()
+    for broken in (data[:-200], data[:30], data[:40] + bytes(30) + data[70:], data[:12]):
+        with contextlib.suppress(ImageError):
+            decode_image(broken, SPEC, np.empty(SPEC.shape, np.uint8))
+            continue
+        with pytest.raises(ImageError) as caught:
+            decode_image(broken, SPEC, np.empty(SPEC.shape, np.uint8))
+        assert re.match(r"(the |no known |not enough |\d)", str(caught.value)), str(caught.value)

@@ -93,6 +93,14 @@ def test_several_images_in_a_row_are_a_row_each(tmp_path):
     assert [row["n"] for row in rows] == [1, 1, 1, 2, 3, 4, 4]
 
 
+def test_images_in_a_map_are_a_row_each(tmp_path):
+    images = pa.array([[("front", b"f"), ("back", b"b")], None], pa.map_(pa.string(), pa.binary()))
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    found = found_in(tmp_path / "a.parquet")
+    assert (found.pop("0"), found.pop("0.1")) == (b"f", b"b")
+    assert found == {"1": "not_found: the row holds no bytes"}
+
+
 def test_a_row_with_a_path_in_place_of_bytes_says_so(tmp_path):
     (tmp_path / "b.jpg").write_bytes(b"never read")  # an archive leads to nothing outside of it
     some = [{"bytes": b"a", "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]

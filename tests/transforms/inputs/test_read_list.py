@@ -335,6 +335,12 @@ def test_a_spreadsheet_under_the_name_of_a_list_is_called_so(tmp_path, content, 
         listed(write(tmp_path / name, content + bytes(500)))
 
 
+def test_a_column_of_lists_names_no_files(tmp_path):
+    pq.write_table(pa.table({"path": [["a.jpg", "b.jpg"]]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=r"'path' holds list<.*> and no locations; name another"):
+        listed(tmp_path / "list.parquet")
+
+
 def test_parquet_with_several_columns_of_images_names_the_flag(tmp_path):
     pq.write_table(pa.table({"left": [b"a"], "right": [b"b"]}), tmp_path / "pairs.parquet")
     with pytest.raises(InputError, match="--uri-column, or a column of images with --image-column"):
