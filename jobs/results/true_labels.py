@@ -135,7 +135,7 @@ def _as_the_model_writes_them(table: Table, view: str) -> None:
 
 def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> str:
     connection = table.connection
-    _read_truth(connection, path, uri_column, label_column)
+    uri_column = _read_truth(connection, path, uri_column, label_column)
     twice = connection.execute(
         "SELECT uri, min(label), max(label) FROM truth GROUP BY uri"
         " HAVING min(label) != max(label) ORDER BY uri LIMIT 1"
@@ -182,8 +182,12 @@ def _join_file(table: Table, path: str, uri_column: str, label_column: str) -> s
 
 def _read_truth(
     connection: duckdb.DuckDBPyConnection, path: str, uri_column: str, label_column: str
-) -> None:
-    """Makes the table `truth` (uri, label) of a file; relative paths start at its folder."""
+) -> str:
+    """Makes the table `truth` (uri, label) of a file; relative paths start at its folder.
+
+    Returns:
+      the column of the file that the uris are in.
+    """
     if not kind_of(path):
         raise UserError(f"--labels {path}: neither {HELP}")
     rows = scan(path)
@@ -212,6 +216,7 @@ def _read_truth(
             f"imagecensus: {path}: {counted(len(bad), rows.unit)} left out: {first}",
             file=sys.stderr,
         )
+    return uri_column
 
 
 def _matches(table: Table) -> bool:

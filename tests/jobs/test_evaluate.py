@@ -152,6 +152,7 @@ def test_a_source_that_is_none_is_refused(table, source, words, capsys):
     [
         ([("/p/cat/1.jpg", "cat"), ("/p/cat/1.jpg", "dog")], ("uri", "label"), "is both"),
         ([("/elsewhere.jpg", "cat")], ("uri", "label"), "none of its images"),
+        ([("/elsewhere.jpg", "cat")], ("file_name", "label"), "its column 'file_name' has"),
         (
             [("/p/cat/1.jpg", "katze")],
             ("uri", "label"),
