@@ -36,6 +36,7 @@ from imagecensus.jobs.classification.run_report import (
 from imagecensus.jobs.command import process
 from imagecensus.jobs.command.progress import progress_bar
 from imagecensus.jobs.options.classify import IN_PROCESS, ClassifyOptions
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.ignored_names import left_out_text
 from imagecensus.model_export.common.quantities import counted
@@ -43,7 +44,7 @@ from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.contract import Contract, check_digest, read_contract
 from imagecensus.model_export.default_model import default_model, former_default_model
 from imagecensus.model_export.safety import check_graph
-from imagecensus.transforms import activity, fault_injection
+from imagecensus.transforms import activity
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.dataset import (
     compaction,

@@ -3,8 +3,7 @@
     python tests/chaos.py [--quick] [--part I/N] [--table FILE]
 
 Each case runs `classify` in a process of its own (forked from this one, which has imported
-everything, so that a case takes a second), holds it at a point of `transforms/fault_injection.py`,
-does harm, lets it go on, undoes what a user would undo (free the disk, put the folder back), and
+everything, so that a case takes a second), holds it at a point of `fault_injection.POINTS`, does harm, lets it go on, undoes what a user would undo (free the disk, put the folder back), and
 runs the same command again. Then: the same rows as an uninterrupted run, none lost, none twice;
 totals balanced; nothing temporary left; and never a traceback on the way.
 """
@@ -70,7 +69,7 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    from imagecensus.transforms.fault_injection import POINTS
+    from imagecensus.model_export.common.fault_injection import POINTS
 
     places = [(point, nth) for point in POINTS for nth in {1, (REPEATED.get(point, 1) + 1) // 2}]
     anywhere = ("kill", "term", "int", "out of memory", "disk full", "read-only", "second run")
@@ -335,7 +334,7 @@ class _Run:
                     environment,
                 )
             from imagecensus.jobs import cli
-            from imagecensus.transforms import fault_injection
+            from imagecensus.model_export.common import fault_injection
 
             fault_injection.arm(fault)
             if clock_jump:

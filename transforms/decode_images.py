@@ -17,8 +17,9 @@ import pyarrow as pa
 from apache_beam.coders.typecoders import registry
 from apache_beam.transforms.window import GlobalWindows
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.redact import redact
-from imagecensus.transforms import activity, counters, fault_injection
+from imagecensus.transforms import activity, counters
 from imagecensus.transforms.batch_coder import ImageBatchCoder
 from imagecensus.transforms.dataset import parts, work_plan
 from imagecensus.transforms.decoders.decode_batch import DecodingConfig, Pending, Pools

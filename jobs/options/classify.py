@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import os
 
 from imagecensus.jobs.command.options import (
@@ -169,7 +170,7 @@ asked; 130 interrupted (rerun to resume).
     )
     beam_args: tuple[str, ...] = unknown_flags()  # of which Beam is asked, see `beam_flags`
 
-    @property
+    @functools.cached_property
     def web(self) -> WebPolicy:
         return WebPolicy(
             allow_private_hosts=self.allow_private_hosts,
@@ -177,7 +178,7 @@ asked; 130 interrupted (rerun to resume).
             host_connections=self.host_connections,
         )
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
         return Limits(
             max_pixels=self.max_pixels,
@@ -187,7 +188,7 @@ asked; 130 interrupted (rerun to resume).
             decode_memory=size_in_bytes(self.decode_memory),
         )
 
-    @property
+    @functools.cached_property
     def shard_pair(self) -> tuple[int, int]:
         index, _, count = self.shard.partition("/")
         return int(index), int(count)

@@ -8,14 +8,14 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 
+from imagecensus.model_export.common import fault_injection
+
 TEMPORARY_PREFIX = ".tmp-"  # no listing shows such names
 
 
 @contextlib.contextmanager
 def atomic_path(
-    path: str,
-    put: Callable[[str, str], None] = os.replace,
-    reached: Callable[[str], None] = lambda step: None,
+    path: str, put: Callable[[str, str], None] = os.replace, point: str = ""
 ) -> Iterator[str]:
     """The name for a new file beside `path`, which takes its place when the block ends.
 
@@ -25,18 +25,18 @@ def atomic_path(
       path: the file; its folder is there.
       put: gives the first path the name of the second; by default whatever has that name is
         replaced.
-      reached: is called at "partial" (written), "synced" and "renamed", where tests stop it.
+      point: where tests stop it: at "POINT.partial" (written), "POINT.synced", "POINT.renamed".
     """
     partial = _beside(path)
     open(partial, "xb").close()  # what forbids it is said before anything is computed
     try:
         yield partial
-        reached("partial")
+        fault_injection.reached(f"{point}.partial")
         _sync(partial)
-        reached("synced")
+        fault_injection.reached(f"{point}.synced")
         put(partial, path)
         _sync(os.path.dirname(partial))  # the new name itself
-        reached("renamed")
+        fault_injection.reached(f"{point}.renamed")
     finally:
         with contextlib.suppress(OSError):
             os.remove(partial)

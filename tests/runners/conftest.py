@@ -9,7 +9,7 @@ import fetch_engines
 import pytest
 from flink_cluster import LIGHT, cluster_in
 
-from imagecensus.transforms.fault_injection import VARIABLE
+from imagecensus.model_export.common.fault_injection import VARIABLE
 
 HELD_AT = 33  # of the units that a worker begins: there it waits while `held.go` is not there
 POISON = pathlib.Path(__file__).parents[1] / "poison"

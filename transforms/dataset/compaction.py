@@ -18,8 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.errors import UserError
-from imagecensus.transforms import fault_injection
 from imagecensus.transforms.activity import LOGGER
 from imagecensus.transforms.dataset import inventory, ledger, merging, parts
 from imagecensus.transforms.dataset.inventory import Inventory

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.errors import UserError, first_line
-from imagecensus.transforms import fault_injection
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import PartFile, list_part_files
 from imagecensus.transforms.storage import store

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import time
-from typing import Any
 
 from imagecensus.transforms.storage import store
 
@@ -32,7 +31,7 @@ class Fence:
 
     def is_held(self) -> bool:
         """Whether no later run has begun. Raises StorageError or OSError."""
-        return all(_read(location)[0] <= epoch for location, epoch in self.epochs.items())
+        return all(_epoch_at(location) <= epoch for location, epoch in self.epochs.items())
 
     def sign(self, period: float) -> None:
         """Leaves a sign of life where the last one is older than so many seconds."""
@@ -53,7 +52,10 @@ def raise_epoch(location: str, run_id: str) -> int:
     Raises StorageError, or ConflictError where another run does the same now.
     """
     for last in range(_TRIES):
-        epoch, version = _read(location)
+        epoch, version = 0, ""
+        with contextlib.suppress(FileNotFoundError):
+            data, version = store.read_versioned(location)
+            epoch = _epoch_in(data)
         record = json.dumps({"epoch": epoch + 1, "run_id": run_id}).encode()
         try:
             store.write(location, record, create_only=not version, if_match=version)
@@ -70,18 +72,20 @@ def raise_epoch(location: str, run_id: str) -> int:
 
 def fence_of(own: str, whole: str, epoch: int, signs: str = "") -> Fence:
     """The fence of a run that has raised the number at `own`."""
-    others = {} if own == whole else {whole: _read(whole)[0]}
+    others = {} if own == whole else {whole: _epoch_at(whole)}
     return Fence(epochs={own: epoch, **others}, signs=signs)
 
 
-def _read(location: str) -> tuple[int, str]:
-    """The number and the version of its record; 0 and nothing where there is none."""
+def _epoch_at(location: str) -> int:
+    """The number; 0 where there is none."""
     try:
-        data, version = store.read_versioned(location)
+        return _epoch_in(store.read(location))
     except FileNotFoundError:
-        return 0, ""
+        return 0
+
+
+def _epoch_in(data: bytes) -> int:
     try:
-        record: dict[str, Any] = json.loads(data)
-        return int(record["epoch"]), version
+        return int(json.loads(data)["epoch"])
     except (ValueError, KeyError, TypeError):
-        return 0, version  # damaged: the next run writes a new one
+        return 0  # damaged: the next run writes a new one

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -41,57 +42,57 @@ class Layout:
     output: str
     shard: tuple[int, int] = work_plan.WHOLE
 
-    @property
+    @functools.cached_property
     def parts(self) -> str:
         return store.join(self.output, PARTS)
 
-    @property
+    @functools.cached_property
     def state(self) -> str:
         return store.join(self.output, STATE)
 
-    @property
+    @functools.cached_property
     def dataset(self) -> str:
         return store.join(self.state, "dataset.json")
 
-    @property
+    @functools.cached_property
     def lock(self) -> str:
         return store.join(self.state, f"lock{self._suffix}")
 
-    @property
+    @functools.cached_property
     def epoch(self) -> str:
         """The number that each run raises."""
         return store.join(self.state, f"epoch{self._suffix}.json")
 
-    @property
+    @functools.cached_property
     def job(self) -> str:
         """What runs elsewhere for this output."""
         return store.join(self.state, f"job{self._suffix}.json")
 
-    @property
+    @functools.cached_property
     def signs(self) -> str:
         """Where workers elsewhere leave signs of life."""
         return store.join(self.state, f"working{self._suffix}.json")
 
-    @property
+    @functools.cached_property
     def listing(self) -> str:
         """How the locations of what workers have listed begin."""
         return store.join(self.state, f"listing{self._suffix}-")
 
-    @property
+    @functools.cached_property
     def whole(self) -> Layout:
         """The same output for a run over everything."""
         return dataclasses.replace(self, shard=work_plan.WHOLE)
 
-    @property
+    @functools.cached_property
     def run_report(self) -> str:
         return store.join(self.output, f"run_report{self._suffix}.json")
 
-    @property
+    @functools.cached_property
     def gone(self) -> str:
         """A list of the images that the last run's inputs do not have any more."""
         return store.join(self.output, f"gone{self._suffix}.csv")
 
-    @property
+    @functools.cached_property
     def _suffix(self) -> str:
         return ("-" + work_plan.shard_tag(self.shard)).rstrip("-")
 

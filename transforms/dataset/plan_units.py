@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.redact import redact_column
-from imagecensus.transforms import fault_injection
 from imagecensus.transforms.dataset.compare import Compared, Comparison, Edit
 from imagecensus.transforms.dataset.moves import same_content
 from imagecensus.transforms.dataset.work_plan import (

@@ -139,9 +139,9 @@ def read_plan_file(location: str) -> PlanFile:
 
 def _plan_files_and_indexes(folder: str) -> list[tuple[Stored, bool]]:
     """Every plan file, and whether it has an index."""
+    counts = _counting(folder)
     there = {found.uri.rpartition("/")[2]: found for found in store.list_folder(folder)}
-    named = (location.rpartition("/")[2] for location in plan_files(folder))
-    return [(there[name], plan_index.location_of(name) in there) for name in named if name in there]
+    return [(there[name], plan_index.location_of(name) in there) for name in filter(counts, there)]
 
 
 def _read_known(plan: Stored, indexed: bool) -> PlanFile:
@@ -420,15 +420,20 @@ def shard_tag(shard: tuple[int, int]) -> str:
 
 def plan_files(folder: str, shard: tuple[int, int] = WHOLE) -> list[str]:
     """Every plan file, a shard's too; or those of one shard. While parts are merged: that count."""
+    counts = _counting(folder, shard)
+    return [store.join(folder, name) for name in store.list_names(folder) if counts(name)]
+
+
+def _counting(folder: str, shard: tuple[int, int] = WHOLE) -> Callable[[str], bool]:
+    """Whether a name in the folder of a plan is that of one of its files, of a shard's."""
     prefix = "plan-" + shard_tag(shard)
     merge = read_merge(folder, store.join(folder.rpartition("/")[0], PARTS))
-    return [
-        store.join(folder, name)
-        for name in store.list_names(folder)
-        if name.startswith(prefix)
-        and name.endswith(".parquet")
-        and (merge is None or merge.counts(name))
-    ]
+
+    def counts(name: str) -> bool:
+        named = name.startswith(prefix) and name.endswith(".parquet")
+        return named and (merge is None or merge.counts(name))
+
+    return counts
 
 
 @contextlib.contextmanager

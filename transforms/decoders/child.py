@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import ImageInfo
-from imagecensus.transforms import activity, fault_injection
+from imagecensus.transforms import activity
 from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.decoders.requests import Answer, Request
 from imagecensus.transforms.records import Status

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import PreprocessSpec
-from imagecensus.transforms import activity, fault_injection
+from imagecensus.transforms import activity
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.archives.reading import as_stored, is_sequential
 from imagecensus.transforms.decoders.lease import lease

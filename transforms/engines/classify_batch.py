@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from imagecensus.model_export.common import fault_injection
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.contract import check_digest, read_contract
 from imagecensus.model_export.precision import check_golden, read_golden_of
-from imagecensus.transforms import fault_injection
 from imagecensus.transforms.activity import doing
 from imagecensus.transforms.copies import Answers, KnownAnswers
 from imagecensus.transforms.engines.registry import choose_engine, load_engine

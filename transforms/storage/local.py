@@ -11,7 +11,6 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 from imagecensus.model_export.common.atomic import atomic_path
-from imagecensus.transforms import fault_injection
 from imagecensus.transforms.storage.protocol import ChangedError, StorageError, Stored, conflict
 
 _WRITE_REMEDIES = {
@@ -151,9 +150,7 @@ def atomic_file(location: str, put: Put = os.replace) -> Iterator[str]:
     # "part" of part-0a1b.parquet, "plan" of plan-00001.parquet; else the file's name.
     kind = os.path.basename(location).split("-")[0]
     try:
-        with atomic_path(
-            location, put, lambda step: fault_injection.reached(f"{kind}.{step}")
-        ) as partial:
+        with atomic_path(location, put, kind) as partial:
             yield partial
     except OSError as error:
         raise not_writable(location, error) from None

@@ -36,6 +36,13 @@ def is_web(location: str) -> bool:
     return location[:8].lower().startswith(WEB)
 
 
+def scheme_of(location: str) -> str:
+    """The scheme of a location's store, "https" for all of the web, "file" for this machine."""
+    if is_web(location):
+        return "https"
+    return location.partition("://")[0] if is_bucket(location) else "file"
+
+
 def is_remote(location: str) -> bool:
     """Whether it is somewhere else than on disk: each read is a request."""
     return is_bucket(location) or is_web(location)

@@ -10,23 +10,14 @@ import functools
 from typing import cast
 
 from imagecensus.transforms.storage.local import LocalStore
-from imagecensus.transforms.storage.locations import (
-    BUCKETS,
-    GOOGLE,
-    S3,
-    UNORDERED,
-    is_bucket,
-    is_web,
-)
+from imagecensus.transforms.storage.locations import BUCKETS, GOOGLE, S3, UNORDERED, scheme_of
 from imagecensus.transforms.storage.objects import ObjectStore
 from imagecensus.transforms.storage.protocol import RangedStore, Store
 
 
 def store_of(location: str) -> Store:
     """The store that a location is in."""
-    if is_web(location):
-        return _store("https")
-    return _store(location.partition("://")[0] if is_bucket(location) else "file")
+    return _store(scheme_of(location))
 
 
 def lists_ranges(location: str) -> bool:

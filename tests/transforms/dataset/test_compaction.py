@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagecensus.jobs.results.open_table import open_table
-from imagecensus.transforms import fault_injection
+from imagecensus.model_export.common import fault_injection
 from imagecensus.transforms.dataset import compaction, inventory, parts, plan_units, work_plan
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.records import REF_SCHEMA, prediction_schema

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from samples import make_photos, read_rows
 
 from imagecensus.jobs.cli import main
-from imagecensus.transforms import fault_injection
+from imagecensus.model_export.common import fault_injection
 from imagecensus.transforms.dataset import delta_table
 from imagecensus.transforms.local_run import LOCAL_RUN
 
