@@ -73,7 +73,7 @@ from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images, passthrough_columns, source_of
 from imagecensus.transforms.local_run import LOCAL_RUN
 from imagecensus.transforms.records import Unit
-from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.copies import local_folder
 from imagecensus.transforms.storage.locations import is_bucket
 
 # A IIIF server is asked for images whose longer side is so many times what the model sees: the
@@ -556,7 +556,7 @@ def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> in
 def _model_folder(options: ClassifyOptions, begun_with: str) -> str:
     """`begun_with`: the digest of the dataset's model; empty: it is new."""
     if options.model:
-        return store.local_folder(options.model)
+        return local_folder(options.model)
 
     # A dataset goes on with the default model that it was begun with, where an update has another.
     former = former_default_model(begun_with, options.weights) if begun_with else None

@@ -35,6 +35,7 @@ from imagecensus.transforms.list_images import list_images
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.storage import store
 from imagecensus.transforms.storage.locations import AZURE, GOOGLE, S3
+from imagecensus.transforms.storage.lock import check_conditional_writes
 
 MIN_FREE_DISK = 2 << 30
 _STORES = {scheme[:-3]: "google" for scheme in GOOGLE}
@@ -179,7 +180,7 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
     try:
         store.make_folder(os.path.dirname(probe))
         if store.is_bucket(output):
-            store.check_conditional_writes(os.path.dirname(probe))
+            check_conditional_writes(os.path.dirname(probe))
         store.write(probe, b"probe")
         same = store.read(probe) == b"probe"
         store.delete(probe)

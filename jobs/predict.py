@@ -37,6 +37,7 @@ from imagecensus.transforms.inputs.packed_members import PackedMembers, split_me
 from imagecensus.transforms.read_images import read_image
 from imagecensus.transforms.records import FACTS, GPS_FACTS, REF_SCHEMA, ImageBatch, Unit
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.copies import local_folder
 
 _BATCH = 32
 _BAR = 20
@@ -226,7 +227,7 @@ def read_one_image(image: str) -> NamedBytes:
 
 def model_folder(model: str | None, weights: str | None = None) -> str:
     """The folder of a model, here or in a store; without one, of the default model."""
-    return store.local_folder(model) if model else default_model(weights)
+    return local_folder(model) if model else default_model(weights)
 
 
 if __name__ == "__main__":

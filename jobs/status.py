@@ -13,6 +13,7 @@ from imagecensus.model_export.common.quantities import counted
 from imagecensus.transforms.dataset import inventory, ledger, work_plan
 from imagecensus.transforms.dataset.layout import Layout, dataset_fingerprint
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.lock import Lock
 
 _SHARD_LOCK = re.compile(r"lock-s(\d+)of(\d+)")
 
@@ -89,7 +90,7 @@ def _running(layout: Layout) -> tuple[list[str], list[str]]:
     running, unknown = [], []
     for one in (layout, *_shards(layout)):
         try:
-            store.Lock(one.lock).check()
+            Lock(one.lock).check()
         except store.StorageError as error:
             holder = re.search(r"\((.*?)\)", str(error))
             running.append(f"{holder[1] if holder else 'another run'} holds the lock")

@@ -3,9 +3,10 @@
     python tests/chaos.py [--quick] [--part I/N] [--table FILE]
 
 Each case runs `classify` in a process of its own (forked from this one, which has imported
-everything, so that a case takes a second), holds it at a point of `fault_injection.POINTS`, does harm, lets it go on, undoes what a user would undo (free the disk, put the folder back), and
-runs the same command again. Then: the same rows as an uninterrupted run, none lost, none twice;
-totals balanced; nothing temporary left; and never a traceback on the way.
+everything, so that a case takes a second), holds it at a point of `fault_injection.POINTS`, does
+harm, lets it go on, undoes what a user would undo (free the disk, put the folder back), and runs
+the same command again. Then: the same rows as an uninterrupted run, none lost, none twice; totals
+balanced; nothing temporary left; and never a traceback on the way.
 """
 
 from __future__ import annotations

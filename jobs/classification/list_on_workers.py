@@ -23,7 +23,7 @@ from imagecensus.transforms.inputs.object_ranges import Group, Spool, cut_input,
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import is_prefix, may_be_opened
 from imagecensus.transforms.list_objects import ListObjects
-from imagecensus.transforms.storage.registry import lists_ranges
+from imagecensus.transforms.storage.locations import lists_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

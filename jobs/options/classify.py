@@ -16,8 +16,7 @@ from imagecensus.jobs.command.options import (
 )
 from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.inputs.check import check_inputs
-from imagecensus.transforms.storage.locations import is_bucket, is_writable
-from imagecensus.transforms.storage.registry import lists_ranges
+from imagecensus.transforms.storage.locations import is_bucket, is_writable, lists_ranges
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
 IN_PROCESS = "in-process"

@@ -354,13 +354,13 @@ def test_mistakes_are_reported_in_a_sentence(there, tiny_model, capfd, mistake, 
 
 def test_one_run_at_a_time_and_none_waits_for_the_dead(there):
     location = there.uri("out/locked/_imagecensus/lock")
-    with store.Lock(location), pytest.raises(store.StorageError, match="another run"):
-        store.Lock(location).__enter__()
+    with lock.Lock(location), pytest.raises(store.StorageError, match="another run"):
+        lock.Lock(location).__enter__()
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
     left = {"host": os.uname().nodename, "pid": int(dead.stdout), "began": 1}
     there.put("out/locked/_imagecensus/lock", json.dumps(left).encode())
-    with store.Lock(location):
+    with lock.Lock(location):
         assert str(os.getpid()).encode() in there.get("out/locked/_imagecensus/lock")
     assert not there.names("out/locked")
 
@@ -382,10 +382,10 @@ def test_a_lease_is_judged_by_the_store_s_clock(there, monkeypatch):
     hours_later = time.time() + 10_000
     monkeypatch.setattr(time, "time", lambda: hours_later)
     with pytest.raises(store.StorageError, match=r"another run.*elsewhere:1"):
-        store.Lock(location).__enter__()
+        lock.Lock(location).__enter__()
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.05)
     time.sleep(1.1)  # some stores tell whole seconds
-    with store.Lock(location):
+    with lock.Lock(location):
         pass
     assert not there.names("out/leased"), "nothing may be left"
 
@@ -394,7 +394,7 @@ def test_a_run_that_lost_its_lease_learns_of_it(there, monkeypatch):
     """A laptop that slept: meanwhile another run took the output over."""
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.4)
     location, lost = there.uri("out/lost/_imagecensus/lock"), threading.Event()
-    with store.Lock(location, lost.set) as mine:
+    with lock.Lock(location, lost.set) as mine:
         mine.check_held()
         other = json.dumps({"host": "elsewhere", "pid": 1, "began": 1}).encode()
         there.put("out/lost/_imagecensus/lock", other)
@@ -444,9 +444,9 @@ def test_shards_make_the_table_of_one_run(there):
 
 def test_a_shard_and_the_whole_exclude_each_other(there, capfd):
     output = there.uri("out/mixed")
-    with store.Lock(Layout(output=output, shard=(0, 2)).lock):
+    with lock.Lock(Layout(output=output, shard=(0, 2)).lock):
         assert _classify(there, "out/mixed") == 2
-    with store.Lock(Layout(output=output).lock):
+    with lock.Lock(Layout(output=output).lock):
         assert _classify(there, "out/mixed", "--shard=1/2") == 2
     assert capfd.readouterr().err.count("another run is writing to this output") == 2
 

@@ -23,6 +23,7 @@ from imagecensus.transforms.image_ref import Limits
 from imagecensus.transforms.inputs.column_types import is_guessed, together
 from imagecensus.transforms.records import FACTS, GPS_FACTS, SHARE_FACT
 from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.lock import Lock
 
 DATASET_VERSION = 1
 
@@ -102,20 +103,20 @@ class Layout:
             store.make_folder(folder)
 
     @contextlib.contextmanager
-    def locked(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[store.Lock]:
+    def locked(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Lock]:
         """Holds the dataset, or this shard of it, for one run.
 
         `on_lost` is called when another run takes it over.
         A run over everything excludes the shards' runs, and they exclude it. Raises StorageError.
         """
         with contextlib.ExitStack() as locks:
-            lock = locks.enter_context(store.Lock(self.lock, on_lost))
+            lock = locks.enter_context(Lock(self.lock, on_lost))
             if self.shard != work_plan.WHOLE:
-                store.Lock(self.whole.lock).check()
+                Lock(self.whole.lock).check()
             else:
                 for name in store.list_names(self.state):
                     if name.startswith("lock-"):
-                        store.Lock(store.join(self.state, name)).check()
+                        Lock(store.join(self.state, name)).check()
             yield lock
 
     def remove_listings(self) -> None:

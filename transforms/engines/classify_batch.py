@@ -34,7 +34,7 @@ from imagecensus.transforms.records import (
     Status,
     prediction_schema,
 )
-from imagecensus.transforms.storage import store
+from imagecensus.transforms.storage.copies import local_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,7 @@ def load_classifier(config: ClassificationConfig) -> LoadedClassifier:
 
     Raises: EngineError: the engine, or any that could do this, is not installed here.
     """
-    model = store.local_folder(config.model)
+    model = local_folder(config.model)
     contract = read_contract(model)
     check_digest(contract, config.digest, config.model)
     name = choose_engine(config.engine, config.precision, config.embeddings)

@@ -43,7 +43,6 @@ from imagecensus.transforms.storage.listing_ranges import (
     stem_end,
 )
 from imagecensus.transforms.storage.protocol import Stored
-from imagecensus.transforms.storage.registry import ranged_store_of
 
 ENOUGH_RANGES = 200  # of a prefix: more than there are workers, whose shares differ
 MOST_OBJECTS = 500_000  # of a range; what it has more is given to other workers
@@ -92,7 +91,7 @@ def cut_input(text: str, names: Range | None = None, enough: int = ENOUGH_RANGES
 
     Raises InputError: there are none.
     """
-    prefix, ranged = prefix_of(text), ranged_store_of(text)
+    prefix, ranged = prefix_of(text), store.ranged_store_of(text)
     if names is None and ranged.first_name(prefix.root, prefix.start, prefix.start) is None:
         raise nothing_there(text)
     ranges = cut_range(
@@ -119,7 +118,7 @@ def list_group(group: Group, spool: Spool, most: int) -> list[Group]:
     Raises:
       StorageError: the store cannot be listed, or the file not be written.
     """
-    prefix, ranged = prefix_of(group.text), ranged_store_of(group.text)
+    prefix, ranged = prefix_of(group.text), store.ranged_store_of(group.text)
     rest: list[Range] = []
     found: list[tuple[Selection, OwnFolders]] = []
 

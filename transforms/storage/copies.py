@@ -11,7 +11,7 @@ from imagecensus.model_export.common.atomic import atomic_folder
 from imagecensus.model_export.common.cache import cache_folder
 from imagecensus.transforms.storage.locations import is_bucket, is_web
 from imagecensus.transforms.storage.protocol import StorageError, Stored, as_sentence
-from imagecensus.transforms.storage.registry import store_of
+from imagecensus.transforms.storage.store import store_of
 
 _AT_ONCE = 8
 

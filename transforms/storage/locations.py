@@ -53,6 +53,12 @@ def is_address(location: str) -> bool:
     return bool(_ADDRESS.match(location))
 
 
+def lists_ranges(location: str) -> bool:
+    """Whether it is in a store that lists ranges of names; S3's directory buckets have no order."""
+    root = location.partition("://")[2].partition("/")[0]
+    return location.startswith((*GOOGLE, *S3)) and not root.endswith(UNORDERED)
+
+
 def split(location: str) -> tuple[str, str]:
     """('scheme://bucket/', 'name/of/object') of a location in an object store.
 

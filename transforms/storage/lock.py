@@ -19,7 +19,7 @@ from typing import Any
 from imagecensus.transforms.storage.local import not_writable
 from imagecensus.transforms.storage.locations import GOOGLE, is_bucket
 from imagecensus.transforms.storage.protocol import ConflictError, StorageError, as_sentence
-from imagecensus.transforms.storage.registry import store_of
+from imagecensus.transforms.storage.store import store_of
 
 LEASE_SECONDS = 120.0
 _LOCK_TRIES, _LOCK_PAUSE = 20, 0.1

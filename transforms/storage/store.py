@@ -2,21 +2,26 @@
 
 A location is a local path, a `file://` uri (names that are not UTF-8), or a uri of a store, as
 `locations` knows them. Every write is atomic: a reader sees the whole object or none.
+
+A new kind of store is a class that keeps `Store`, named in `_store`. Its module is imported when a
+location is in it: its client takes longer to import than most processes that read files to start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
+from typing import cast
 
 from imagecensus.model_export.common.atomic import TEMPORARY_PREFIX
 from imagecensus.transforms.storage import local
-from imagecensus.transforms.storage.copies import local_folder
-from imagecensus.transforms.storage.local import path_of_uri, uri_of_path
+from imagecensus.transforms.storage.local import LocalStore, path_of_uri, uri_of_path
 from imagecensus.transforms.storage.locations import (
+    BUCKETS,
     WEB,
     is_address,
     is_bucket,
@@ -24,39 +29,66 @@ from imagecensus.transforms.storage.locations import (
     is_web,
     join,
     resolve,
+    scheme_of,
     split,
 )
-from imagecensus.transforms.storage.lock import Lock, check_conditional_writes
+from imagecensus.transforms.storage.objects import ObjectStore
 from imagecensus.transforms.storage.protocol import (
     ChangedError,
     ConflictError,
+    RangedStore,
     StorageError,
+    Store,
     Stored,
     as_sentence,
 )
-from imagecensus.transforms.storage.registry import store_of
 
 __all__ = [
     "WEB",
     "ConflictError",
-    "Lock",
     "StorageError",
     "Stored",
-    "check_conditional_writes",
     "is_address",
     "is_bucket",
     "is_remote",
     "is_web",
     "join",
-    "local_folder",
     "path_of_uri",
     "resolve",
     "split",
-    "store_of",
     "uri_of_path",
 ]
 
 _READ_TRIES = 10
+
+
+def store_of(location: str) -> Store:
+    """The store that a location is in."""
+    return _store(scheme_of(location))
+
+
+def ranged_store_of(location: str) -> RangedStore:
+    """The store of a location that `lists_ranges`."""
+    return cast(RangedStore, store_of(location))
+
+
+@functools.cache
+def _store(scheme: str) -> Store:
+    if scheme == "gs":
+        from imagecensus.transforms.storage.gcs import GoogleStore
+
+        return GoogleStore()
+    if scheme == "hf":
+        from imagecensus.transforms.storage.web.hub import HubStore
+
+        return HubStore()
+    if f"{scheme}://" in BUCKETS:
+        return ObjectStore()
+    if scheme == "https":
+        from imagecensus.transforms.storage.web.store import WebStore
+
+        return WebStore()
+    return LocalStore()
 
 
 def check(location: str) -> str:

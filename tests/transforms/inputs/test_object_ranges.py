@@ -18,7 +18,7 @@ from imagecensus.transforms.inputs.files import InputError
 from imagecensus.transforms.inputs.selection import Selection
 from imagecensus.transforms.list_images import list_images, may_be_opened
 from imagecensus.transforms.records import CHECKSUM_COLUMN, REF_SCHEMA
-from imagecensus.transforms.storage import gcs_listing, objects, registry
+from imagecensus.transforms.storage import gcs_listing, locations, objects
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "storage"))
 from test_listing_ranges import NAMES, Bucket, Objects
@@ -180,6 +180,6 @@ def test_companions_are_left_out_wherever_pages_end(monkeypatch, root):
 
 
 def test_what_is_listed_by_ranges():
-    assert all(map(registry.lists_ranges, ("gs://b/p", "s3://b/p/", "s3a://b/")))
+    assert all(map(locations.lists_ranges, ("gs://b/p", "s3://b/p/", "s3a://b/")))
     for other in ("s3://b--x-s3/p/", "az://b/p/", "hf://datasets/a/b", "/photos", "https://h/p"):
-        assert not registry.lists_ranges(other)
+        assert not locations.lists_ranges(other)
