@@ -353,15 +353,14 @@ def plan_work(job: Job, check_held: Callable[[], None]) -> Work:
         if options.relocate
         else None,
     )
-    references = job.references
-    if _on_workers(options):
-        references = _list_on_workers(job, epoch)
+    on_workers = _on_workers(options)
+    references = _list_on_workers(job, epoch) if on_workers else job.references
     planned = plan_units(
         _reported(references, options.inputs), layout.state, run.fingerprint,
         passthrough=passthrough, unit_rows=options.unit_images, limit=options.limit,
         shard=shard, dry_run=dry_run, plan=plan, revising=revising, before_writing=check_held,
     )  # fmt: skip
-    if not dry_run:
+    if on_workers:
         layout.remove_listings()
     fault_injection.reached("planned")
     run.planned = planned

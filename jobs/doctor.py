@@ -178,7 +178,7 @@ def check_output(options: ClassifyOptions, flags: dict[str, Any]) -> Iterator[Fi
     probe = store.join(output, "_imagecensus", "doctor-probe")
     created = [] if store.is_bucket(output) else _missing_folders(os.path.dirname(probe))
     try:
-        store.make_folder(os.path.dirname(probe))
+        store.make_folders(os.path.dirname(probe))
         if store.is_bucket(output):
             check_conditional_writes(os.path.dirname(probe))
         store.write(probe, b"probe")

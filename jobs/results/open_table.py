@@ -164,7 +164,7 @@ def read_json(output: str, name: str) -> dict[str, Any]:
 def write_bytes(output: str, name: str, content: bytes) -> str:
     """Writes a file of the output folder, whole or not at all; returns where. Raises UserError."""
     location = store.join(output, name)
-    store.make_folder(location.rpartition("/")[0])
+    store.make_folders(location.rpartition("/")[0])
     try:
         store.write(location, content)
     except OSError as error:

@@ -192,7 +192,7 @@ def _merge(task: _Task, merge: Merge) -> int:
     folder = layout.parts if merge.beside else _aside(layout)
     version = merge.begin(layout.state)
     if not merge.beside:
-        store.make_folder(folder)
+        store.make_folders(folder)
         _check_exchange(folder)
     fault_injection.reached("compaction.begun")
     try:

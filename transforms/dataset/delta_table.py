@@ -112,7 +112,7 @@ def commit(
     folder = location(layout)
     log = store.join(folder, _LOG)
     for place in (folder, log):
-        store.make_folder(place)
+        store.make_folders(place)
         store.remove_temporary(place)
     bad = set(damaged)
     parts = {part.unit: part for part in list_part_files(layout.parts) if part.location not in bad}

@@ -99,8 +99,7 @@ class Layout:
 
     def make(self) -> None:
         """Makes the folders. Raises StorageError."""
-        for folder in (self.output, self.parts, self.state):
-            store.make_folder(folder)
+        store.make_folders(self.output, self.parts, self.state)
 
     @contextlib.contextmanager
     def locked(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Lock]:
@@ -128,10 +127,8 @@ class Layout:
 
     def remove_temporary(self) -> None:
         """Removes what killed runs left half written. A shard leaves what may be another's."""
-        if self.shard != work_plan.WHOLE:
-            return
-        for folder in (self.output, self.parts, self.state):
-            store.remove_temporary(folder)
+        if self.shard == work_plan.WHOLE:
+            store.remove_temporary(self.output, self.parts, self.state)
 
 
 _LIMITS = ("max_pixels", "max_side", "max_bytes")

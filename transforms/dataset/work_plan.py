@@ -114,7 +114,8 @@ def read_plan(folder: str, shard: tuple[int, int] = WHOLE) -> Plan:
     with ThreadPoolExecutor(_READERS) as pool:
         files = list(pool.map(lambda one: _read_known(*one), _plan_files_and_indexes(folder)))
     if shard != WHOLE:
-        own = set(plan_files(folder, shard))
+        start = store.join(folder, "plan-" + shard_tag(shard))
+        own = {file.location for file in files if file.location.startswith(start)}
         names = {unit.name for file in files if file.location in own for unit in file.units}
         files = [file for file in files if any(unit.name in names for unit in file.units)]
         files = [_only(file, names) if file.location not in own else file for file in files]
@@ -138,10 +139,15 @@ def read_plan_file(location: str) -> PlanFile:
 
 
 def _plan_files_and_indexes(folder: str) -> list[tuple[Stored, bool]]:
-    """Every plan file, and whether it has an index."""
-    counts = _counting(folder)
+    """Every plan file, and whether it has an index. While parts are merged: those that count."""
+    merge = read_merge(folder, store.join(folder.rpartition("/")[0], PARTS))
     there = {found.uri.rpartition("/")[2]: found for found in store.list_folder(folder)}
-    return [(there[name], plan_index.location_of(name) in there) for name in filter(counts, there)]
+    return [
+        (found, plan_index.location_of(name) in there)
+        for name, found in there.items()
+        if name.startswith("plan-") and name.endswith(".parquet")
+        if merge is None or merge.counts(name)
+    ]
 
 
 def _read_known(plan: Stored, indexed: bool) -> PlanFile:
@@ -416,24 +422,6 @@ def unit_name(rows: pa.RecordBatch | pa.Table, fingerprint: str) -> str:
 def shard_tag(shard: tuple[int, int]) -> str:
     """What marks a shard's files: nothing for a run over everything, `s0of4-` for shard 0 of 4."""
     return "" if shard == WHOLE else f"s{shard[0]}of{shard[1]}-"
-
-
-def plan_files(folder: str, shard: tuple[int, int] = WHOLE) -> list[str]:
-    """Every plan file, a shard's too; or those of one shard. While parts are merged: that count."""
-    counts = _counting(folder, shard)
-    return [store.join(folder, name) for name in store.list_names(folder) if counts(name)]
-
-
-def _counting(folder: str, shard: tuple[int, int] = WHOLE) -> Callable[[str], bool]:
-    """Whether a name in the folder of a plan is that of one of its files, of a shard's."""
-    prefix = "plan-" + shard_tag(shard)
-    merge = read_merge(folder, store.join(folder.rpartition("/")[0], PARTS))
-
-    def counts(name: str) -> bool:
-        named = name.startswith(prefix) and name.endswith(".parquet")
-        return named and (merge is None or merge.counts(name))
-
-    return counts
 
 
 @contextlib.contextmanager

@@ -210,21 +210,23 @@ def list_names(folder: str) -> list[str]:
         return []
 
 
-def make_folder(folder: str) -> None:
-    """Makes a local folder; a bucket has none. Raises StorageError."""
-    if is_bucket(folder):
-        return
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be made: {error.strerror}; choose another --output"
-        ) from None
+def make_folders(*folders: str) -> None:
+    """Makes local folders; a bucket has none. Raises StorageError."""
+    for folder in folders:
+        if is_bucket(folder):
+            continue
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: cannot be made: {error.strerror}; choose another --output"
+            ) from None
 
 
-def remove_temporary(folder: str) -> None:
+def remove_temporary(*folders: str) -> None:
     """Removes what an interrupted `atomic_path` left on disk. Call under the lock."""
-    if not is_bucket(folder):
-        for name in list_names(folder):
-            if name.startswith(TEMPORARY_PREFIX):
-                delete(os.path.join(folder, name))
+    for folder in folders:
+        if not is_bucket(folder):
+            for name in list_names(folder):
+                if name.startswith(TEMPORARY_PREFIX):
+                    delete(os.path.join(folder, name))
