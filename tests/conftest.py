@@ -14,6 +14,7 @@ from object_servers import SERVERS, forget_clients, missing
 from samples import SHARED_DATA, ProofHere, export_tiny
 
 from imagecensus.model_export import verify
+from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.decoders import lease
 from imagecensus.transforms.decoders.pool import Pool
 from imagecensus.transforms.image_ref import Limits
@@ -69,6 +70,14 @@ def tiny_model(tmp_path_factory) -> str:
 def other_model(tmp_path_factory) -> str:
     """The same architecture with other weights: another digest, other rows."""
     return export_tiny(tmp_path_factory.mktemp("models") / "other", seed=2)
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    """An empty output."""
+    layout = Layout(output=str(tmp_path / "out"))
+    layout.make()
+    return layout
 
 
 @pytest.fixture

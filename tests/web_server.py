@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -19,6 +20,31 @@ import pyarrow.parquet as pq
 from imagecensus.jobs.cli import main
 
 PHOTOS = 12
+
+
+@contextlib.contextmanager
+def serving(handler, **state):
+    """A server on loopback that answers by `handler`, which finds `state`, and `url`, in it."""
+    quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet) as server:
+        vars(server).update(state, url=f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+@contextlib.contextmanager
+def serving_folder(folder):
+    """The address of a server on loopback that has the files of a folder."""
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+    with serving(Files) as server:
+        yield server.url
 
 
 def names(web: WebServer) -> list[str]:

@@ -6,11 +6,11 @@ import dataclasses
 import http.server
 import json
 import shutil
-import threading
 import types
 
 import pytest
 from samples import make_photos
+from web_server import serving
 
 from imagecensus.jobs import doctor
 from imagecensus.jobs.classification import dataflow_checks, runner_checks
@@ -38,23 +38,17 @@ def flink():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            told = {"flink-version": "1.19.3", "taskmanagers": 1, "slots-total": 1}
+            said = {"flink-version": "1.19.3", "taskmanagers": 1, "slots-total": 1}
             if self.path == "/taskmanagers":
-                told = {"taskmanagers": [{"path": "pekko.tcp://flink@192.0.2.7:6122/user/rpc/a"}]}
+                said = {"taskmanagers": [{"path": "pekko.tcp://flink@192.0.2.7:6122/user/rpc/a"}]}
             if self.path == "/jobmanager/config":
-                told = [{"key": "rest.port", "value": "8081"}]
+                said = [{"key": "rest.port", "value": "8081"}]
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps(told).encode())
+            self.wfile.write(json.dumps(said).encode())
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as server:
+        yield f"127.0.0.1:{server.server_port}"
 
 
 def test_all_well(tiny_model, tmp_path, capsys):

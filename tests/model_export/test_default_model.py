@@ -1,15 +1,14 @@
 """The default model: labels, and the way from Keras' file to the cached export."""
 
 import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
+from web_server import serving_folder
 
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.contract import read_contract, read_golden
@@ -76,18 +75,8 @@ def weights_server(tmp_path):
     with h5py.File(folder / WEIGHTS_FILE, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving_folder(folder) as url:
+        yield url
 
 
 def test_fetched_once_exported_once(homes, monkeypatch, weights_server):

@@ -6,7 +6,6 @@ import http.server
 import json
 import os
 import re
-import threading
 import zipfile
 
 import fetch_engines
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from gcs_server import BUCKET, Emulator, Fault
 from samples import make_photos
+from web_server import serving
 
 from imagecensus.jobs.cli import main
 from imagecensus.transforms.list_images import list_images
@@ -165,17 +165,12 @@ def test_the_environment_names_the_proxy(monkeypatch):
             self.end_headers()
             self.wfile.write(b"pic")
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Proxy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Proxy) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://bucket.example")
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("http_proxy", server.url)
         gcs_store.bucket_client.cache_clear()
         try:
             assert store.read("gs://photos/a.jpg") == b"pic"
         finally:
             gcs_store.bucket_client.cache_clear()
-            server.shutdown()
     assert asked[0].startswith("http://bucket.example/")

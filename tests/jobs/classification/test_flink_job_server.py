@@ -1,14 +1,12 @@
 """Beam's job server from a Maven repository on loopback: whole, checked, or not at all."""
 
-import functools
 import hashlib
-import http.server
 import pathlib
-import threading
 
 import pytest
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as BEAM
+from web_server import serving_folder
 
 from imagecensus.jobs.classification.flink_job_server import JarError, check_jar, job_server_jar
 from imagecensus.model_export.common.fetch import FetchError
@@ -26,17 +24,8 @@ def repository(tmp_path, monkeypatch):
     jar = folder / f"{artifact}-{BEAM}.jar"
     jar.write_bytes(CONTENT)
     jar.with_name(jar.name + ".sha1").write_text(hashlib.sha1(CONTENT).hexdigest())
-    handler = functools.partial(_Quiet, directory=str(tmp_path / "maven"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", jar
-    server.shutdown()
-    server.server_close()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+    with serving_folder(tmp_path / "maven") as url:
+        yield url, jar
 
 
 def test_it_is_fetched_once_and_checked_each_time(repository):

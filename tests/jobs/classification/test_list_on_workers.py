@@ -6,11 +6,11 @@ import http.server
 import json
 import pathlib
 import signal
-import threading
 import time
 
 import apache_beam as beam
 import pytest
+from web_server import serving
 
 from imagecensus.jobs.classification.interrupts import attach, run_listing
 from imagecensus.jobs.classification.remote_job import RemoteJob, read_job, write_job
@@ -40,13 +40,6 @@ def test_where_it_makes_no_sense_it_is_refused(inputs, more, why):
 def test_a_mixture_of_inputs_is_taken():
     options = {"output": "gs://b/out", "list_on_workers": True, "runner": "FlinkRunner"}
     assert not ClassifyOptions(inputs=(".", "gs://b/p/"), **options).problems()
-
-
-@pytest.fixture
-def layout(tmp_path):
-    layout = Layout(output=str(tmp_path / "out"))
-    layout.make()
-    return layout
 
 
 def test_a_late_worker_lists_nothing(layout):
@@ -90,21 +83,15 @@ class _Flink(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(said).encode())
 
-    def log_message(self, *_):
-        pass
-
 
 def test_a_rerun_ends_the_listing_of_a_launcher_that_is_gone(layout, capfd):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Flink) as server:
-        server.state = "RUNNING"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(_Flink, state="RUNNING") as server:
         job = RemoteJob(
             runner="FlinkRunner", name="n-list", run_id="r", began=time.time(), lists=True,
-            place={"url": f"http://127.0.0.1:{server.server_port}"},
+            place={"url": server.url},
         )  # fmt: skip
         write_job(layout, job)
         assert attach(layout, detach=False) == ""
-        server.shutdown()
     assert server.state == "CANCELED" and read_job(layout) is None
     assert "launcher is gone" in capfd.readouterr().out
 

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from web_server import serving
 
 from imagecensus.jobs.classification.remote_job import RemoteJob
 from imagecensus.jobs.classification.stall_log import Waiting
@@ -87,13 +88,8 @@ def flink():
             self.end_headers()
             self.wfile.write(json.dumps(said.get(self.path, {})).encode())
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", said
-        server.shutdown()
+    with serving(Answers) as server:
+        yield server.url, said
 
 
 TAKEN = (

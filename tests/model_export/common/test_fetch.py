@@ -3,9 +3,9 @@
 import base64
 import hashlib
 import http.server
-import threading
 
 import pytest
+from web_server import serving
 
 from imagecensus.model_export.common.fetch import FetchError, fetch
 
@@ -35,21 +35,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body, server.cut = body[: server.cut], 0
         self.wfile.write(body)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.content, server.etag, server.ranges = CONTENT, '"one"', []
-    server.broken, server.error, server.cut = 0, 503, 0
-    server.md5 = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
-    server.url = f"http://127.0.0.1:{server.server_port}/file"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    md5 = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
+    state = {"content": CONTENT, "etag": '"one"', "ranges": [], "md5": md5}
+    with serving(_Handler, broken=0, error=503, cut=0, **state) as server:
+        server.url += "/file"
+        yield server
 
 
 def read(path):

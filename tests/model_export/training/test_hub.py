@@ -2,12 +2,12 @@
 
 import http.server
 import tarfile
-import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from images import write_class_folders
+from web_server import serving
 
 from imagecensus.jobs.cli import main
 from imagecensus.model_export.contract import ModelError, read_contract
@@ -68,14 +68,8 @@ def url(archive, tmp_path, monkeypatch):
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/google/small/feature_vector/1"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as server:
+        yield f"{server.url}/google/small/feature_vector/1"
 
 
 def test_a_module_by_url_trains_and_exports(url, tmp_path, proof_here):

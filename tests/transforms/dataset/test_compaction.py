@@ -65,13 +65,6 @@ def classify(layout, units, failed="never", run_id="r", embedding=None):
         parts.write_part(layout.parts, unit, rows, {"fingerprint": "f", "run_id": run_id})
 
 
-@pytest.fixture
-def layout(tmp_path):
-    layout = Layout(output=str(tmp_path / "out"))
-    layout.make()
-    return layout
-
-
 def rows_of(layout):
     """The table as any program reads it: by a glob."""
     found = duckdb.sql(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import http.server
-import threading
 
 import google_crc32c
 import pytest
 from object_servers import forget_clients
+from web_server import serving
 
 from imagecensus.transforms.storage import gcs_client, protocol, store
 
@@ -32,23 +32,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def google(monkeypatch):
     """A server that gives the answers that a test puts into `answers`, and keeps what was asked."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.answers, server.asked = [], []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(protocol, "RETRY_PAUSE", (0.01, 0.02))
-    forget_clients()
-    yield server
-    forget_clients()
-    server.shutdown()
-    server.server_close()
+    with serving(_Handler, answers=[], asked=[]) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        forget_clients()
+        yield server
+        forget_clients()
 
 
 def test_the_generation_is_asked_for_and_the_checksum_compared(google):
