@@ -6,6 +6,11 @@ images that the table lists, decoded and encoded anew.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("browse")
+
 import contextlib
 import secrets
 import socket
@@ -50,9 +55,3 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise UserError(f"--port={port}: {error.strerror}; choose another, or 0") from None
     return listener
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("browse")

@@ -9,6 +9,11 @@ Everything before the reshuffle happens here, before a worker is started; the re
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("classify")
+
 import contextlib
 import dataclasses
 import itertools
@@ -572,9 +577,3 @@ def _dry_run_text(job: Job, work: Work) -> str:
         f"{listed_line(count_totals(job.run, totals, 0, 0))}; {counted(totals.rows, 'row')} done;"
         f" {totals.failed:,} of them failed\nnothing was written"
     )
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("classify")

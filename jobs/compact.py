@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("compact")
+
 import uuid
 
 from imagecensus.jobs.classification.remote_job import RUNNING, read_job, state_of
@@ -53,9 +58,3 @@ def summary(output: str, done: compaction.Compacted) -> str:
     if done.pending:
         text += f"\n{counted(done.pending, 'unit')} without a part yet; run classify again"
     return text
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("compact")

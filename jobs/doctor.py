@@ -7,6 +7,11 @@ it compares are those of the workers.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("doctor")
+
 import dataclasses
 import os
 import re
@@ -267,9 +272,3 @@ def _missing_folders(folder: str) -> list[str]:
         missing.append(folder)
         folder = os.path.dirname(folder)
     return missing
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("doctor")

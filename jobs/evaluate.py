@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("evaluate")
+
 import json
 from typing import Any
 
@@ -227,9 +232,3 @@ def _rows(table: Table, sql: str) -> list[dict[str, Any]]:
     cursor = table.connection.execute(sql)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("evaluate")

@@ -7,6 +7,11 @@ become a SavedModel; ONNX, TensorFlow Lite and SavedModels an OpenVINO graph, wi
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("export")
+
 import dataclasses
 import math
 import os
@@ -240,9 +245,3 @@ def _preprocess(network: Network, options: ExportOptions) -> PreprocessSpec:
         )
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("export")

@@ -7,6 +7,11 @@ model) is measured separately: the forecast for ten million is not that for a hu
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("plan")
+
 import contextlib
 import dataclasses
 import io
@@ -253,9 +258,3 @@ def cost_per_million(
     )
     stored = 1e6 * bytes_per_image / 2**30 * prices["gib_month_stored"]
     return {"compute": compute, "requests": requests, "a month of the images' storage": stored}
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("plan")

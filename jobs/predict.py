@@ -6,6 +6,11 @@ The same decoding, the same engines and the same columns as the batch job, witho
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("predict")
+
 import dataclasses
 import json
 import os
@@ -228,9 +233,3 @@ def read_one_image(image: str) -> NamedBytes:
 def model_folder(model: str | None, weights: str | None = None) -> str:
     """The folder of a model, here or in a store; without one, of the default model."""
     return local_folder(model) if model else default_model(weights)
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("predict")

@@ -7,6 +7,11 @@ where the measured loss allows it.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("quantize")
+
 import concurrent.futures
 import dataclasses
 import json
@@ -184,9 +189,3 @@ def _label(row: dict[str, Any], labels: str) -> str:
     if name not in row:
         raise UserError(f"--labels {labels}: the manifest has no such column")
     return str(row[name])
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("quantize")

@@ -7,6 +7,11 @@ DuckDB or is one of a fixed number of examples.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("report")
+
 import base64
 import datetime
 import os
@@ -196,9 +201,3 @@ def pieces(text: str) -> list[str]:
 
 def _data_uri(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("report")

@@ -7,6 +7,11 @@ that has a limit (`MAX_IMAGES`: half a gigabyte of embeddings and some minutes).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("similar")
+
 import importlib.util
 import itertools
 import json
@@ -215,9 +220,3 @@ def _query(table: Table, options: SimilarOptions) -> tuple[Vectors, str]:
     if row["status"] != "ok":
         raise UserError(f"{options.image}: {row['status']}: {row['error']}")
     return row["embedding"], ""
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("similar")

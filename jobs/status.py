@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("status")
+
 import dataclasses
 import json
 import re
@@ -129,9 +134,3 @@ def describe(found: OutputStatus) -> str:
             nothing += "; run the same classify command again to do what is pending"
         lines.append(f"running    {nothing}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("status")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("table")
+
 import signal
 
 from imagecensus.jobs.command import process
@@ -51,9 +56,3 @@ def _columns(table: Table, format: str, embeddings: bool) -> list[str]:
         nested = format == "csv" and (kind.startswith(("STRUCT", "MAP")) or kind.endswith("]"))
         found.append(f"to_json({quoted}) AS {quoted}" if nested else quoted)
     return found
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("table")

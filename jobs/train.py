@@ -15,6 +15,11 @@ high rate that falls to zero, and no early stop, let it use each of its few epoc
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: help needs nothing of what follows
+    from imagecensus.jobs.cli import command
+
+    command("train")
+
 import imagecensus.model_export.common.quiet_tensorflow  # noqa: F401  before TensorFlow
 
 # isort: split
@@ -224,9 +229,3 @@ def _print_summary(trained: Trained, output: str, work: str) -> None:
     print(f"{times}\nmodel: {output}\nlogs and report: {work}")
     if trained.broken:
         print(f"{counted(len(trained.broken), 'image')} could not be read: left out")
-
-
-if __name__ == "__main__":
-    from imagecensus.jobs.cli import command
-
-    command("train")

@@ -40,6 +40,13 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_help_of_a_command_that_is_run_as_a_module_imports_nothing_heavy():
+    command = [sys.executable, "-X", "importtime", "-m", "imagecensus.jobs.train", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: imagecensus train")
+    assert "numpy" not in done.stderr and "tensorflow" not in done.stderr
+
+
 def test_command_passes_its_exit_code_on():
     done = subprocess.run(
         [sys.executable, "-m", "imagecensus.jobs.cli", "no-such-job"],
