@@ -292,7 +292,7 @@ def _run(options: ClassifyOptions, chosen: _Chosen, fingerprint: str, started: f
 
 
 def _choose_model(options: ClassifyOptions, present: dict[str, Any]) -> _Chosen:
-    """The model, its engine and precision. `present`: what the dataset was begun with."""
+    """The model, its engine and precision. `present`: the dataset's stored identity."""
     here = options.runner == IN_PROCESS
     engine = choose_engine(options.engine, options.precision, options.embeddings, here=here)
     model = _model_folder(options, present.get("model", ""))
@@ -557,13 +557,13 @@ def _exit_code(options: ClassifyOptions, run: Run, counts: dict[str, Any]) -> in
     return 1 if run.planned.unlisted else 0
 
 
-def _model_folder(options: ClassifyOptions, begun_with: str) -> str:
-    """`begun_with`: the digest of the dataset's model; empty: it is new."""
+def _model_folder(options: ClassifyOptions, digest: str) -> str:
+    """`digest`: the digest of the dataset's model; empty: it is new."""
     if options.model:
         return local_folder(options.model)
 
-    # A dataset goes on with the default model that it was begun with, where an update has another.
-    former = former_default_model(begun_with, options.weights) if begun_with else None
+    # A dataset keeps the default model that it was created with, where an update has another.
+    former = former_default_model(digest, options.weights) if digest else None
     return former or default_model(options.weights)
 
 

@@ -70,7 +70,7 @@ COMMANDS = {
     "classify": "classify archives of images into a Parquet table",
     "doctor": "check before a run whether it can work",
     "plan": "measure here and forecast time, workers and cost of a run",
-    "status": "check the totals of an output, and tell what runs for it",
+    "status": "check the totals of an output, and say which job runs for it",
     "evaluate": "compare a finished table with true labels",
     "predict": "classify a few images and print the answers",
     "report": "write a page about a finished table, for people to look at",
@@ -79,7 +79,7 @@ COMMANDS = {
     "compact": "merge a table's many small parts into few, sorted by uri",
     "table": "write a finished table as CSV or JSON Lines",
     "export": "make a model folder of a Keras classifier trained elsewhere",
-    "quantize": "give a model a faster twin in int8, and measure what it loses",
+    "quantize": "give a model a faster int8 version, and measure what it loses",
     "train": "train a classifier on labelled images and export it",
 }
 
@@ -145,7 +145,7 @@ def _make_streams_safe() -> None:
     """Lets streams be closed, and names in any encoding be printed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started the process
+        if stream is None:  # closed by what started the process
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,6 +1,6 @@
-"""`imagecensus quantize [MODEL] --images PLACE --output MODEL8`: a model's faster twin in int8.
+"""`imagecensus quantize [MODEL] --images PLACE --output MODEL8`: a model's faster int8 version.
 
-A sample of the images calibrates the twin; others, which it never saw, measure what it loses. The
+A sample of the images calibrates it; others, which it never saw, measure what it loses. The
 folder that comes out answers in float32 as before, and `classify --precision auto` takes int8
 where the measured loss allows it.
 """

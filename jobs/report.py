@@ -187,7 +187,7 @@ def render(facts: dict[str, Any]) -> str:
 
 
 def clip(text: object, length: int = 160) -> str:
-    """A long text with its middle left out: a name tells most at its two ends."""
+    """A long text with its middle left out: the ends of a name say most."""
     text = "" if text is None else str(text)
     if len(text) <= length:
         return text

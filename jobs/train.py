@@ -32,7 +32,7 @@ import warnings
 import tensorflow as tf
 
 from imagecensus.jobs.options.train import TrainOptions
-from imagecensus.jobs.training_data.int8_twin import add_int8_twin
+from imagecensus.jobs.training_data.int8_version import add_int8_version
 from imagecensus.jobs.training_data.sources import read_training_data
 from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.common.quantities import counted
@@ -184,9 +184,9 @@ def _add_int8(options: TrainOptions, data: LabelledData, work: str) -> None:
     cache = ArrayCache(
         directory=folder, memory_bytes=options.cache_memory, disk_bytes=options.cache_disk
     )
-    contract, lack = add_int8_twin(options.output, data, cache)
+    contract, lack = add_int8_version(options.output, data, cache)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"no int8 twin: {lack}" if lack else describe_int8(contract))
+    print(f"no int8 version: {lack}" if lack else describe_int8(contract))
 
 
 def _hidden(text: str) -> tuple[int, ...]:

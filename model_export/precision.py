@@ -1,4 +1,4 @@
-"""A faster twin of a model in lower precision: where it lies, what it costs, and its proof.
+"""A faster version of a model in lower precision: where it lies, what it costs, and its proof.
 
 A model folder may hold `assets.extra/int8`: the same network with 8-bit arithmetic, as OpenVINO
 reads it, and the answers that it gave to the golden images when it was made. The model's digest

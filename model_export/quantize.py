@@ -1,6 +1,6 @@
-"""Makes the int8 twin of a model: nncf's post-training quantisation, calibrated on images.
+"""Makes the int8 version of a model: nncf's post-training quantisation, calibrated on images.
 
-Needs nncf (`pip install imagecensus[quantize]`); using the twin afterwards does not.
+Needs nncf (`pip install imagecensus[quantize]`); using the int8 version afterwards does not.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _write_graph(directory: str, pixels: Pixels, path: str) -> None:
     """nncf's quantisation of the signature `serving_default`, as an OpenVINO file."""
     import openvino as ov
 
-    # nncf draws progress bars and tells of its own version on standard output.
+    # nncf draws progress bars and prints its own version on standard output.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import nncf
 

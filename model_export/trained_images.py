@@ -1,7 +1,7 @@
 """Which images a model was trained on, as salted hashes: what an evaluation compares with.
 
 The file travels in the model folder's `assets.extra`. It holds no name and no pixel: who has an
-image can find out whether it is one of them, and nobody can tell from it what the images show.
+image can find out whether it is one of them, and nobody can find out from it what the images show.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from imagecensus.transforms.records import ImageBatch
 
 
 class ImageBatchCoder(beam.coders.PickleCoder):
-    """Pickles an `ImageBatch`, but tells its size in bytes without that.
+    """Pickles an `ImageBatch`, but gives its size in bytes without that.
 
     Batches go from stage to stage as they are. Beam asks for the size of the first and of some
     later ones, and would pickle them to learn it: 19 MB each.

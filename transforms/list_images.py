@@ -82,7 +82,7 @@ def list_images(
 
     Yields:
       batches of at most `CHUNK` references: `REF_SCHEMA`, then a manifest's or table's columns,
-      then `CHECKSUM_COLUMN` where the store tells checksums, then `SOURCE_COLUMN`.
+      then `CHECKSUM_COLUMN` where the store gives checksums, then `SOURCE_COLUMN`.
 
     Raises:
       InputError: an input does not exist or a manifest cannot be read.

@@ -38,7 +38,7 @@ class Status(enum.StrEnum):
 
 
 # Row i of a unit of work. `uri` is unique in a dataset; `size` is -1 where the listing does not
-# tell; `etag_or_mtime` is a bucket object's generation or a file's mtime in nanoseconds.
+# say; `etag_or_mtime` is a bucket object's generation or a file's mtime in nanoseconds.
 # `container` is the packed archive that holds the image, and `member` says where in it, as JSON
 # (`archive_members.Member.where`); both null: the uri is a file of its own.
 REF_FIELDS = [

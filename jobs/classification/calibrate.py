@@ -1,4 +1,4 @@
-"""`classify --calibrate-on-archive`: an int8 twin of the model, made for the images at hand."""
+"""`classify --calibrate-on-archive`: an int8 version of the model, made for the images at hand."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def model_with_int8(options: ClassifyOptions, model: str, present: str) -> str:
     Args:
       options: of the run.
       model: folder of the model as it is.
-      present: digest of the model that the output was begun with; "": it is new.
+      present: digest of the model that the output was created with; "": it is new.
 
     Raises:
-      UserError: nncf is missing, too few images, or the dataset's own twin is gone.
+      UserError: nncf is missing, too few images, or the dataset's own int8 version is gone.
     """
     if has_int8(model):
         return model
@@ -37,15 +37,15 @@ def model_with_int8(options: ClassifyOptions, model: str, present: str) -> str:
         if os.path.isdir(kept) and read_contract(kept).digest == present:
             return kept
         raise UserError(
-            f"{options.output}: was begun with another model, and its calibrated twin is not in"
-            f" {models}; choose another --output, or name that model with --model"
+            f"{options.output}: was created with another model, and its calibrated int8 version is"
+            f" not in {models}; choose another --output, or name that model with --model"
         )
     if present:
         raise UserError(
             f"{options.output}: was begun without --calibrate-on-archive; leave the flag out, or"
             " choose another --output"
         )
-    print("calibrating an int8 twin of the model, once", file=sys.stderr, flush=True)
+    print("calibrating an int8 version of the model, once", file=sys.stderr, flush=True)
     os.makedirs(models, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=models) as folder:
         made = os.path.join(folder, "model")

@@ -144,7 +144,7 @@ def _is_near(place: str, region: str) -> bool:
     """Whether a bucket's location has no charge for reads from a region."""
     if place in ("us", "eu", "asia"):  # all of a continent
         return region.startswith({"eu": "europe"}.get(place, place))
-    # Two regions together: nam4, eur4, asia1, or a pair that the name does not tell.
+    # Two regions together: nam4, eur4, asia1, or a pair that the name does not give.
     return place == region or bool(re.fullmatch(r"(nam|eur|asia)\d+|.*\+.*", place))
 
 

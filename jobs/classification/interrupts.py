@@ -57,7 +57,7 @@ def graceful_interrupt(stop: threading.Event) -> Iterator[None]:
 def _on_signals(handler: Callable[..., None]) -> Iterator[None]:
     try:
         before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us handles signals
+    except ValueError:  # not the main thread: the program that called us handles signals
         before = {}
     try:
         yield

@@ -116,7 +116,7 @@ def run_pipeline(request: Request, run: Run) -> None:
     waiting = Waiting(options.runner, units, request.layout.parts, job=job)
     LOCAL_RUN.reset()
     start = time.monotonic()
-    here = options.runner == IN_PROCESS  # of workers elsewhere, `waiting` tells
+    here = options.runner == IN_PROCESS  # for workers elsewhere `waiting` reports
     images = sum(unit.rows for unit in units)
     jobs: list[PipelineResult] = []
     with (
@@ -200,6 +200,6 @@ def _strings(metrics: dict[str, Any], counter: Any) -> set[str]:
 
 def _slow(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Which images were slow, slowest first."""
-    # A retried unit tells it again.
+    # A retried unit reports it again.
     slow = {one["uri"]: one for one in map(json.loads, _strings(metrics, SLOW))}
     return sorted(slow.values(), key=lambda one: -one["seconds"])

@@ -174,7 +174,7 @@ def _check_prism(flags: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_workers(options: ClassifyOptions) -> Iterator[Finding]:
-    """Sends one element through the runner; its worker tells its versions as a counter's name."""
+    """Sends one element through the runner; its worker reports its versions as a counter's name."""
     import apache_beam as beam
 
     here = versions_here()

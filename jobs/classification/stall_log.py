@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # Beam is imported where it is used
 
 
 class Waiting:
-    """While the block lasts: tells each half minute how many units are finished, or if none is.
+    """While the block lasts: logs each half minute how many units are finished, or if none is.
 
-    A run in this process tells more by itself: `activity` knows what each thread is busy with.
+    A run in this process reports more by itself: `activity` knows what each thread is busy with.
     """
 
     def __init__(

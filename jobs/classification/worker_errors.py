@@ -1,4 +1,4 @@
-"""What a worker raised, as the launcher should tell it.
+"""What a worker raised, as the launcher should report it.
 
 Every runner hands a worker's exception back as text with its traceback inside. A `UserError` among
 them is raised again as what it is, so that a full disk on a worker ends in a sentence, too.

@@ -30,7 +30,7 @@ def configure(debug: bool = False, as_json: bool = False) -> None:
     own = logging.INFO if debug or as_json else logging.WARNING
     logging.getLogger("imagecensus").setLevel(own)
     logging.getLogger(PROGRESS).setLevel(logging.INFO)
-    if not debug:  # Beam logs the traceback of what the job tells as a sentence
+    if not debug:  # Beam logs the traceback of what the job says in a sentence
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
         # Warns in each run that there is no MongoDB.
         logging.getLogger("apache_beam.io.mongodbio").setLevel(logging.ERROR)

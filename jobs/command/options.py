@@ -90,7 +90,7 @@ class Options:
         return options
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, as sentences: all that can be told at once."""
+        """What is wrong with the values, as sentences: all that can be said at once."""
         return []
 
 

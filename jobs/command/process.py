@@ -150,7 +150,7 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _hidden(*names: str) -> Iterator[None]:
-    """Within the block these packages are not installed, as far as `import` can tell.
+    """Within the block these packages are not installed, as `import` sees it.
 
     Those of `_LOADED_WHEN_USED` are loaded when first used.
     """

@@ -158,7 +158,7 @@ asked; 130 interrupted (rerun to resume).
     )
     calibrate_on_archive: bool = option(
         False,
-        "make an int8 twin of a model that carries none, calibrated on a sample of the inputs",
+        "make an int8 version of a model that carries none, calibrated on a sample of the inputs",
         "dataset",
     )
     threads: int = option(0, "threads for decoding and inference; 0 is one per core", "machine")
@@ -232,7 +232,7 @@ asked; 130 interrupted (rerun to resume).
             problems.append("--accept-truncated must be within 0 and 1")
         if self.calibrate_on_archive and self.runner != IN_PROCESS:
             problems.append(
-                "--calibrate-on-archive: works on this machine only; make the twin with"
+                "--calibrate-on-archive: works on this machine only; make the int8 version with"
                 " `imagecensus quantize`, and name it with --model"
             )
         if self.calibrate_on_archive and self.precision not in ("auto", "int8"):

@@ -51,7 +51,7 @@ class ExportOptions(Options):
     crop: str = option("none", "none: squeeze the whole image", choices=("none", "center"))
     name: str = option("", "name of the model; default: the file's")
     images: str | None = option(
-        None, "images of the model's kind: make an int8 twin, see `imagecensus quantize`",
+        None, "images of the model's kind: make an int8 version, see `imagecensus quantize`",
         metavar="PLACE",
     )  # fmt: skip
 

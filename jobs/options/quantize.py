@@ -12,7 +12,7 @@ PARENT = "parent"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizeOptions(Options):
-    """Makes a model's faster twin in int8."""
+    """Makes a model's faster int8 version."""
 
     model: str = argument(
         "model folder; without it, MobileNet-V2 trained on ImageNet", nargs="?", metavar="MODEL"

@@ -109,7 +109,7 @@ class TrainOptions(Options):
     fresh: bool = option(False, "throw an unfinished training away instead of resuming it", "run")
     quiet: bool = option(False, "print the figures only", "run")
     no_int8: bool = option(
-        False, "make no int8 twin (which needs nncf: imagecensus[quantize])", "run"
+        False, "make no int8 version (which needs nncf: imagecensus[quantize])", "run"
     )
 
     @classmethod

@@ -20,7 +20,7 @@ LABELS_SHOWN = 40
 SCORE_BINS = 20
 RATE_BINS = 60
 PAUSE_SECONDS = 600  # nothing finished for so long: the run was stopped, not slow
-INSTANT_SECONDS = 1e-3  # parts that finished within it tell no rate
+INSTANT_SECONDS = 1e-3  # parts that finished within it give no rate
 _PROVENANCE = ("inputs", "started", "finished", "model", "engine", "runner", "run_id", "versions")
 _TILE = "{uri: uri, label: label, score: score}"
 

@@ -148,7 +148,7 @@ def draw_failures(images: Images, uris: list[str], side: int) -> dict[str, bytes
 
 
 def _draw_leniently(pool: Pool, data: bytes, side: int) -> bytes | None:
-    """None where the file tells nothing but one colour. Raises ImageError."""
+    """None where the file shows nothing but one colour. Raises ImageError."""
     spec = PreprocessSpec(height=side, width=side, crop="center")
     pixels = np.empty(spec.shape, np.uint8)
     pool.decode(data, spec, pixels, lenient=True)
@@ -169,7 +169,7 @@ def make_view(data: bytes, longest: int) -> bytes:
 
 def _upright_size(decoders: Pool, data: bytes) -> tuple[int, int]:
     """Width and height as shown, after EXIF orientation. Raises ImageError."""
-    smallest = PreprocessSpec(height=1, width=1)  # many formats tell their turn with pixels only
+    smallest = PreprocessSpec(height=1, width=1)  # many formats are turned with their pixels only
     info = decoders.decode(data, smallest, np.empty(smallest.shape, np.uint8))
     turned = info.orientation in (5, 6, 7, 8)
     return (info.height, info.width) if turned else (info.width, info.height)

@@ -1,7 +1,7 @@
 """How every child process of the project begins: it sees nothing of the current folder.
 
 `python -m` puts the current folder first on the path of imports, and an empty entry of PYTHONPATH
-means the current folder, too: a `json.py` in an archive would be run by whoever classifies that
+means the current folder, too: a `json.py` in an archive would be run by a user who classifies that
 archive. Children are therefore started with Python's `-P`, in the folder `/`, and with those
 entries of PYTHONPATH that name a folder.
 """

@@ -2,7 +2,7 @@
 
 `IMAGECENSUS_FAULT="POINT:N:FILE"` holds the process when it reaches POINT for the Nth time: it
 writes FILE.reached and goes on once FILE.go exists. What happens meanwhile (a kill, a full disk,
-a deleted source) is the business of whoever waits for FILE.reached: `tests/chaos.py`.
+a deleted source) is decided by the test that waits for FILE.reached: `tests/chaos.py`.
 
 `POINT:*:FILE` holds nothing, and appends a line to FILE each time. Several are separated by `;`.
 """

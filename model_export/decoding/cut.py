@@ -21,7 +21,7 @@ def as_truncated(error: ImageError, data: bytes) -> ImageError:
 
 
 def is_cut(data: bytes, name: str) -> bool:
-    """Whether bytes are missing at the end; False too where the format does not tell."""
+    """Whether bytes are missing at the end; False too where the format does not say."""
     if name == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if name == "QOI":

@@ -31,7 +31,7 @@ class ExifBlock:
     def __init__(self, blob: bytes = b"", xmp: bytes = b"", start: int = -1) -> None:
         """Args:
         blob: a TIFF's header, then directories; `Exif` may stand in front. Empty: it has no tags.
-        xmp: of the same file; it tells the orientation where EXIF does not.
+        xmp: of the same file; it gives the orientation where EXIF does not.
         start: of the directory; -1: that of the header.
 
         Raises ValueError: it has no such header.

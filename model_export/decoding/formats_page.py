@@ -47,7 +47,7 @@ files, the largest difference, CPU time and memory are in
 pixels, and how much faster): JPEG 0.16, 2, 3.4 times; progressive JPEG 0.16, 2, 1.6 times; JPEG
 2000 1.5, 20, 6.8 times; a pyramid of TIFF 0.35, 7, 9 times. HEIC is always decoded whole, at
 1010 ms for 12 megapixels: HEVC has no smaller version of an image in it, and of a thumbnail beside
-it pi-heif tells the size only. Of the files among pillow-heif's tests, those of phones have none,
+it pi-heif gives the size only. Of the files among pillow-heif's tests, those of phones have none,
 or one of 320 or 512 pixels, where a model of 224 x 224 needs 448 on both sides by the margin of its
 contract. Two files of cameras (`.hif`) have one of 1616 pixels, which would do; two are too few to
 show that it agrees. Colour JPEG 2000 of over 8 bits is decoded whole too (imagecodecs has no

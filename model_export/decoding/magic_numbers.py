@@ -1,4 +1,4 @@
-"""The bytes that tell files apart: those at their start, and those at a place of their own.
+"""The bytes that distinguish formats: those at their start, and those at a place of their own.
 
 Images, video, documents, models of three dimensions, scientific data and archives have names here,
 whether they are read or not. Programs and fonts have none: they are no images.

@@ -75,7 +75,7 @@ def _by_structure(data: bytes) -> str | None:
 
 
 def known_names() -> set[str]:
-    """The names that are told apart, but for raw formats."""
+    """The names of formats, but for raw formats."""
     names = {"JPEG", "PPM", "SVG", "CorelDRAW", "IFF image", *STARTS.values(), *RIFF.values()}
     names |= {*IFF.values(), *(name for _, _, name in PLACES), *(name for _, name in ZIPPED)}
     names |= {*(name for _, name in _STRUCTURES), "JPEG 2000 video", "JPM"}

@@ -155,7 +155,7 @@ def read_graph(path: str, classes: int = 0, image_size: int = 0) -> GraphFile:
 
     Args:
       path: .onnx, .tflite or .xml file, or a SavedModel folder.
-      classes: the number of labels, which tells the output where there are several; 0: unknown.
+      classes: the number of labels, which says which of several outputs it is; 0: unknown.
       image_size: pixels a side, where the network takes any.
 
     Raises:

@@ -27,7 +27,7 @@ from imagecensus.model_export.training.keras_applications import (
     find_application,
 )
 
-# Parameters of Keras' MobileNet-V2 without its head, by alpha: they tell which alpha a file has.
+# Parameters of Keras' MobileNet-V2 without its head, by alpha: they show which alpha a file has.
 MOBILENET_V2_PARAMETERS = {
     410_208: 0.35,
     706_224: 0.5,

@@ -93,7 +93,7 @@ class Images:
       labels: int32 [N].
       names: N.
       broken: what was left out, and why.
-      hashes: `HASHES` [N]: what tells the same image from others.
+      hashes: `HASHES` [N]: what identifies equal images.
     """
 
     pixels: np.ndarray

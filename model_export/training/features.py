@@ -62,7 +62,7 @@ class TrainingSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """One training: what it is, where it runs, and whom it tells.
+    """One training: what it is, where it runs, and what it reports to.
 
     Attributes:
       spec: everything that the weights depend on.

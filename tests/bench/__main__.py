@@ -58,18 +58,18 @@ class Bench:
         self.model = str(folder / "model")
         run([sys.executable, pathlib.Path(archive.__file__), self.model])
         self.photos = make_archive(folder / f"photos-{images}", images)
-        self._twin = str(folder / "model-int8")
+        self._quantized = str(folder / "model-int8")
 
     def _int8_model(self) -> str:
-        """The same model with an int8 twin; "" without nncf, which makes it."""
+        """The same model with an int8 version; "" without nncf, which makes it."""
         if not importlib.util.find_spec("nncf"):
             print("nncf is not installed: int8 is left out", flush=True)
             return ""
-        if not os.path.exists(self._twin):
+        if not os.path.exists(self._quantized):
             code = "from imagecensus.jobs.cli import command; command()"
-            words = ["quantize", self.model, "--images", self.photos, "--output", self._twin]
+            words = ["quantize", self.model, "--images", self.photos, "--output", self._quantized]
             run([sys.executable, "-c", code, *words, "--json"])
-        return self._twin
+        return self._quantized
 
     def _precisions(self) -> dict[str, str]:
         """The flag of each precision that is measured, and its model."""

@@ -47,7 +47,7 @@ def dataset(output):
     return json.loads((output / "_imagecensus" / "dataset.json").read_text())["identity"]
 
 
-def test_the_twin_is_measured_and_covered_by_the_digest(tiny_model, model8):
+def test_the_int8_version_is_measured_and_covered_by_the_digest(tiny_model, model8):
     before, after = read_contract(tiny_model), read_contract(model8)
     found = after.metrics["int8"]
     assert before.digest != after.digest and before.labels == after.labels
@@ -153,7 +153,7 @@ def test_int8_runs_without_nncf_and_tensorflow(model8, photos, tmp_path):
 
 
 @pytest.mark.real_data
-def test_twins_are_the_same_in_int8(tmp_path):
+def test_int8_versions_are_the_same_in_int8(tmp_path):
     """`similar` takes the vectors: the nearest image of each is the same as in float32."""
     weights = SHARED_DATA / "weights" / "mobilenet_v2_1.0_224.weights.h5"
     photos = str(SHARED_DATA / "imagenet_sample" / "labels.csv")
@@ -164,7 +164,7 @@ def test_twins_are_the_same_in_int8(tmp_path):
     assert found["agreement"] >= 0.95 and found["embedding_cosine"] > 0.97
 
 
-def test_export_with_images_carries_a_twin(tmp_path, photos, capsys):
+def test_export_with_images_carries_an_int8_version(tmp_path, photos, capsys):
     import keras
 
     keras.utils.set_random_seed(4)

@@ -443,7 +443,7 @@ def _broken(error: ArchiveBroken | OSError) -> Member:
 
 
 def _label(name: str) -> str:
-    """A member's name as a uri tells it; percent-encoded where it is not UTF-8."""
+    """A member's name in a uri; percent-encoded where it is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

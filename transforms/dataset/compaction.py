@@ -1,4 +1,4 @@
-"""Merges the parts of a dataset into few, sorted by uri, at once for whoever reads meanwhile.
+"""Merges the parts of a dataset into few, sorted by uri, at once for those who read meanwhile.
 
 A merged part is the part of a unit as any other, of up to 131,072 rows: reruns revise and retry it,
 and the ledger knows it. The plan is written anew with it, so that both are of the same units.

@@ -1,6 +1,6 @@
 """A listing compared with the plan: what is new, known, changed, moved, listed twice, or gone.
 
-Hashes of uris and versions tell which rows of the two may have to do with one another (16 bytes of
+Hashes of uris and versions say which rows of the two may have to do with one another (16 bytes of
 memory a listed image). Those that are listed as they were are found by `unchanged`; the others are
 read, and DuckDB compares them out of core.
 """

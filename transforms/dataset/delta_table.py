@@ -58,7 +58,7 @@ class Committed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _File:
-    """A file of the table, as its footer tells of it."""
+    """A file of the table, as its footer describes it."""
 
     path: str
     size: int

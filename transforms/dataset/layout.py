@@ -164,7 +164,7 @@ def fingerprint_of(parts: dict[str, Any]) -> str:
 
 
 def stored_identity(layout: Layout) -> dict[str, Any]:
-    """What an output was begun with; empty where it is none yet, or `claim` will refuse it."""
+    """The identity of an output; empty where it has none yet, or `claim` will refuse it."""
     try:
         return identity_in(json.loads(store.read(layout.dataset)))
     except (OSError, ValueError, AttributeError, UserError):
@@ -188,7 +188,7 @@ def dataset_fingerprint(layout: Layout) -> str:
 
 
 def fact_columns(present: dict[str, Any], *, gps: bool, share: bool) -> tuple[str, ...]:
-    """The facts that a dataset keeps, given what it was begun with (empty: it is new)."""
+    """The facts that a dataset keeps, given its stored identity (empty: it is new)."""
     old = bool(present) and "facts" not in present  # begun when there were none
     asked = (*(GPS_FACTS if gps else ()), *((SHARE_FACT,) if share else ()))
     return (*(() if old else FACTS), *asked)
@@ -203,7 +203,7 @@ def claim(
     raised.
 
     Returns:
-      the fingerprint that the dataset was begun with, and its columns.
+      the fingerprint that the dataset was created with, and its columns.
 
     Raises:
       MixError: it is a dataset of another identity, or holds parts of unknown origin.

@@ -1,4 +1,4 @@
-"""The record of a merge of parts that is under way: which files count for whoever reads meanwhile.
+"""The record of a merge of parts that is under way: which files count for those who read meanwhile.
 
 A merge writes new parts and a new plan beside the old ones. Until it is done only the old ones
 count, then only the new ones; the record says which, and is removed when the others are gone.

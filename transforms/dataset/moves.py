@@ -32,7 +32,7 @@ def same_content(
 
     On disk the hash of the bytes is compared with the table's, of an archive that of some members,
     whose places, sizes and time are the same. Of a store, its listing has said so: by checksums, or
-    by versions that are MD5s; another one (Azure, the web) tells of no move.
+    by versions that are MD5s; another one (Azure, the web) shows no move.
 
     Args:
       moves: from `Comparison.likely_moves`.

@@ -83,7 +83,7 @@ def write_part(
     """Writes a unit's rows as its part, unless it has one already; returns the location.
 
     The footer carries `provenance` as JSON under the key `imagecensus`; its `fingerprint` is that
-    of the dataset. Pages carry checksums, so that damage is found by whoever reads them, and the
+    of the dataset. Pages carry checksums, so that damage is found when they are read, and the
     whole file a checksum.
 
     Raises:

@@ -104,7 +104,7 @@ class RawPairs:
 
 
 def _may_be_raw(uris: pa.StringArray) -> np.ndarray:
-    """bool [N]: which names may end as those of raws; `_named` tells, at ten times the cost."""
+    """bool [N]: which names may end as those of raws; `_named` decides, at ten times the cost."""
     _, ends, text = uris.buffers()
     if text is None or text.size < 4:
         return np.zeros(len(uris), bool)

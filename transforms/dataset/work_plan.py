@@ -2,8 +2,8 @@
 
 The plan is the dataset's memory. It lives beside the output as append-only Parquet files, one row
 group a unit; a unit is finished when its part exists. A unit whose images have changed gets a
-further revision in a later file: the highest one counts. Workers are told which units of a file
-are theirs and read these from here, so that no shuffle carries references.
+further revision in a later file: the highest one counts. Workers get the numbers of their units in
+a file and read these from here, so that no shuffle carries references.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def together(first: pa.Field, other: pa.Field) -> pa.Field:
 
 
 def is_guessed(field: pa.Field) -> bool:
-    """Whether no value tells the type of a list's column."""
+    """Whether no value shows the type of a list's column."""
     return _GUESSED.items() <= (field.metadata or {}).items()
 
 

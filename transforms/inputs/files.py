@@ -55,7 +55,7 @@ File = tuple[str, int, str]  # uri, size, mtime in ns or generation
 
 
 class Version(str):
-    """An object's version, and its checksum where the store tells one."""
+    """An object's version, and its checksum where the store gives one."""
 
     checksum = ""
 
@@ -520,7 +520,7 @@ class OwnFolders:
 
 
 def is_object(uri: str) -> bool:
-    """Whether it is an object's name. Without the right to look, the listing will tell."""
+    """Whether it is an object's name. Without the right to look, the listing will show."""
     try:
         return store.exists(uri)
     except store.StorageError:

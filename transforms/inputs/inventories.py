@@ -1,4 +1,4 @@
-"""Inventories of buckets: what a listing would tell, without a request for it or for an image.
+"""Inventories of buckets: what a listing would say, without a request for it or for an image.
 
 S3 Inventory and Storage Insights (of Google Cloud Storage) write a manifest that names their files.
 A table is an inventory by its columns: where to find an object, and others that inventories have,

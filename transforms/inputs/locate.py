@@ -50,7 +50,7 @@ def locate(text: str, base: str, size: int = -1, version: str = "") -> File:
 
     Args:
       text, base: see `resolve`.
-      size, version: as the list tells of an object in a store, or of an address (its ETag): that
+      size, version: as the list says of an object in a store, or of an address (its ETag): that
         version is read, unasked.
     """
     uri = resolve(text, base)

@@ -1,4 +1,4 @@
-"""Manifests: lists that name images, and tell more about them, as references."""
+"""Manifests: lists that name images, and say more about them, as references."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXT = "text"  # one location per line
 _TEXT_SUFFIXES = (".txt", ".lst", ".list")
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _SNIFFED = 64 << 10
-# What tells of an object's bytes and version, in the table's own words and those of inventories.
+# What describes an object's bytes and version, in the table's own words and those of inventories.
 _SIZES = ("size", "bytes")
 _VERSIONS = ("etag_or_mtime", "generation", "e_tag", "etag")
 _NO_MEMBER = "the archive has no such member"

@@ -154,7 +154,7 @@ def list_group(group: Group, spool: Spool, most: int) -> list[Group]:
 def _up_to(
     most: int, pages: Iterator[Sequence[Stored]], leave: Callable[[str], object]
 ) -> Iterator[Stored]:
-    """The objects; after so many, `leave` is told the name from which on they are left out."""
+    """The objects; after so many, `leave` gets the name from which on they are left out."""
     count = 0
     for page in pages:
         count += len(page)

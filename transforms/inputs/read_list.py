@@ -370,7 +370,7 @@ def _entries(data: bytes) -> list[Any] | None:
 
 
 def _of_columns(document: dict[str, Any]) -> list[Any] | None:
-    """The rows of a document of columns, as pandas writes it unless told otherwise; else None."""
+    """The rows of a document of columns, as pandas writes it by default; else None."""
     columns = list(document.values())
     if not any(plain_name(name) in URI_COLUMNS for name in document):
         return None

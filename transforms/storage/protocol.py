@@ -45,13 +45,13 @@ class ChangedError(OSError):
 
 
 class Stored(NamedTuple):
-    """A file or object as a store tells of it."""
+    """A file or object as a store describes it."""
 
     uri: str
     size: int
     version: str  # generation, ETag, or mtime in nanoseconds; what `read` takes as `version`
     modified: float  # seconds since 1970 by the store's clock
-    checksum: str = ""  # of the bytes, where the store tells one without being asked
+    checksum: str = ""  # of the bytes, where a listing gives one
 
 
 class Store(Protocol):
@@ -107,7 +107,7 @@ class Store(Protocol):
 
 
 class RangedStore(Store, Protocol):
-    """A store that lists in the order of names, and begins where it is told to."""
+    """A store that lists in the order of names, and begins at a given name."""
 
     def first_name(self, root: str, stem: str, start: str) -> str | None:
         """The first name, at or after `start`, of those that begin with `stem`; None: none."""

@@ -176,7 +176,7 @@ def copy(location: str, target: str) -> None:
 
 
 def exists(location: str) -> bool:
-    """Raises StorageError where a store does not tell."""
+    """Raises StorageError where a store does not say."""
     if not is_remote(location):
         return os.path.exists(path_of_uri(location))
     with as_sentence(location, "looked up"):

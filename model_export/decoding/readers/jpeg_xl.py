@@ -1,4 +1,4 @@
-"""JPEG XL, by imagecodecs; it tells size and orientation only with pixels: they are read here."""
+"""JPEG XL, by imagecodecs; it gives size and orientation only with pixels: they are read here."""
 
 from __future__ import annotations
 

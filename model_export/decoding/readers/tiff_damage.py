@@ -30,7 +30,7 @@ _on_error = _HANDLER(_note_error)
 
 @functools.cache
 def listen_to_libtiff() -> None:
-    """libtiff goes on after damage, and says so to a handler only: that it does, rows tell."""
+    """libtiff goes on after damage, and says so to a handler only: the rows say that it does."""
     with contextlib.suppress(OSError, AttributeError), open("/proc/self/maps") as maps:
         for path in {line.split()[-1] for line in maps if "/libtiff" in line}:
             library = ctypes.CDLL(path)
@@ -121,5 +121,5 @@ def _strip_sizes(page: Page, strips: int) -> tuple[int, int]:
     row = (width * samples * int(bits[0]) + 7) // 8
     if page.get(tiff_tags.PHOTOMETRIC) == 6:  # subsampled: its decoder counts
         return 1, 1
-    # More strips than rows need: either number is wrong, and the bytes of the strips tell which.
+    # More strips than rows need: either number is wrong, and the bytes of the strips show which.
     return (row * rows, 1) if last <= 0 else (1, row * last)

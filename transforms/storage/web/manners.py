@@ -24,7 +24,7 @@ _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-p
 
 
 class _Rules:
-    """A host's robots.txt; whoever comes first reads it, the others wait."""
+    """A host's robots.txt; the first thread reads it, the others wait."""
 
     def __init__(self) -> None:
         self.lock, self.until = threading.Lock(), -math.inf

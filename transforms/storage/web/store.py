@@ -99,7 +99,7 @@ class WebStore(ReadOnly):
 
 
 def version_of(answer: Answer) -> str:
-    """An answer's version; "": it tells none."""
+    """An answer's version; "": it gives none."""
     tag = answer.headers.get("ETag", "").strip()
     if tag:
         return tag[1:-1] if tag.startswith('"') and tag.endswith('"') else tag

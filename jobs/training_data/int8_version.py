@@ -1,5 +1,6 @@
-"""The int8 twin of a model that was just trained: calibrated on what it learned from, measured on
-what it never saw.
+"""The int8 version of a model that was just trained.
+
+It is calibrated on images that the model learned from, and measured on others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from imagecensus.model_export.training.decoded_images import ArrayCache, Images,
 from imagecensus.model_export.training.labelled_data import LabelledData, subset
 
 
-def add_int8_twin(directory: str, data: LabelledData, cache: ArrayCache) -> tuple[Contract, str]:
+def add_int8_version(directory: str, data: LabelledData, cache: ArrayCache) -> tuple[Contract, str]:
     """Quantises a trained model in place, where nncf is there and the images are enough.
 
     Args:
@@ -27,7 +28,7 @@ def add_int8_twin(directory: str, data: LabelledData, cache: ArrayCache) -> tupl
       cache: for the decoded images.
 
     Returns:
-      its contract, and why there is no twin ("": there is one).
+      its contract, and why there is none ("": there is one).
     """
     contract = read_contract(directory)
     held_out = "test" if len(data.splits["test"]) >= MIN_IMAGES else "val"
