@@ -371,7 +371,7 @@ def test_a_machine_of_the_same_name_is_not_taken_for_this_one(there):
     left = {"host": os.uname().nodename, "machine": "another", "pid": 2**22 + 1, "began": 1}
     there.put("out/namesake/_imagecensus/lock", json.dumps(left).encode())
     with pytest.raises(store.StorageError, match="another run"):
-        store.Lock(location).__enter__()
+        lock.Lock(location).__enter__()
 
 
 def test_a_lease_is_judged_by_the_store_s_clock(there, monkeypatch):
