@@ -12,7 +12,8 @@ class StatusOptions(Options):
     """Checks the totals of an output and shows what runs for it. Classifies and writes nothing."""
 
     epilog = (
-        "Exit codes: 0 every image has its row; 1 some have none yet, or totals do not balance."
+        "Exit codes: 0 every image has its row; 1 some have none yet, no run has listed its"
+        " inputs to their end, or totals do not balance."
     )
 
     output: str = argument("the --output of a classify run")
