@@ -18,6 +18,11 @@ _RAISED = re.compile(
     r"^(?:\w+\.)*(\w+): (.+?)(?: \[while running '[^']*'\])*\s*$", re.MULTILINE | re.DOTALL
 )
 
+# How Beam's own errors begin that are no defect of ours, and what to do.
+_REMEDIES = {
+    "Unable to fetch remote prism binary": "name one that is here with --prism_location=PATH",
+}
+
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
@@ -34,7 +39,13 @@ def user_errors() -> Iterator[None]:
 
 
 def user_error_in(text: str) -> str | None:
-    """The message of the last UserError whose traceback ends in `text`, if there is one."""
+    """The message of the last UserError whose traceback ends in `text`, if there is one.
+
+    Or of an error of Beam for which there is a remedy.
+    """
+    for start, remedy in _REMEDIES.items():
+        if text.startswith(start):
+            return f"{text.splitlines()[0]}; {remedy}"
     names = {cls.__name__ for cls in _subclasses(UserError)}
     found = None
     for line in text.replace("\\n", "\n").splitlines():

@@ -26,3 +26,10 @@ def test_it_is_raised_in_the_place_of_the_runners_error():
         raise RuntimeError("something else")
     with pytest.raises(StorageError), user_errors():
         raise StorageError("as it is")
+
+
+def test_an_engine_that_cannot_be_fetched_is_no_defect():
+    text = "Unable to fetch remote prism binary at https://h/prism.zip: no network"
+    remedy = "no network; name one that is here with --prism_location"
+    with pytest.raises(UserError, match=remedy), user_errors():
+        raise RuntimeError(text)
