@@ -5,9 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import os
-import socket
-import subprocess
 import time
 import typing
 from typing import Any
@@ -21,6 +18,7 @@ from imagecensus.model_export.preprocess import ImageInfo
 from imagecensus.transforms import activity
 from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.decoders.requests import Answer, Request
+from imagecensus.transforms.decoders.template import Template
 from imagecensus.transforms.records import Status
 
 AHEAD = 2  # groups sent and not answered yet, each with memory of its own
@@ -44,7 +42,7 @@ class Death:
       late: it was ended, as it took too long.
       fault: the request that it had begun.
       left: all others that it had been sent and had not answered.
-      said: on standard error, before it was ready.
+      lost: how its template ended, where nothing else is known of its own end; else empty.
     """
 
     code: int
@@ -52,7 +50,7 @@ class Death:
     late: bool
     fault: Request | None
     left: list[Request]
-    said: str
+    lost: str
 
 
 class Child:
@@ -62,8 +60,9 @@ class Child:
       sent: the groups that it has not answered yet, at most `AHEAD`, each with its area.
     """
 
-    def __init__(self, memory: int, large: int) -> None:
+    def __init__(self, template: Template, memory: int, large: int) -> None:
         """Args:
+        template: what it is forked from.
         memory: bytes of its address space.
         large: descriptor of the file that processes lock for images of very many pixels.
         """
@@ -71,28 +70,20 @@ class Child:
         self._mark = sandbox.Mark(sandbox.anonymous_file("mark"))
         self._next = 0  # area
         self._received = b""
-        self._errors = sandbox.anonymous_file("errors")
         self._late = 0  # number of the request that took too long
         self._looked: tuple[int, int] = (0, sandbox.IDLE)
         self._age, self._reported = 0.0, 0
         self.sent: collections.deque[tuple[int, list[Request]]] = collections.deque()
-        ours, theirs = socket.socketpair()
-        self._socket = ours
+        self._socket, theirs = sandbox.socket_pair()
         self._socket.settimeout(_LOOK_SECONDS)
-        # A process may have a timeout for all its sockets (Beam sets one where it gets credentials
-        # of Google): the child would then not wait for its next request, but end.
-        theirs.setblocking(True)
-        areas = [(area.handle, area.size) for area in self._areas]
-        config = {"memory": memory, "areas": areas, "mark": self._mark.handle}
-        config |= {"large": large, "socket": theirs.fileno()}
-        handles = (*(area.handle for area in self._areas), self._mark.handle, large)
-        with theirs:
-            self._process = sandbox.start_child(
-                "imagecensus.transforms.decoders.worker",
-                json.dumps(config),
-                (*handles, theirs.fileno()),
-                self._errors,
-            )
+        handles = [*(area.handle for area in self._areas), self._mark.handle, large]
+        config = {"memory": memory, "areas": [area.size for area in self._areas]}
+        try:
+            with theirs:
+                self._process = template.fork(config, [*handles, theirs.fileno()])
+        except BaseException:
+            self._close_shared()
+            raise
 
     def send(self, group: list[Request]) -> None:
         """Sends requests; `receive` gets their answers.
@@ -140,8 +131,6 @@ class Child:
             if line is None:
                 return None
             said = json.loads(line)
-            if said.get("ready"):
-                continue
             index, group = self.sent[0]
             area = self._areas[index]
             area.follow(int(said["size"]))
@@ -202,38 +191,31 @@ class Child:
 
     def bury(self) -> Death:
         """What is left of it, once its socket is closed."""
-        try:
-            code = self._process.wait(_DYING_SECONDS)
-        except subprocess.TimeoutExpired:  # it only closed its socket
-            self._process.kill()
-            code = self._process.wait()
+        code = self._process.wait(_DYING_SECONDS)  # where it only closed its socket, it is ended
         number, stage = self._mark.get()
         fault = self._find(number) if stage != sandbox.IDLE else None
         left = [one for _, group in self.sent for one in group if one is not fault]
         self.sent.clear()
-        with open(self._errors, "rb", closefd=False) as file:
-            file.seek(0)
-            said = file.read(1 << 16).decode(errors="replace").strip().splitlines()
         return Death(
             code=code,
             stage=stage,
             late=number == self._late,
             fault=fault,
             left=left,
-            said=said[-1] if said else "",
+            lost=self._process.lost,
         )
 
     def close(self) -> None:
         """Ends it, and gives back what was shared with it."""
         self._process.kill()
-        self._process.wait()
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._process.wait(_DYING_SECONDS)
+        self._close_shared()
+
+    def _close_shared(self) -> None:
         self._socket.close()
         for area in self._areas:
             area.close()
         self._mark.close()
-        os.close(self._errors)
 
 
 def _fields_of(request: Request, configs: dict[str, int]) -> dict[str, Any]:

@@ -21,22 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagecensus.model_export.common.cores import usable_cores
-from imagecensus.model_export.common.errors import UserError
 from imagecensus.model_export.decoding.errors import ImageError
 from imagecensus.model_export.preprocess import ImageInfo, PreprocessSpec
 from imagecensus.transforms.decoders import sandbox
 from imagecensus.transforms.decoders.child import AHEAD, Child, Death
 from imagecensus.transforms.decoders.requests import Answer, Place, ReaderDied, Request
+from imagecensus.transforms.decoders.template import DecodersError, Template
 from imagecensus.transforms.image_ref import ImageRef, Limits
 
 _GROUP = 16  # requests of one message, at most: large against its cost
 _GROUP_BYTES = 8 << 20
 _HELD_BYTES = 64 << 20  # read from archives front to back and not decoded yet
 _FUTILE = 3  # children in a row that died before they began anything
-
-
-class DecodersError(UserError):
-    """No decoder process can be started. The message says what it said."""
 
 
 class Pool:
@@ -50,6 +46,7 @@ class Pool:
         self.limits = limits or Limits()
         self.processes = processes or usable_cores()
         self.large = sandbox.anonymous_file("large")
+        self.template = Template()
         self._changed = threading.Condition()
         self._begun = False
         self._early: set[int] = set()  # whose children are to start before there is work
@@ -86,8 +83,10 @@ class Pool:
     def close(self) -> None:
         """Ends the processes. What was not answered yet is answered with an error."""
         self.break_down(RuntimeError("the decoder processes were closed"))
+        self.template.refuse()
         for driver in self._drivers:
             driver.stop()
+        self.template.close()
         if self.large >= 0:
             os.close(self.large)
             self.large = -1
@@ -278,7 +277,8 @@ class _Driver(threading.Thread):
 
     def _living_child(self) -> Child:
         if self._child is None:
-            self._child = Child(self._pool.limits.decode_memory, self._pool.large)
+            memory = self._pool.limits.decode_memory
+            self._child = Child(self._pool.template, memory, self._pool.large)
             self._first = self._number + 1
         return self._child
 
@@ -341,8 +341,9 @@ class _Driver(threading.Thread):
         again = death.left
         if self._pool.closed:
             again = [*again, death.fault] if death.fault else again
-        elif death.fault is None:
+        elif death.fault is None or death.lost:
             self._futile += 1
+            again = [death.fault, *again] if death.fault else again
         elif death.late or death.fault.number == self._first:
             error = _fault(death.fault, death)
             if death.fault.place:
@@ -354,8 +355,8 @@ class _Driver(threading.Thread):
         self._again.extendleft(reversed(again))
         if self._futile >= _FUTILE and not self._pool.closed:
             raise DecodersError(
-                f"no decoder process can work here: each one {sandbox.ending(death.code)}"
-                + (f" ({death.said})" if death.said else "")
+                "no decoder process can work here: each one "
+                + (death.lost or sandbox.ending(death.code))
             )
 
 

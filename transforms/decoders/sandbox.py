@@ -14,6 +14,7 @@ import mmap
 import os
 import resource
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -38,22 +39,19 @@ OUT_OF_MEMORY = (MEMORY_EXIT_CODE, -signal.SIGKILL)  # the kernel sends the latt
 TIMED = (OPEN, DECODE)  # what is bounded in time: the reading of archives, and decoding
 
 
-def start_child(
-    module: str, argument: str, pass_fds: tuple[int, ...], errors: int
-) -> subprocess.Popen[bytes]:
-    """Starts a module of the project as a decoder process.
+def start_child(module: str, control: int, errors: int) -> subprocess.Popen[bytes]:
+    """Starts a module of the project, confined.
 
     Args:
-      argument: its only one.
-      pass_fds: file descriptors it inherits.
+      control: descriptor that it inherits; its only argument.
       errors: descriptor of a file that takes what it prints while it starts.
     """
     child = subprocess.Popen(
-        child_command(module, argument),
+        child_command(module, str(control)),
         stdin=subprocess.PIPE,
         stdout=errors,
         stderr=errors,
-        pass_fds=pass_fds,
+        pass_fds=(control,),
         # NumPy's algebra would take address space for a thread per core, and is of no use there.
         env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
         cwd=WORKING_FOLDER,
@@ -79,8 +77,10 @@ def leave_terminal() -> None:
 
 
 def end_with_parent() -> None:
-    """In a child: lets the kernel end it once the other end of its standard input is closed."""
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    """In a child that leads its group of processes: lets the kernel end them all, those forked
+    later too, once the other end of its standard input is closed.
+    """
+    fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
     fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO, whose default is to end
     with contextlib.suppress(BlockingIOError):  # closed before the kernel was asked
@@ -121,6 +121,18 @@ def anonymous_file(name: str) -> int:
     handle, path = tempfile.mkstemp(prefix="imagecensus-")
     os.unlink(path)
     return handle
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets whose readers wait, also the child that gets the descriptor of one.
+
+    A process may have a timeout for all its sockets (Beam sets one where it gets credentials of
+    Google); then a new one's descriptor does not wait, and a child would end at the first pause.
+    """
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(True)
+    return pair
 
 
 class Area:

@@ -39,6 +39,7 @@ from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.read_images import read_image
 
 _values_of = operator.attrgetter(*(field.name for field in dataclasses.fields(ImageInfo)))
+_HANDLES = 8  # at most, in one message of the parent
 MORE_MEMORY = " (raise it with --decode-memory)"
 
 
@@ -60,15 +61,20 @@ class _LargeImageLock:
 class Worker:
     """What one decoder process holds."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._mark = sandbox.Mark(config["mark"])
-        self._areas = [sandbox.Area(handle, size) for handle, size in config["areas"]]
+    def __init__(self, *, areas: list[tuple[int, int]], mark: int, large: int) -> None:
+        """Args:
+        areas: the descriptor and the bytes of each.
+        mark: descriptor of its memory.
+        large: descriptor of the file that is locked for images of very many pixels.
+        """
+        self._mark = sandbox.Mark(mark)
+        self._areas = [sandbox.Area(handle, size) for handle, size in areas]
         self._number = 0
         self._fresh = True
         self._lists: Any = None
         self._place: Any = None
         preprocess._large_image = _LargeImageLock(  # type: ignore[assignment]
-            config["large"],
+            large,
             lambda: self._mark.set(self._number, sandbox.WAIT),
             lambda: self._mark.set(self._number, sandbox.DECODE),
         )
@@ -209,15 +215,59 @@ def _since(start: tuple[float, float]) -> list[float]:
 
 
 def main() -> None:
-    """Answers until the parent closes the socket."""
+    """Forks decoder processes as the parent asks, and tells how they ended, until that closes the
+    socket.
+    """
     sandbox.end_with_parent()
     sandbox.leave_terminal()
-    config = json.loads(sys.argv[1])
     configure_pillow()
-    connection = socket.socket(fileno=config["socket"])
-    worker = Worker(config)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        message, handles, _, _ = socket.recv_fds(control, 1 << 12, _HANDLES)
+        if not message:
+            return
+        asked = json.loads(message)
+        answer = _fork(control, asked, handles) if handles else {"code": _code_of(asked["ended"])}
+        for handle in handles:
+            os.close(handle)
+        control.sendall(json.dumps(answer).encode())
+
+
+def _fork(control: socket.socket, config: dict[str, Any], handles: list[int]) -> dict[str, int]:
+    """The number of a new decoder process, or of the error. Nothing else runs in this one."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return {"errno": error.errno or 0}
+    if pid:
+        return {"pid": pid}
+    code = 1
+    try:
+        control.close()
+        serve(config, handles)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _code_of(pid: int) -> int | None:
+    """The exit code of a decoder process, or minus its signal; None: it has not ended."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def serve(config: dict[str, Any], handles: list[int]) -> None:
+    """Answers until the parent closes the socket.
+
+    Args:
+      config: "memory", bytes of address space; "areas", their bytes.
+      handles: descriptors of the areas, of the mark, of the file that is locked for images of very
+        many pixels, and of the socket.
+    """
+    *areas, mark, large, connected = handles
+    connection = socket.socket(fileno=connected)
+    worker = Worker(areas=list(zip(areas, config["areas"], strict=True)), mark=mark, large=large)
     sandbox.confine(config["memory"])
-    connection.sendall(b'{"ready": true}\n')
     with connection.makefile("rb") as lines:
         for line in lines:
             answer = json.dumps(worker.answer(json.loads(line)), default=_plain)

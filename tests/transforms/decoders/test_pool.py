@@ -163,20 +163,74 @@ def test_who_is_killed_from_outside_is_decoded_all_the_same(pool):
     assert not [answer.error for answer in answers if answer.error]
 
 
-def test_children_wait_for_work_where_all_sockets_have_a_timeout():
-    """Beam sets one for the whole process where it gets credentials of Google."""
+@pytest.fixture
+def sockets_with_a_timeout():
     before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(60)
+    yield
+    socket.setdefaulttimeout(before)
+
+
+def test_children_wait_for_work_where_all_sockets_have_a_timeout(sockets_with_a_timeout):
+    """Beam sets one for the whole process where it gets credentials of Google."""
     with Pool(processes=2) as one:
-        socket.setdefaulttimeout(60)
-        try:
-            processes = _processes(one)
-        finally:
-            socket.setdefaulttimeout(before)
+        processes = _processes(one)
         for _ in range(3):
             answers, _ = _decode_all(one, [_jpeg(seed) for seed in range(8)])
             assert not [answer.error for answer in answers if answer.error]
             time.sleep(0.2)
         assert _processes(one) == processes
+
+
+def test_a_crash_costs_others_nothing_where_all_sockets_have_a_timeout(
+    sockets_with_a_timeout, poisoned
+):
+    template = poisoned.template
+    answers, _ = _decode_all(poisoned, [_poison("hang"), _poison("segv")], seconds=3)
+    assert [answer.error.status for answer in answers] == ["decode_timeout", "decode_crash"]
+    assert template._process.poll() is None and not template._ending
+
+
+def test_where_their_template_is_killed_children_start_anew_from_another(pool):
+    _processes(pool)
+    template = pool.template._process
+    os.kill(template.pid, signal.SIGKILL)
+    for process in _processes(pool):
+        os.kill(process.pid, signal.SIGKILL)
+    answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
+    assert not [answer.error for answer in answers if answer.error]
+    assert pool.template._process.pid != template.pid
+
+
+def test_no_image_is_blamed_for_the_end_of_the_template(poisoned):
+    """Of how a child ended nothing is known then: its first image is decoded once more."""
+    answers = []
+
+    def decode():
+        answers.extend(_decode_all(poisoned, [_poison("hang")], seconds=3)[0])
+
+    decoding = threading.Thread(target=decode)
+    decoding.start()
+    busy = []
+    while not busy:
+        children = [driver._child for driver in poisoned._drivers]
+        busy = [one for one in children if one and one._mark.get()[1] == sandbox.DECODE]
+    os.kill(poisoned.template._process.pid, signal.SIGKILL)
+    os.kill(busy[0]._process.pid, signal.SIGKILL)
+    decoding.join()
+    assert [answer.error.status for answer in answers] == ["decode_timeout"]
+
+
+def test_a_fork_of_the_process_that_closes_its_pool_leaves_the_children_alone(pool):
+    processes = _processes(pool)
+    child = os.fork()
+    if not child:
+        pool.close()
+        os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+    answers, _ = _decode_all(pool, [_jpeg(seed) for seed in range(8)])
+    assert not [answer.error for answer in answers if answer.error]
+    assert _processes(pool) == processes
 
 
 def test_children_that_cannot_start_are_an_error_and_no_hang(tmp_path, monkeypatch):
