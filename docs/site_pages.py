@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 
@@ -41,6 +42,7 @@ def readme_page() -> str:
 
 def commands_page() -> str:
     """What `imagecensus COMMAND --help` says of each command."""
+    os.environ["COLUMNS"] = "100"  # not those of the terminal that this is built in
     parts = ["# Commands\n", "What `imagecensus COMMAND --help` prints, for every command.\n"]
     for name, text in cli.COMMANDS.items():
         said = io.StringIO()
