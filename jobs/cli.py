@@ -78,7 +78,7 @@ COMMANDS = {
     "browse": "show a finished table as a page, to look, correct and try",
     "compact": "merge a table's many small parts into few, sorted by uri",
     "table": "write a finished table as CSV or JSON Lines",
-    "export": "make a model folder of a Keras classifier trained elsewhere",
+    "export": "make a model folder of a classifier trained elsewhere",
     "quantize": "give a model a faster int8 version, and measure what it loses",
     "train": "train a classifier on labelled images and export it",
 }

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class ClassifyResult:
       ok: False where the totals do not balance, or more images failed than `max_failure_rate`.
       totals: the counts of the run and of the dataset, as in `run_report.json`: `listed`,
         `added`, `images`, `rows`, `predicted`, `failed`, `pending`, `balanced` and others.
-      report: all of `run_report.json`.
+      report: all of `run_report.json`; empty, as are the totals, where the run wrote none: a dry
+        run, or a job that was left running.
       summary: the lines that the command prints at its end.
     """
 
@@ -106,11 +108,12 @@ def classify(
     """
     words = [_positional(os.fspath(location)) for location in _several(inputs)]
     words += _flags(ClassifyOptions, "classify", {"output": os.fspath(output), **options})
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with _captured() as lines:
         code = cli.run("classify", [*words, *_several(beam_options)])
     if code == 130:
         raise KeyboardInterrupt("interrupted; the same call resumes")
-    report = _read_run_report(os.fspath(output))
+    report = _read_run_report(os.fspath(output), began)
     return ClassifyResult(
         output=os.fspath(output),
         ok=code == 0,
@@ -169,13 +172,13 @@ def _positional(location: str) -> str:
     return os.path.join(os.curdir, location) if location.startswith("-") else location
 
 
-def _read_run_report(output: str) -> dict[str, Any]:
-    """`run_report.json`; empty where the run wrote none, as a dry run does."""
+def _read_run_report(output: str, began: str) -> dict[str, Any]:
+    """`run_report.json`; empty where the run since `began` wrote none, as a dry run does."""
     location = store.join(output, "run_report.json")
     if not store.exists(location):
         return {}
     report: dict[str, Any] = json.loads(store.read(location))
-    return report
+    return report if report.get("started", "") >= began else {}
 
 
 @contextlib.contextmanager

@@ -156,6 +156,7 @@ def _describe_value(kwargs: dict[str, Any]) -> None:
     """Completes what argparse is told of a flag that takes a value."""
     default = kwargs["default"]
     kind = kwargs.get("type", str if default is None else type(default))
+    kind = _whole_number if kind is int else kind
     metavar, wanted = _KINDS[kind]
     if "choices" not in kwargs:
         kwargs.setdefault("metavar", metavar)
@@ -246,6 +247,14 @@ def refuse(problems: list[str]) -> None:
         raise UserError("\n  ".join(["cannot start:", *problems] if problems[1:] else problems))
 
 
+def _whole_number(text: str) -> int:
+    """Raises ValueError also for what fits no column and no counter."""
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(text)
+    return number
+
+
 def size_in_bytes(text: str) -> int:
     """'512M' or '2G' as a number of bytes. Raises ValueError for what is none."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -260,7 +269,7 @@ def size_in_bytes(text: str) -> int:
 # The kinds of values: the word for it in help, and what an error says was wanted.
 _KINDS: dict[Callable[[str], Any], tuple[str, str]] = {
     str: ("TEXT", "text"),
-    int: ("N", "a whole number"),
+    _whole_number: ("N", "a whole number of 64 bits"),
     float: ("X", "a number"),
     size_in_bytes: ("SIZE", "a size, such as 512M or 2G"),
 }

@@ -11,9 +11,16 @@ from imagecensus.jobs.command.options import Options, argument, option
 class PlanOptions(Options):
     """Measures a sample here and forecasts a whole run."""
 
-    inputs: tuple[str, ...] = argument("as for classify", nargs="+", metavar="INPUT")
-    model: str | None = option(None, "model folder", "dataset", metavar="DIR")
-    weights: str | None = option(None, "weights of the default model", "dataset", metavar="FILE")
+    inputs: tuple[str, ...] = argument(
+        "what is to be classified, as `imagecensus classify` takes it", nargs="+", metavar="INPUT"
+    )
+    model: str | None = option(
+        None, "model folder; without it, MobileNet-V2 trained on ImageNet", "dataset", metavar="DIR"
+    )
+    weights: str | None = option(
+        None, "weights file for the ImageNet model, where there is no network", "dataset",
+        metavar="FILE",
+    )  # fmt: skip
     sample: int = option(400, "so many images are measured", "forecast")
     images: int | None = option(
         None, "how many images the archive has, instead of listing it", "forecast", type=int,
@@ -22,8 +29,8 @@ class PlanOptions(Options):
     deadline: float | None = option(None, "hours that the run may take", "forecast", type=float)
     vcpus: int = option(4, "vCPUs of one worker", "forecast")
     prices: str = option("", "JSON file of prices, over the built-in ones", "forecast")
-    engine: str = option("auto", "as for classify", "machine", metavar="NAME")
-    threads: int = option(0, "as for classify", "machine")
+    engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
+    threads: int = option(0, "threads for decoding and inference; 0 is one per core", "machine")
     seed: int = option(0, "seed of the sample", "forecast")
 
     def problems(self) -> list[str]:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import apache_beam as beam
 import pytest
@@ -70,7 +71,7 @@ def test_classify_gives_the_rows_of_the_command(folder, capsys):
         ({"topk": 2}, r"unknown argument --topk; did you mean --top-k\?"),
         ({"top_k": 0}, "--top-k must be at least 1"),
         ({"model": "no-such-model"}, "no-such-model"),
-        ({"top_k": "many"}, "--top-k: 'many' is not a whole number"),
+        ({"top_k": "many"}, "--top-k: 'many' is not a whole number of 64 bits"),
         ({"compression": "lz4"}, "--compression: invalid choice"),
         ({"runner": "NoRunner"}, "--runner=NoRunner: Beam has no such runner"),
         ({"beam_options": "--no_such_flag"}, "unknown argument --no_such_flag"),
@@ -80,6 +81,14 @@ def test_a_mistake_is_a_sentence(folder, options, said):
     with pytest.raises(imagecensus.UserError, match=said):
         imagecensus.classify("photos", output="out", **{"model": "model", **options})
     assert not (folder / "out" / "predictions").exists()
+
+
+def test_a_run_that_writes_no_report_does_not_answer_with_a_former_one(folder, monkeypatch):
+    imagecensus.classify("photos", output="out", model="model")
+    now = time.gmtime(time.time() + 2)
+    monkeypatch.setattr(run_job.time, "gmtime", lambda: now)
+    dry = imagecensus.classify("photos", output="out", model="model", dry_run=True)
+    assert dry.report == dry.totals == {} and "nothing was written" in dry.summary
 
 
 def test_a_column_that_the_table_lacks_is_a_sentence(folder):

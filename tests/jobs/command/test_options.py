@@ -73,6 +73,7 @@ def test_arguments_may_stand_between_flags():
         (["a.jpg"], "^missing: --output\n"),
         (["a.jpg", "--output"], "^--output: expected one argument\n"),
         (["a.jpg", "--output=o", "--limit=x"], "^--limit: 'x' is not a number\n"),
+        (["a.jpg", "--output=o", "--count=9", f"--count={2**63}"], "is not a whole number of 64"),
         (["a.jpg", "--output=o", "--size=x"], "^--size: 'x' is not a size, such as 512M or 2G\n"),
     ],
 )
@@ -80,6 +81,7 @@ def test_what_cannot_be_parsed_is_a_sentence(words, said):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class SizeOptions(ExampleOptions):
         size: int = option(2**31, "size", type=size_in_bytes)
+        count: int = option(0, "count")
 
     with pytest.raises(UserError, match=said):
         SizeOptions.parse(words, "imagecensus test")
