@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from imagecensus.jobs.command import logs, process
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import TAKES_NOTHING, UserError
 from imagecensus.model_export.common.redact import redact
 from imagecensus.model_export.common.version import __version__
 
@@ -27,14 +27,11 @@ _OUT_OF_MEMORY = re.compile(
     r"|malloc of size \d+ failed|OutOfMemoryException|bad allocation"
 )
 # As libraries say it that raise errors of their own.
-_NO_SPACE = re.compile(
-    "|".join(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)))
-    + "|max_temp_directory_size"
-)
+_NO_SPACE = re.compile("|".join([*map(os.strerror, TAKES_NOTHING), "max_temp_directory_size"]))
 _FILES = "close some, or raise the limit (ulimit -n 4096)"
 _SPACE = "free some, or name another folder for temporary files with TMPDIR=FOLDER"
 _REMEDIES = {
-    errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.EROFS: _SPACE, errno.EFBIG: _SPACE,
+    **dict.fromkeys(TAKES_NOTHING, _SPACE),
     errno.EMFILE: _FILES, errno.ENFILE: _FILES,
     errno.EACCES: "ask for the permission", errno.EPERM: "ask for the permission",
     errno.EIO: "check the disk or the network mount", errno.ESTALE: "check the network mount",

@@ -20,7 +20,7 @@ from typing import Any
 
 import duckdb
 
-from imagecensus.model_export.common.errors import UserError, first_line
+from imagecensus.model_export.common.errors import TAKES_NOTHING, UserError, first_line
 from imagecensus.model_export.common.sql import quote_name
 from imagecensus.transforms.dataset.layout import Layout
 from imagecensus.transforms.dataset.parts import list_parts
@@ -70,6 +70,7 @@ def open_table(output: str) -> Iterator[Table]:
 
     Raises:
       UserError: there is no such folder, no part in it, or a part is damaged.
+      OSError: there is no room for what does not fit into memory, or for what is exported.
     """
     with tempfile.TemporaryDirectory(prefix="imagecensus-") as scratch:
         parts = _local_parts(output, scratch)
@@ -90,6 +91,9 @@ def open_table(output: str) -> Iterator[Table]:
         except _WRONG_STATEMENT:
             raise
         except duckdb.Error as error:  # of which class a damaged file is depends on the release
+            for code in TAKES_NOTHING:  # the table's files are not written to
+                if os.strerror(code) in str(error):
+                    raise OSError(code, os.strerror(code)) from error
             raise UserError(
                 f"{output}: the table cannot be read: {first_line(error)}; if a part is"
                 " damaged, delete that file and run classify again: it redoes those rows only"

@@ -1,5 +1,10 @@
 """The one error type that reaches the user as a sentence instead of a traceback."""
 
+import errno
+
+# Why a disk takes nothing more. Libraries name the reason in errors of their own.
+TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
 
 class UserError(Exception):
     """Something the user can fix. The message says what, which file, and what to do."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -34,6 +35,17 @@ def test_csv_has_each_row_and_column(table, tmp_path):
             assert json.loads(found["top_k"])[0]["label"] == found["label"]
     gone = next(r for r in rows if r["uri"] == "/gone")
     assert gone["label"] == gone["score"] == gone["top_k"] == "" and gone["error"] == "gone"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has such a device")
+def test_a_full_disk_is_not_blamed_on_the_table(table):
+    command = [sys.executable, "-m", "imagecensus.jobs.cli", "table", table]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, text=True
+        )
+    assert ended.returncode == 1
+    assert "No space left on device; free some" in ended.stderr and "delete" not in ended.stderr
 
 
 def test_json_lines_keep_types(table, tmp_path):
