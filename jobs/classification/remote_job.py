@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from imagecensus.jobs.options.classify import DATAFLOW, FLINK
-from imagecensus.model_export.common.errors import UserError
+from imagecensus.model_export.common.errors import UserError, first_line
 from imagecensus.transforms.storage import store
 
 if TYPE_CHECKING:  # Beam is imported where it is used
@@ -156,9 +156,10 @@ def cancel_job(job: RemoteJob) -> None:
             else:
                 _cancel_dataflow(job, id_)
     except Exception as error:
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        reason = getattr(error, "reason", error)  # of urllib's errors, mostly an error itself
+        text = first_line(reason if isinstance(reason, Exception) else error)
         raise UserError(
-            f"{job}: could not be cancelled: {reason}; cancel it where it runs, then run the same"
+            f"{job}: could not be cancelled: {text}; cancel it where it runs, then run the same"
             " command again"
         ) from None
 

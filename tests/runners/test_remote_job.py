@@ -18,16 +18,6 @@ from imagecensus.jobs.cli import main
 pytestmark = pytest.mark.flink
 
 
-# The graph of so few units has the plan file, as that of many.
-LAUNCH = """
-import sys
-from imagecensus.jobs.cli import main
-from imagecensus.transforms import begin_units
-begin_units.UNITS_IN_GRAPH = 50
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """100 images, a unit each: the job waits at a third of them where a test holds its workers."""
@@ -45,7 +35,7 @@ def start(cluster, photos, tiny_model):
             words = ["classify", str(photos), f"--model={tiny_model}", f"--output={output}"]
             words += ["--unit-images=1", "--no-report", *flags]
             process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCH, *words, *cluster.job_flags],
+                [sys.executable, "-m", "imagecensus", *words, *cluster.job_flags],
                 cwd=fetch_engines.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
             left.callback(process.kill)
