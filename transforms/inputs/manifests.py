@@ -329,7 +329,18 @@ def _list_lines(location: str) -> Iterator[_Entry]:
         store.local_copy(pipes.spooled(location)) as path,
         open_lines(path, location, newline="\n") as lines,
     ):
-        for line in lines:
-            for text in line.rstrip("\r\n").split("\0"):
-                if text.strip():
-                    yield _Entry(text)
+        with open_unpacked(path, location) as file:
+            has_nuls = b"\0" in in_utf8(file.read(_SNIFFED))
+        texts = _between_nuls(lines) if has_nuls else (line.rstrip("\r\n") for line in lines)
+        for text in texts:
+            if text.strip():
+                yield _Entry(text)
+
+
+def _between_nuls(lines: Iterator[str]) -> Iterator[str]:
+    """What NULs end: a name may have ends of lines in it."""
+    name = ""
+    for line in lines:
+        *names, name = (name + line).split("\0")
+        yield from names
+    yield name.rstrip("\r\n")

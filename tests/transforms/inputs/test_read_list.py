@@ -305,6 +305,14 @@ def test_a_byte_order_mark_within_joined_lists_is_of_no_name(tmp_path):
     assert [row["size"] > 0 for row in listed(path)] == [True, True]
 
 
+def test_names_between_nuls_may_have_ends_of_lines_in_them(tmp_path):
+    names = ["a\nb.jpg", "c.jpg", "\n"]
+    path = write(tmp_path / "list.txt", "".join(f"{tmp_path}/{name}\0" for name in names))
+    assert [row["uri"] for row in listed(path)] == [f"{tmp_path}/{name}" for name in names]
+    path = write(tmp_path / "list.txt", "a.jpg\0b.jpg\n")
+    assert [row["uri"] for row in listed(path)] == [f"{tmp_path}/{name}.jpg" for name in "ab"]
+
+
 def test_half_characters_in_json_cost_their_line(tmp_path):
     lines = [r'{"path": "a.jpg", "n": "\ud83d\ude00"}', r'{"path": "\udce9.jpg"}', r'{"\ud800": 1}']
     rows = listed(write(tmp_path / "list.jsonl", "\n".join(lines)))
