@@ -15,7 +15,7 @@ from imagecensus.jobs.command.options import (
     unknown_flags,
 )
 from imagecensus.transforms.image_ref import Limits
-from imagecensus.transforms.inputs.check import check_inputs
+from imagecensus.transforms.inputs.check import as_path, check_inputs
 from imagecensus.transforms.storage.locations import is_bucket, is_writable, lists_ranges
 from imagecensus.transforms.storage.web.policy import WebPolicy
 
@@ -192,6 +192,9 @@ asked; 130 interrupted (rerun to resume).
         index, _, count = self.shard.partition("/")
         return int(index), int(count)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs)))
+
     def problems(self) -> list[str]:
         problems = check_inputs(self.inputs)
         if not self.output:
@@ -201,8 +204,8 @@ asked; 130 interrupted (rerun to resume).
                 f"--output={self.output}: cannot be written there; give a folder or a store"
                 " (s3://, gs://, az://, abfss://)"
             )
-        elif os.path.isfile(self.output):
-            problems.append(f"--output={self.output}: a file; give a folder")
+        elif not is_bucket(self.output) and (file := _file_on_the_way(self.output)):
+            problems.append(f"--output={self.output}: {file} is a file; give a folder")
         if self.runner == DATAFLOW:
             problems += _out_of_reach(self)
         positive = (
@@ -224,6 +227,9 @@ asked; 130 interrupted (rerun to resume).
             problems += _not_for_workers(self)
         if self.zip_encoding and not _is_encoding(self.zip_encoding):
             problems.append(f"--zip-encoding={self.zip_encoding}: no encoding that Python knows")
+        for flag, patterns in (("exclude", self.exclude), ("include", self.include)):
+            if "" in (patterns or ()):
+                problems.append(f"--{flag} is empty; a variable may be unset in this shell")
         if self.threads < 0:
             problems.append("--threads must be 0 or more")
         if not 0 <= self.max_failure_rate <= 1:
@@ -287,6 +293,14 @@ def _not_for_workers(options: ClassifyOptions) -> list[str]:
     if options.limit is not None:
         problems.append("--list-on-workers lists everything; it does not go with --limit")
     return problems
+
+
+def _file_on_the_way(folder: str) -> str:
+    """The file that stands where a folder, or one around it, is to be; "": there is none."""
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return "" if os.path.isdir(path) else path
 
 
 def _is_encoding(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from imagecensus.jobs.command.options import Options, argument, option
+from imagecensus.transforms.inputs.check import as_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class PlanOptions(Options):
     engine: str = option("auto", "auto, openvino, tensorflow or tfx-bsl", "machine", metavar="NAME")
     threads: int = option(0, "threads for decoding and inference; 0 is one per core", "machine")
     seed: int = option(0, "seed of the sample", "forecast")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs)))
 
     def problems(self) -> list[str]:
         problems = []

@@ -73,8 +73,19 @@ def translate(pattern: str) -> str:
     for part in _PARTS.split(pattern):
         if part in known:
             out += known[part]
-        elif part.startswith("[") and part.endswith("]"):
-            out += "[" + part[1:-1].replace("!", "^", 1) + "]"
+        elif part.startswith("[") and part.endswith("]") and (found := _one_of(part[1:-1])):
+            out += found
         else:
             out += re.escape(part)
     return out
+
+
+def _one_of(letters: str) -> str:
+    """`[letters]` as a regular expression; "" where they are no letters and ranges of them."""
+    negated = "^" if letters.startswith(("!", "^")) else ""
+    inner = re.sub(r"([\\\[&|~])", r"\\\1", letters.removeprefix("!").removeprefix("^"))
+    try:
+        re.compile(f"[{negated}{inner}]")
+    except re.error:
+        return ""
+    return f"[{negated}{inner}]"

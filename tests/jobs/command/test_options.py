@@ -96,12 +96,23 @@ def test_what_cannot_be_parsed_is_a_sentence(words, said):
         ("plan . --vcpus=0", "--vcpus must be at least 1"),
         ("export . --output=m --input-range=0..1 --image-size=-1", "--image-size cannot be"),
         (f"classify . --output={__file__}", "a file; give a folder"),
+        (f"classify . --output={__file__}/out", f"{__file__} is a file; give a folder"),
+        ("classify hdfs://h/x --output=o", "hdfs:// is not read here; copy the images to a folder"),
+        ("classify . --output=o --exclude=", "--exclude is empty; a variable may be unset"),
     ],
 )
 def test_what_no_command_can_do_is_refused_at_once(line, said):
     name, *words = line.split()
     with pytest.raises(UserError, match=said):
         cli.parse(name, words)
+
+
+@pytest.mark.parametrize("start", ["file://", "file://localhost", "file:"])
+def test_an_input_may_be_a_file_uri_as_the_table_has_it(tmp_path, start):
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    for name, more in (("classify", ["--output=o"]), ("plan", [])):
+        assert cli.parse(name, [f"{start}{tmp_path}/a%20b", *more]).inputs == (str(folder),)
 
 
 def test_help_is_as_wide_as_the_terminal(monkeypatch, capsys):

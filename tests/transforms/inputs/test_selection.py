@@ -28,6 +28,8 @@ def write_files(folder, names) -> None:
         ([], ["a"], ["a/1.jpg", "a/2.PNG", "a/b/3.jpg"]),
         (["b/"], ["a/**"], ["a/1.jpg", "a/2.PNG"]),
         (["[0-9].*"], [], ["c.jpg"]),
+        (["[!0-9x].*"], [], ["a/1.jpg", "a/2.PNG", "a/b/3.jpg"]),
+        (["[z-a].*", "[", "[\\].jpg", "[1[&&].jpg"], [], ["a/2.PNG", "a/b/3.jpg", "c.jpg"]),
     ],
 )
 def test_patterns_choose_files_and_members_alike(tmp_path, exclude, include, kept):
