@@ -44,10 +44,10 @@ class ReadAhead:
           ImageBatch of `config.batch` references or less, of units added before, then of this
           one, in row order. A unit's last one has `last`; `rest` gives those not yielded here.
         """
-        size = self._config.batch
+        size, shape = self._config.batch, self._config.spec.shape
         for start in range(0, refs.num_rows, size):
             last = start + size >= refs.num_rows
-            cut, shape = refs.slice(start, size), self._config.spec.shape
+            cut = refs.slice(start, size)
             batch = ImageBatch.of(unit, cut, shape, facts=self._config.facts, last=last)
             self._waiting.append(Pending(batch, self._config, self._pools))
             if len(self._waiting) > self._config.window_batches:

@@ -182,11 +182,11 @@ def _columns_of(text: str, uri_column: str, image_column: str) -> list[pa.Field]
 
 def _manifest_kind(text: str, uri_column: str, image_column: str) -> str:
     """What kind of list an input is; "": it holds images itself."""
-    if not uri_column and not image_column and is_inventory(text):
+    kind = manifest_kind(text)
+    if kind and not uri_column and not image_column and is_inventory(text):
         return INVENTORY
     if is_iiif(text):
         return IIIF
-    kind = manifest_kind(text)
     if kind == "parquet" and _holds_images(text, uri_column, image_column):
         return ""
     return kind or ("" if is_archive_name(text) else named_kind(text))
