@@ -181,3 +181,39 @@ def test_export_with_images_carries_an_int8_version(tmp_path, photos, capsys):
     assert main(["export", str(tmp_path / "net.keras"), *words]) == 0
     assert "int8 against f32 on 130 images" in capsys.readouterr().out
     assert read_contract(str(tmp_path / "m")).metrics["int8"]["images"] == 130
+
+
+def test_a_channel_that_calibration_never_activated_has_a_range_from_zero(tmp_path, photos):
+    """nncf gives it -0.0008 to 0.0008, which slows its layer down and cuts other images off."""
+    import keras
+    import openvino
+
+    keras.utils.set_random_seed(4)
+    layers = [
+        keras.Input((20, 24, 3)),
+        keras.layers.Conv2D(8, 3, activation="relu6", name="some_dead"),
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.ReLU(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, "softmax"),
+    ]
+    network = keras.Sequential(layers)
+    kernel, bias = network.get_layer("some_dead").get_weights()
+    bias[5] = -100
+    network.get_layer("some_dead").set_weights([kernel, bias])
+    network.save(tmp_path / "net.keras")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    words = ["--labels", str(tmp_path / "labels.txt"), "--input-range", "0..1"]
+    words += ["--output", str(tmp_path / "m"), "--images", photos]
+    assert main(["export", str(tmp_path / "net.keras"), *words]) == 0
+    graph = openvino.Core().read_model(int8_graph(str(tmp_path / "m")))
+    clipped = [
+        [node.input_value(index).get_node().data.ravel() for index in (1, 2, 3, 4)]
+        for node in graph.get_ops()
+        if node.get_type_name() == "FakeQuantize"
+        and node.input_value(0).get_node().get_type_name() in ("Clamp", "Relu")
+    ]
+    per_channel = next(ranges for ranges in clipped if len(ranges[1]) == 8)
+    assert all((low == 0).all() for ranges in clipped for low in ranges[::2])
+    assert per_channel[1][5] == per_channel[1].max() > 0.1
+    assert all((ranges[1] == ranges[3]).all() for ranges in clipped)
