@@ -193,7 +193,7 @@ asked; 130 interrupted (rerun to resume).
         return int(index), int(count)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs)))
+        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs or ())))
 
     def problems(self) -> list[str]:
         problems = check_inputs(self.inputs)

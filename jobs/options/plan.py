@@ -35,7 +35,7 @@ class PlanOptions(Options):
     seed: int = option(0, "seed of the sample", "forecast")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs)))
+        object.__setattr__(self, "inputs", tuple(map(as_path, self.inputs or ())))
 
     def problems(self) -> list[str]:
         problems = []

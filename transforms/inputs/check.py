@@ -36,7 +36,7 @@ def as_path(text: str) -> str:
     if not text.startswith("file:/"):
         return text
     path = text.removeprefix("file:").removeprefix("//").removeprefix("localhost")
-    return os.fsdecode(urllib.parse.unquote_to_bytes(path))
+    return os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(path)))
 
 
 def is_glob(text: str) -> bool:

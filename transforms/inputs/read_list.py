@@ -345,7 +345,7 @@ def _objects(path: str, location: str, kind: str) -> Iterator[tuple[str, Iterato
             data = file.read()
         entries = _entries(data)
         if entries is not None:
-            halves = b"\\ud" in data.lower()
+            halves = b"\\" in data  # an escape, in any encoding
             yield "row", (_object(i, e, halves=halves) for i, e in enumerate(entries, start=1))
             return
     with open_lines(path, location) as text:

@@ -120,7 +120,7 @@ def uri_of_path(path: bytes) -> str:
 def path_of_uri(uri: str) -> bytes:
     """The inverse of `uri_of_path`."""
     if uri.startswith("file://"):
-        return urllib.parse.unquote_to_bytes(uri[len("file://") :])
+        return urllib.parse.unquote_to_bytes(os.fsencode(uri[len("file://") :]))
     return os.fsencode(uri)
 
 

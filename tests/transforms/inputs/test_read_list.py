@@ -323,6 +323,13 @@ def test_half_characters_in_json_cost_their_line(tmp_path):
     assert rows[0]["n"] == "\N{GRINNING FACE}"
     assert failures(rows)["list.jsonl#line=2"] == why
     assert len(failures(rows)) == 2
+    text = '[{"path": "a.jpg"}, {"path": "\\ud800"}]'
+    assert len(failures(listed(write(tmp_path / "list.json", text, "utf-16")))) == 1
+
+
+def test_a_file_uri_that_is_not_utf8_is_not_found(tmp_path):
+    (row,) = listed(write(tmp_path / "list.txt", b"file:///nowhere/caf\xe9.jpg\n"))
+    assert (row["uri"], row["size"]) == ("file:///nowhere/caf%E9.jpg", -1)
 
 
 def test_a_field_that_is_too_long_is_called_so(tmp_path):
