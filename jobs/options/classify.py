@@ -22,6 +22,7 @@ from imagecensus.transforms.storage.web.policy import WebPolicy
 IN_PROCESS = "in-process"
 DATAFLOW = "DataflowRunner"
 FLINK = "FlinkRunner"
+_MOST_SHARDS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,8 +248,10 @@ asked; 130 interrupted (rerun to resume).
             problems.append("--weights is for the default model; it does not go with --model")
         try:
             index, count = self.shard_pair
-            if not 0 <= index < count:
-                problems.append(f"--shard={self.shard}: I must be from 0 to N-1")
+            if not 0 <= index < count <= _MOST_SHARDS:
+                problems.append(
+                    f"--shard={self.shard}: I must be from 0 to N-1, and N at most {_MOST_SHARDS:,}"
+                )
         except ValueError:
             problems.append(f"--shard={self.shard}: write I/N, for example 0/4")
         problems += _wrong_sizes(self)

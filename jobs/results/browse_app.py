@@ -36,6 +36,7 @@ from imagecensus.transforms.decoders.lease import lease
 HOST = "127.0.0.1"
 TILE_SIDE, VIEW_SIDE = 160, 1024
 MAX_UPLOAD = 64 * 2**20
+_MOST_ROWS = 1 << 40  # what a request may count to
 _PAGE = os.path.join(os.path.dirname(__file__), "pages", "browse.html")
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}';"
@@ -97,7 +98,10 @@ class _Page:
     def list_rows(self, request: Request) -> Response:
         asked = request.query_params
         try:
-            offset, limit = max(int(asked.get("offset", 0)), 0), int(asked.get("limit", 100))
+            offset, limit = (
+                min(max(int(asked.get(name, default)), 0), _MOST_ROWS)
+                for name, default in (("offset", 0), ("limit", 100))
+            )
             chosen = _filter(asked, self._corrections)
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)

@@ -112,6 +112,11 @@ def test_questions_that_make_no_sense(client, asked):
     assert answer.status_code == 400 and answer.json()["error"]
 
 
+@pytest.mark.parametrize("asked", [{"limit": -1}, {"offset": 10**30, "limit": 10**30}], ids=str)
+def test_places_without_rows(client, asked):
+    assert rows_of(client, **asked)["rows"] == []
+
+
 def test_corrections_become_a_manifest(client, output):
     first, second = rows_of(client, label="dog")["rows"][:2]
     for found, label in ((first, "wolf"), (second, '=cat "x",\n')):

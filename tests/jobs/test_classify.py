@@ -361,6 +361,7 @@ def test_unreadable_files_and_folders_cost_one_row(ordinary_user, tmp_path):
         (["nowhere"], "nowhere: no such file or folder"),
         (["{archive}", "--top-k=0"], "--top-k must be at least 1"),
         (["{archive}", "--shard=3/3"], "--shard=3/3: I must be from 0 to N-1"),
+        (["{archive}", f"--shard=1/{10**20}"], "N at most 1,000,000"),
         (["{archive}", "--max-bytes=many"], "--max-bytes=many: write a number"),
         (["{archive}", "--outptu=x"], "unknown argument --outptu; did you mean --output?"),
         (["{archive}", "--engine=onnx"], "--engine=onnx: choose one of"),

@@ -6,6 +6,8 @@ import posixpath
 import re
 from typing import Any, NamedTuple, Protocol
 
+from imagecensus.model_export.common.errors import first_line
+
 PAGES = "pages"  # the kind of files with several pages or frames
 MEMBER_PAGE = "page"  # the kind of a page of a member of another kind
 MAX_HEADER = 256 << 20  # the longest header or directory that is read into memory
@@ -103,6 +105,13 @@ class ArchiveBroken(Exception):
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def reason_of(error: Exception) -> str:
+    """Why the bytes of an archive cannot be read, by what a library has raised."""
+    if isinstance(error, OSError) and error.strerror:  # of the disk, or of the network
+        return error.strerror
+    return f"damaged: {first_line(error)}"
 
 
 def failed(name: str, status: str, message: str, size: int = -1) -> Member:

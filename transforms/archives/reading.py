@@ -22,7 +22,12 @@ from imagecensus.transforms.archives import (
     tfrecord_archive,
     zip_archive,
 )
-from imagecensus.transforms.archives.members import MEMBER_PAGE, PAGES, ArchiveBroken
+from imagecensus.transforms.archives.members import (
+    MEMBER_PAGE,
+    PAGES,
+    ArchiveBroken,
+    reason_of,
+)
 from imagecensus.transforms.archives.packing import open_packed, split_kind
 from imagecensus.transforms.image_ref import ImageRef
 from imagecensus.transforms.storage import byte_ranges
@@ -184,5 +189,5 @@ class PackedContent:
             except EOFError as error:
                 self._broken = ("truncated", str(error))
             except (OSError, zlib.error) as error:
-                self._broken = ("read_error", f"damaged: {type(error).__name__}: {error}")
+                self._broken = ("read_error", reason_of(error))
         raise ImageError(*self._broken)

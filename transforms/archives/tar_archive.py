@@ -21,6 +21,7 @@ from imagecensus.transforms.archives.members import (
     failed,
     left_out,
     link,
+    reason_of,
 )
 
 BLOCK = tarfile.BLOCKSIZE
@@ -69,7 +70,7 @@ def list_members(file: Stream, size: int | None, kind: str) -> Iterator[Member]:
     except (tarfile.ReadError, EOFError) as error:
         raise ArchiveBroken("truncated", f"the archive ends early: {error}") from None
     except (tarfile.TarError, OSError, zlib.error, ValueError, RecursionError) as error:
-        raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
+        raise ArchiveBroken("read_error", reason_of(error)) from None
 
 
 def _member(info: tarfile.TarInfo, size: int | None, kind: str) -> Member | None:
@@ -142,7 +143,7 @@ def _without_holes(data: bytes, size: int) -> bytes:
             content[offset : offset + length] = data[at : at + length]
             at += length
     except (tarfile.TarError, ValueError) as error:
-        raise ImageError("read_error", f"{type(error).__name__}: {error}") from None
+        raise ImageError("read_error", reason_of(error)) from None
     if at > len(data) or len(content) != size:
         raise ImageError("truncated", "the archive ends before the member does")
     return bytes(content)

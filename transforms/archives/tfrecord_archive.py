@@ -26,6 +26,7 @@ from imagecensus.transforms.archives.members import (
     Member,
     Stream,
     failed,
+    reason_of,
 )
 
 if TYPE_CHECKING:  # an extra
@@ -133,7 +134,7 @@ def _read(file: Stream, length: int) -> bytes:
     except EOFError as error:
         raise ArchiveBroken("truncated", str(error)) from None
     except (OSError, zlib.error) as error:
-        raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
+        raise ArchiveBroken("read_error", reason_of(error)) from None
 
 
 def column_schema(file: Stream, image_feature: str) -> pa.Schema:
@@ -211,7 +212,7 @@ def frames(file: Stream) -> Iterator[tuple[int, int]]:
     except EOFError as error:
         raise ArchiveBroken("truncated", str(error)) from None
     except (OSError, zlib.error, OverflowError) as error:
-        raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
+        raise ArchiveBroken("read_error", reason_of(error)) from None
 
 
 def _first_record(file: Stream) -> bytes:

@@ -21,6 +21,7 @@ from imagecensus.transforms.archives.members import (
     failed,
     left_out,
     link,
+    reason_of,
 )
 from imagecensus.transforms.archives.packing import open_packed
 
@@ -70,7 +71,7 @@ def list_members(file: Stream, encoding: str = "") -> Iterator[Member]:
     except (zipfile.BadZipFile, EOFError) as error:
         raise ArchiveBroken("truncated", _UNREADABLE.format(error)) from None
     except (OSError, ValueError, NotImplementedError, struct.error, IndexError) as error:
-        raise ArchiveBroken("read_error", f"{type(error).__name__}: {error}") from None
+        raise ArchiveBroken("read_error", reason_of(error)) from None
     for info in infos:
         info.header_offset += moved
     for info, name in zip(infos, _names(infos, encoding), strict=True):
@@ -274,7 +275,7 @@ def read_member(read_at: Callable[[int, int], bytes], where: tuple[Any, ...]) ->
     except zipfile.BadZipFile:
         raise ImageError("read_error", "the member's checksum is wrong") from None
     except (EOFError, zlib.error, OSError, ValueError) as error:
-        raise ImageError("read_error", f"damaged: {type(error).__name__}: {error}") from None
+        raise ImageError("read_error", reason_of(error)) from None
 
 
 def _unpacked(data: bytes, size: int, method: int, crc: int) -> bytes:

@@ -1,5 +1,6 @@
 """Packed archives: what is listed of them, what is read, and what hostile ones can do."""
 
+import gzip
 import io
 import os
 import struct
@@ -226,6 +227,18 @@ def test_tables_that_are_not_read_are_named_in_a_row(tmp_path, name):
     (text,) = found_in(tmp_path / name).values()
     assert text.startswith("unsupported_format: a table of ") and text.endswith("as Parquet")
     assert len(found_in(tmp_path)) == 1
+
+
+def test_what_lies_behind_a_packed_archive_is_named_in_plain_words(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        add_to_tar(tar, [("a.jpg", b"a")])
+    content = gzip.decompress(path.read_bytes()).rstrip(b"\0")  # no end of the archive
+    path.write_bytes(gzip.compress(content.ljust(1024, b"\0")) + b"something else")
+    found = found_in(path)
+    assert found.pop("a.jpg") == b"a"
+    (text,) = found.values()
+    assert text.startswith("read_error: damaged: Not a gzipped file")
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])

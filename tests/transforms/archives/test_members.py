@@ -1,8 +1,13 @@
-"""Names of archives."""
+"""Names of archives, and why they cannot be read."""
+
+import errno
+import gzip
+import os
+import zlib
 
 import pytest
 
-from imagecensus.transforms.archives.members import is_archive_name
+from imagecensus.transforms.archives.members import is_archive_name, reason_of
 
 
 @pytest.mark.parametrize(
@@ -16,3 +21,15 @@ from imagecensus.transforms.archives.members import is_archive_name
 )  # fmt: skip
 def test_names_of_archives(name, is_one):
     assert is_archive_name(name) == is_one
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (gzip.BadGzipFile("Not a gzipped file (b'xx')"), "damaged: Not a gzipped file (b'xx')"),
+        (zlib.error("Error -3 while decompressing"), "damaged: Error -3 while decompressing"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), os.strerror(errno.EIO)),
+    ],
+)
+def test_damage_and_a_failing_disk_are_called_what_they_are(error, reason):
+    assert reason_of(error) == reason
